@@ -1,0 +1,135 @@
+"""Reading and writing weights safely, and which architecture they belong to."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from neumeta_cli.checkpoint.arch import Arch, fit_arch, resolve
+from neumeta_cli.checkpoint.atomic import write_atomically, write_text
+from neumeta_cli.checkpoint.detect import detect_arch
+from neumeta_cli.checkpoint.weights import SUFFIXES, Weights, read_weights, write_weights
+from neumeta_cli.errors import NeumetaError
+
+InputSize = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its weights, and what is known of where it came from.
+
+    Attributes:
+        model: in evaluation mode, on the CPU, its floating-point weights as float32.
+        arch: how to build it again.
+        input_size: (C, H, W) of one input.
+        weights: the file as read: its own dtypes, wrappers and other entries.
+        path: the file.
+        others: architectures of the same name in other libraries that fit as well.
+    """
+
+    model: nn.Module
+    arch: Arch
+    input_size: InputSize
+    weights: Weights
+    path: Path
+    others: tuple[Arch, ...] = ()
+
+
+def load_checkpoint(
+    path: Path, arch: str | None = None, input_size: InputSize | None = None
+) -> Checkpoint:
+    """Read a checkpoint and build its network.
+
+    Args:
+        path: weights file; pickled code in it is never run.
+        arch: architecture name; found from the file's metadata, its name and its tensors if None.
+        input_size: (C, H, W); the architecture's own if None.
+
+    Raises:
+        NeumetaError: the file cannot be read, or it does not fit the architecture.
+    """
+    path = Path(path)
+    weights = read_weights(path)
+    kind = weights.metadata.get("kind", "checkpoint")
+    if kind != "checkpoint":
+        raise NeumetaError(f"{path} is a neumeta {kind}, not a checkpoint; see: neumeta info {path}")
+    others: list[Arch] = []
+    recorded = weights.metadata.get("arch")
+    if arch is not None:
+        found = resolve(arch)
+    elif recorded:
+        found = Arch(recorded["name"], recorded["kwargs"])
+        if ":" in found.name:
+            raise NeumetaError(
+                f"{path} names code of its own, {found.name}, which is not imported unasked; "
+                f"if you trust it, say --arch {found.name}"
+            )
+    else:
+        found, others = detect_arch(path, weights.tensors)
+    found, mismatch = fit_arch(found, weights.tensors)
+    if mismatch:
+        raise NeumetaError(f"{path} does not fit {found.name}: {mismatch}")
+    model = materialise(found.build, weights.tensors)
+    size = input_size or tuple(weights.metadata.get("input_size") or found.default_input_size())
+    return Checkpoint(model, found, size, weights, path, tuple(others))
+
+
+def materialise(build: Callable[[str], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Build a network around ``tensors``, which it shares where they are already float32.
+
+    Args:
+        build: makes the network on the device named; on ``"meta"`` no weights are allocated.
+        tensors: the state dict; floating-point tensors become float32. Batch counters may lack.
+    """
+    model = build("meta")
+    wanted = model.state_dict()
+    if any(name not in wanted for name, _ in model.named_buffers()):
+        model = build("cpu")  # tables that the constructor computes and no file holds
+    state = {
+        name: t.detach().float() if t.is_floating_point() else t.detach()
+        for name, t in tensors.items()
+        if name in wanted
+    }
+    for name, like in wanted.items():
+        if name not in state:
+            state[name] = torch.zeros(like.shape, dtype=like.dtype)
+    shared = _shared_names(model)
+    model.load_state_dict(state, assign=True)
+    for first, *others in shared:  # assigning took tied weights apart
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    return model.requires_grad_(False).eval()
+
+
+def _shared_names(model: nn.Module) -> list[list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = [
+    "SUFFIXES",
+    "Arch",
+    "Checkpoint",
+    "InputSize",
+    "Weights",
+    "file_hash",
+    "load_checkpoint",
+    "materialise",
+    "read_weights",
+    "resolve",
+    "write_atomically",
+    "write_text",
+    "write_weights",
+]

@@ -1,0 +1,204 @@
+"""Architectures by name: ours, torchvision's, timm's, and a user's ``package.module:factory``."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision.models as tv_models
+from torch import Tensor, nn
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.zoo import ZOO
+
+LIBRARIES = ("zoo", "torchvision", "timm")
+IGNORED = "num_batches_tracked"  # a counter that many files leave out and inference never reads
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A network that can be built again: ``library/name`` or ``package.module:factory``."""
+
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, device: str = "meta") -> nn.Module:
+        """Build the network in evaluation mode, by default without allocating its weights."""
+        factory = _factory(self.name)
+        with torch.device(device):
+            model = factory(**self.kwargs)
+        if not isinstance(model, nn.Module):
+            raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
+        return model.eval()
+
+    @property
+    def short(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    def default_input_size(self) -> tuple[int, int, int]:
+        """The (C, H, W) of one input, from the library's own record; 3×224×224 where it has none."""
+        library, _, name = self.name.partition("/")
+        channels = self.kwargs.get("in_chans", 3)
+        if library == "zoo":
+            return ZOO[name].input_size
+        if library == "timm":
+            size = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+            return (channels, *size[1:])
+        if library == "torchvision":
+            crop = _tv_crop_size(name)
+            return (channels, crop, crop)
+        return (channels, 224, 224)
+
+
+@cache
+def names_of(library: str) -> tuple[str, ...]:
+    """Every architecture name of ``zoo``, ``torchvision`` or ``timm``."""
+    if library == "zoo":
+        return tuple(ZOO)
+    if library == "torchvision":
+        listed: list[str] = tv_models.list_models(module=tv_models)
+        return tuple(listed + tv_models.list_models(module=tv_models.segmentation))
+    return tuple(timm.list_models())
+
+
+def resolve(name: str) -> Arch:
+    """The architecture that a user means by ``name``.
+
+    A bare name is looked for in our zoo, then in torchvision, then in timm.
+
+    Raises:
+        NeumetaError: nobody has it; close names are listed.
+    """
+    if ":" in name:
+        return Arch(name)
+    library, slash, bare = name.partition("/")
+    if slash and library in LIBRARIES:
+        places: tuple[str, ...] = (library,)
+    else:
+        places, bare = LIBRARIES, name
+    for place in places:
+        if bare in names_of(place) or (place == "timm" and timm.is_model(bare)):
+            return Arch(f"{place}/{bare}")
+    import difflib
+
+    known = [n for place in places for n in names_of(place)]
+    close = difflib.get_close_matches(bare, known, n=4)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    raise NeumetaError(
+        f"unknown architecture {name!r}{hint} Give a timm or torchvision name, "
+        f"one of ours ({', '.join(ZOO)}), or package.module:factory"
+    )
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How a state dict differs from what an architecture wants."""
+
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, in the file, wanted
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    def __str__(self) -> str:
+        parts = []
+        for label, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if names:
+                more = ", …" if len(names) > 3 else ""
+                parts.append(f"{len(names)} {label} ({', '.join(names[:3])}{more})")
+        if self.reshaped:
+            name, got, wanted = self.reshaped[0]
+            parts.append(
+                f"{len(self.reshaped)} of another shape ({name} is {_by(got)}, not {_by(wanted)})"
+            )
+        return "; ".join(parts)
+
+
+def compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mismatch:
+    """Which keys and shapes of ``tensors`` differ from a model's own state dict ``wanted``."""
+    return Mismatch(
+        [k for k in wanted if k not in tensors and not k.endswith(IGNORED)],
+        [k for k in tensors if k not in wanted and not k.endswith(IGNORED)],
+        [
+            (k, tuple(tensors[k].shape), tuple(w.shape))
+            for k, w in wanted.items()
+            if k in tensors and tensors[k].shape != w.shape
+        ],
+    )
+
+
+def fit_arch(arch: Arch, tensors: Mapping[str, Tensor]) -> tuple[Arch, Mismatch]:
+    """Adapt the number of classes and of input channels of ``arch`` to a state dict.
+
+    Returns:
+        The adapted architecture and what still differs (false when nothing does).
+    """
+    mismatch = compare(arch.build().state_dict(), tensors)
+    if mismatch.missing or mismatch.unexpected or not mismatch.reshaped or ":" in arch.name:
+        return arch, mismatch
+    kwargs = dict(arch.kwargs)
+    for _, got, wanted in mismatch.reshaped:
+        if got[1:] == wanted[1:]:
+            kwargs["num_classes"] = got[0]
+        elif arch.name.startswith("timm/") and got[:1] + got[2:] == wanted[:1] + wanted[2:]:
+            kwargs["in_chans"] = got[1]
+    adapted = Arch(arch.name, kwargs)
+    try:
+        remaining = compare(adapted.build().state_dict(), tensors)
+    except Exception:  # a factory that takes no such argument: the first mismatch stands
+        return arch, mismatch
+    return (arch, mismatch) if remaining else (adapted, remaining)
+
+
+def _factory(name: str) -> Any:
+    if ":" in name:
+        return _user_factory(name)
+    library, _, bare = name.partition("/")
+    if library == "zoo" and bare in ZOO:
+        return ZOO[bare].build
+    if library == "torchvision":
+        return lambda **kwargs: _build_torchvision(bare, kwargs)
+    if library == "timm":
+        return lambda **kwargs: timm.create_model(bare, pretrained=False, **kwargs)
+    raise NeumetaError(f"unknown architecture {name!r}")
+
+
+def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    extra: dict[str, Any] = {}
+    if name in tv_models.list_models(module=tv_models.segmentation):
+        extra["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        extra["init_weights"] = False
+    return tv_models.get_model(name, weights=None, **extra, **kwargs)
+
+
+def _user_factory(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise NeumetaError(f"cannot import {module_name!r} for --arch {name}: {error}") from error
+    except AttributeError as error:
+        raise NeumetaError(f"{module_name} has no {attribute!r} (from --arch {name})") from error
+
+
+def _tv_crop_size(name: str) -> int:
+    weights = tv_models.get_model_weights(name)
+    if len(weights) == 0:
+        return 224
+    transforms = next(iter(weights)).transforms()
+    crop = getattr(transforms, "crop_size", None) or [224]
+    return int(crop[0])
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,57 @@
+"""Files appear whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from neumeta_cli.errors import NeumetaError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Call ``write`` on a new file beside ``path``, then rename it to ``path``.
+
+    A crash, a full disk or an interrupt leaves whatever was at ``path`` before.
+
+    Raises:
+        NeumetaError: the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise NeumetaError(f"cannot write {path}: it is a folder; give a file name")
+    partial: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # safetensors and torch look at the ending, so the partial file keeps it.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent
+        )
+        os.close(handle)
+        partial = Path(name)
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+        partial.chmod(mode)
+        partial.replace(path)
+    except OSError as error:
+        raise NeumetaError(f"cannot write {path}: {error.strerror or error}") from error
+    except RuntimeError as error:  # torch reports a failed write so, safetensors its own way
+        if "write" not in str(error).lower() and "file" not in str(error).lower():
+            raise
+        raise NeumetaError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write ``text`` as UTF-8, atomically."""
+    return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value

@@ -1,0 +1,110 @@
+"""Which architecture a state dict belongs to, when nobody says."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import timm
+from torch import Tensor
+
+from neumeta_cli.checkpoint.arch import LIBRARIES, Arch, fit_arch, names_of
+from neumeta_cli.errors import NeumetaError
+
+MAX_NAMED = 24  # how many architectures named by the file's name are built and compared
+MAX_LISTED = 8  # how many fitting ones an error lists
+
+
+def detect_arch(path: Path, tensors: Mapping[str, Tensor]) -> tuple[Arch, list[Arch]]:
+    """Find the architecture by the file's name, then by the tensors' names and shapes.
+
+    Returns:
+        The architecture, and others of the same name in another library that fit as well.
+
+    Raises:
+        NeumetaError: none fits, or several do and the file's name does not say which.
+    """
+    named = _fitting(_named_by(path.stem), tensors)
+    if named:
+        best = len(named[0].short)
+        same = [arch for arch in named if len(arch.short) == best]
+        if len({arch.short for arch in same}) == 1:
+            return same[0], same[1:]
+        raise _ambiguous(path, same)
+    fitting = _fitting([Arch(f"zoo/{n}") for n in names_of("zoo")], tensors)
+    fitting += _fitting(_candidates("torchvision", tensors), tensors)
+    fitting += _fitting(_candidates("timm", tensors), tensors)
+    if len(fitting) == 1:
+        return fitting[0], []
+    if not fitting:
+        raise NeumetaError(
+            f"{path} fits no architecture of ours, torchvision's or timm's; "
+            "name it with --arch (package.module:factory for a network of your own)"
+        )
+    raise _ambiguous(path, fitting)
+
+
+def _ambiguous(path: Path, fitting: list[Arch]) -> NeumetaError:
+    names = [arch.name for arch in fitting]
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return NeumetaError(
+        f"{path} fits {len(names)} architectures: {', '.join(names[:MAX_LISTED])}{more}; "
+        "choose one with --arch"
+    )
+
+
+def _named_by(stem: str) -> list[Arch]:
+    """Architectures whose every word is in the file's name, the longest name first."""
+    words = set(re.split(r"[^a-z0-9]+", stem.lower()))
+    joined = "_".join(re.split(r"[^a-z0-9]+", stem.lower()))
+    found = []
+    for rank, library in enumerate(LIBRARIES):
+        for name in names_of(library):
+            if name in words or f"_{name}_" in f"_{joined}_":
+                found.append((-len(name), rank, f"{library}/{name}"))
+            elif library == "zoo" and all(part in joined for part in name.split("_")):
+                found.append((-len(name), rank, f"{library}/{name}"))
+    return [Arch(name) for _, _, name in sorted(found)[:MAX_NAMED]]
+
+
+def _fitting(candidates: list[Arch], tensors: Mapping[str, Tensor]) -> list[Arch]:
+    fitting = []
+    for candidate in candidates:
+        try:
+            arch, mismatch = fit_arch(candidate, tensors)
+        except Exception:  # a library's model that cannot be built here fits nothing
+            continue
+        if not mismatch:
+            fitting.append(arch)
+    return fitting
+
+
+def _candidates(library: str, tensors: Mapping[str, Tensor]) -> list[Arch]:
+    """Those models of a library whose family has the file's top-level names."""
+    tops = _tops(tensors)
+    names = []
+    for family, members in _families(library).items():
+        try:
+            probe = Arch(f"{library}/{family}").build()
+        except Exception:  # as above
+            continue
+        if _tops(probe.state_dict()) == tops:
+            names.extend(members)
+    return [Arch(f"{library}/{name}") for name in names]
+
+
+def _tops(tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    return frozenset(name.partition(".")[0] for name in tensors)
+
+
+@cache
+def _families(library: str) -> dict[str, list[str]]:
+    """A representative of each family to its members; torchvision's names are few enough alone."""
+    if library != "timm":
+        return {name: [name] for name in names_of(library)}
+    families = {}
+    for module in timm.list_modules():
+        members = timm.list_models(module=module)
+        if members:
+            families[min(members, key=len)] = members
+    return families

@@ -1,0 +1,133 @@
+"""How commands speak: tables to stdout, progress and errors to stderr."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from neumeta_cli.checkpoint import write_text
+from neumeta_cli.export import to_json
+
+PLAIN_INTERVAL = 30.0  # seconds between plain progress lines
+PLAIN_WIDTH = 160
+
+
+class Settings:
+    """What ``--quiet`` and ``--debug`` set for this process."""
+
+    quiet = False
+    debug = False
+
+
+def _console(stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    width = None if terminal or "COLUMNS" in os.environ else PLAIN_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not terminal)
+
+
+def say(content: Any) -> None:
+    """Print a line or a table for people to stdout, unless ``--quiet``."""
+    if not Settings.quiet:
+        _console(stderr=False).print(content)
+
+
+def note(line: str) -> None:
+    """Print a line to stderr, unless ``--quiet``."""
+    if not Settings.quiet:
+        _console(stderr=True).print(line, style="dim", markup=False)
+
+
+def complain(line: str) -> None:
+    """Print an error's one line to stderr."""
+    _console(stderr=True).print(Text("error: ", style="bold red") + Text(" ".join(line.split())))
+
+
+def write_json(target: str | None, document: Any) -> None:
+    """Write ``--json FILE``; ``-`` is stdout."""
+    if target == "-":
+        sys.stdout.write(to_json(document) + "\n")
+    elif target is not None:
+        write_text(Path(target), to_json(document) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A rich table; the first column is text, the others numbers."""
+    made = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+class TerminalReporter:
+    """Progress bars with rate and time left; plain lines when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+        self._what, self._total, self._done = "", 0, 0
+        self._started = self._said = 0.0
+
+    def start(self, what: str, total: int) -> None:
+        self.finish()
+        self._what, self._total, self._done = what, total, 0
+        self._started = self._said = time.monotonic()
+        if Settings.quiet or not sys.stderr.isatty():
+            return
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=_console(stderr=True),
+            transient=True,
+        )
+        self._live.start()
+        self._task = self._live.add_task(what, total=total, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._done += steps
+        if self._live is not None:
+            fields = {"note": note} if note else {}
+            self._live.update(self._task, advance=steps, **fields)
+        elif time.monotonic() - self._said >= PLAIN_INTERVAL:
+            self._said = time.monotonic()
+            self._line(note)
+
+    def finish(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, text: str) -> None:
+        seconds = time.monotonic() - self._started
+        rate = self._done / seconds
+        left = (self._total - self._done) / rate if rate else 0.0
+        note(
+            f"{self._what}: {self._done}/{self._total}, {rate:.1f}/s, "
+            f"{left / 60:.1f} min left{', ' + text if text else ''}"
+        )

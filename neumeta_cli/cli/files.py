@@ -1,0 +1,200 @@
+"""``neumeta eval``, ``export`` and ``info``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from neumeta_cli import pipeline
+from neumeta_cli.checkpoint import load_checkpoint
+from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.cli.options import (
+    ArchOption,
+    DataOption,
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    TrustCode,
+    choose_device,
+    parse_width,
+)
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate import CHECKPOINT, MANIFOLD, evaluate_network, sweep
+from neumeta_cli.export import describe, export_network, load
+from neumeta_cli.manifold import Manifold, load_manifold
+from neumeta_cli.recipe import DataSection, Recipe, load_recipe
+from neumeta_cli.resize import measure_cost
+from neumeta_cli.tasks import load_task
+
+SamplesOption = Annotated[
+    int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
+]
+
+
+def evaluate(
+    file: Annotated[
+        Path, typer.Argument(metavar="MANIFOLD|EXPORT|CHECKPOINT", help="What to measure.")
+    ],
+    data: DataOption = None,
+    widths: Annotated[
+        str, typer.Option(metavar="W,W,…", help="Widths of a manifold: kept over full channels.")
+    ] = "1,0.75,0.5,0.25",
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Says how to read the data."),
+    ] = None,
+    arch: ArchOption = None,
+    samples: SamplesOption = None,
+    device: Device = "auto",
+    json: Json = None,
+    trust_code: TrustCode = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure accuracy and cost: a manifold at several widths, or one network.
+
+    Example: neumeta eval manifold.safetensors --data cifar10/ --widths 1,0.75,0.5
+    """
+    place = choose_device(device)
+    chosen = [parse_width(w) for w in widths.split(",")]
+    loaded = load(file, arch, trust_code)
+    if isinstance(loaded, Manifold):
+        for width in chosen:
+            loaded.sizes(width)  # refuses a bad width before any data is read
+        section = _data_section(data, recipe, loaded.provenance.recipe)
+        size = loaded.blueprint.input_size
+        network = loaded.sample(1.0, samples=0)
+        task = load_task(section, network, size, train=False)
+        rows = sweep(
+            loaded.to(place), task, chosen, samples=samples, reporter=TerminalReporter()
+        )
+    else:
+        document = describe(file)
+        size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
+        section = _data_section(data, recipe, {})
+        task = load_task(section, loaded, size, train=False)
+        exported = document["kind"] == "network"
+        method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
+        rows = [evaluate_network(loaded.to(place), method, width, task)]
+    measured = [row.as_dict() for row in rows]
+    write_json(json, {"file": str(file), "test_images": len(task.test), "rows": measured})
+    if json != "-":
+        say(rows_table(f"{file}, {len(task.test):,} test images", measured))
+
+
+def export(
+    manifold: Annotated[
+        Path | None, typer.Argument(help="Default: that of the run that finished last.")
+    ] = None,
+    width: Annotated[
+        str, typer.Option(metavar="W", help="Channels kept over channels, e.g. 0.5; above 1 grows.")
+    ] = ...,  # type: ignore[assignment]
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Ends in .pt, .pth or .safetensors.")
+    ] = ...,  # type: ignore[assignment]
+    samples: SamplesOption = None,
+    json: Json = None,
+    trust_code: TrustCode = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the network of one width to disk; neumeta_cli.load gives it back.
+
+    Example: neumeta export --width 0.5 -o small.pt
+    """
+    kept = parse_width(width)
+    path = manifold or pipeline.latest_manifold()
+    note(f"manifold: {path}")
+    loaded = load_manifold(path, trust_code)
+    exported = export_network(loaded, output, kept, samples)
+    cost = measure_cost(exported.model, loaded.blueprint.input_size)
+    document = {
+        "manifold": str(path),
+        "output": str(output),
+        "width": kept,
+        "gamma": round(1 - kept, 6),
+        "sizes": exported.sizes,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "bytes": output.stat().st_size,
+    }
+    write_json(json, document)
+    if json != "-":
+        say(
+            f"width {kept:g}: {cost.parameters:,} parameters, {cost.macs:,} MACs, "
+            f"{output.stat().st_size:,} bytes"
+        )
+        say(f"written: {escape(str(output))}")
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="Any file that neumeta reads or writes.")],
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what is in a file.
+
+    Example: neumeta info manifold.safetensors
+    """
+    document = describe(file)
+    write_json(json, document)
+    if json != "-":
+        rows = [[key, _short(value)] for key, value in _flat(document)]
+        made = table(str(file), ["field", "value"], rows)
+        made.columns[1].justify = "left"
+        say(made)
+
+
+def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
+    """The table of a sweep, from rows as dictionaries."""
+    columns = ["network", "width", "γ", "parameters", "MACs", "bytes", "top-1"]
+    cells = [
+        [
+            row["method"],
+            f"{row['width']:g}",
+            f"{row['gamma']:.0%}",
+            f"{row['parameters']:,}",
+            f"{row['macs']:,}",
+            f"{row['bytes']:,}",
+            f"{row['accuracy']:.2%}",
+        ]
+        for row in rows
+    ]
+    return table(title, columns, cells)
+
+
+def _data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]) -> DataSection:
+    """How to read the data: the recipe named, else the manifold's own, else ImageNet's way."""
+    if recipe is not None:
+        section = load_recipe(recipe).data
+    elif recorded:
+        section = Recipe(**recorded).data
+    else:
+        section = DataSection()
+        if data is None:
+            raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
+    if data is None:
+        return section
+    return DataSection(**{**section.model_dump(), "root": data, "format": "image_folder"})
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((prefix + key, value))
+    return rows
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} entries (all of them with --json -)"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

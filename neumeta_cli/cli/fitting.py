@@ -1,0 +1,244 @@
+"""``neumeta fit``, ``distill``, ``train`` and ``recipes``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.markup import escape
+
+from neumeta_cli import pipeline
+from neumeta_cli.checkpoint import Checkpoint, Weights, load_checkpoint, write_weights
+from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.cli.files import rows_table
+from neumeta_cli.cli.options import (
+    ArchOption,
+    CheckpointArgument,
+    DataOption,
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    SetOption,
+    choose_device,
+)
+from neumeta_cli.cli.stages import tell_arch
+from neumeta_cli.distill import train_network
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export import to_json
+from neumeta_cli.manifold import save_manifold
+from neumeta_cli.recipe import Recipe, field_paths, load_recipe, parse_recipe, recipe_files
+from neumeta_cli.tasks import load_task
+
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="See: neumeta recipes list.")
+]
+
+
+def _adapted(
+    name: str,
+    overrides: list[str] | None,
+    checkpoint: Path | None = None,
+    data: str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """A recipe with what the command line says in place of its own fields."""
+    extra = list(overrides or [])
+    if epochs is not None:
+        extra.append(f"fit.epochs={epochs}")
+    if seed is not None:
+        extra.append(f"seed={seed}")
+    recipe = load_recipe(name, extra)
+    if data is not None:
+        section = {**recipe.data.model_dump(), "root": data}
+        if recipe.data.format == "digits":
+            section["format"] = "image_folder"
+        recipe = recipe.model_copy(update={"data": type(recipe.data)(**section)})
+    if checkpoint is not None:
+        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint)})
+        recipe = recipe.model_copy(update={"model": model})
+    return recipe
+
+
+def fit(
+    recipe: RecipeName,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
+    ] = None,
+    data: DataOption = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/<time>.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Trace, permute, distill and evaluate: the whole job, in one run folder.
+
+    Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
+    """
+    chosen = _adapted(recipe, set_, checkpoint, data, epochs, seed)
+    folder = run or (pipeline.last_folder(chosen) if resume else pipeline.new_folder(chosen))
+    reporter = TerminalReporter()
+    try:
+        result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
+    except KeyboardInterrupt:
+        reporter.finish()
+        state = folder / pipeline.STATE_FILE
+        saved = f"go on with: neumeta fit --recipe {recipe} --run {folder} --resume"
+        note(f"stopped; {saved if state.exists() else 'nothing was saved yet'}")
+        raise
+    write_json(json, result.as_dict())
+    if json != "-":
+        document = result.as_dict()
+        say(rows_table(f"{chosen.name}, scope {chosen.scope}", document["rows"]))
+        cost = document["fit"]
+        say(
+            f"fit: {cost['seconds']:.0f} s for {cost['epochs']} epochs, as long as "
+            f"{cost['plain_epochs']:.1f} plain training epochs of the network "
+            f"({cost['plain_epoch_seconds']:.1f} s each)"
+        )
+        say(f"stored: {document['stored_bytes']:,} bytes")
+        say(f"run folder: {escape(str(folder))}")
+
+
+def distill(
+    checkpoint: CheckpointArgument,
+    data: DataOption = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Default: by architecture."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")] = Path(
+        "manifold.safetensors"
+    ),
+    arch: ArchOption = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    set_: SetOption = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a manifold to one checkpoint, usually a permuted one, as it is.
+
+    Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
+    """
+    loaded = load_checkpoint(checkpoint, arch)
+    tell_arch(loaded)
+    name = recipe or _recipe_for(loaded)
+    note(f"recipe: {name}")
+    chosen = _adapted(name, set_, checkpoint, data, epochs, seed)
+    task = load_task(chosen.data, loaded.model, loaded.input_size, limit=chosen.fit.limit)
+    manifold, _, result = pipeline.distill(
+        loaded, task, chosen, choose_device(device), reporter=TerminalReporter()
+    )
+    save_manifold(output, manifold)
+    say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
+    say(f"written: {escape(str(output))}")
+
+
+def train(
+    recipe: RecipeName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint's file.")],
+    data: DataOption = None,
+    set_: SetOption = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the recipe's network from scratch, to have a checkpoint to start from.
+
+    Example: neumeta train --recipe digits_lenet -o lenet.safetensors
+    """
+    chosen = _adapted(recipe, set_, data=data, seed=seed)
+    model, arch = pipeline.build_untrained(chosen)
+    size = arch.default_input_size()
+    task = load_task(chosen.data, model, size)
+    train_network(model, task, chosen.train, chosen.seed, choose_device(device), TerminalReporter())
+    checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
+    metadata = dict(pipeline.checkpoint_metadata(checkpoint))
+    inside = metadata if output.suffix == ".safetensors" else {}
+    write_weights(output, replace(checkpoint.weights, metadata=inside))
+    say(f"top-1 on the test images: {task.evaluate(model):.2%}")
+    say(f"written: {escape(str(output))}")
+
+
+recipes = typer.Typer(no_args_is_help=True, help="The experiments that come with neumeta.")
+
+
+@recipes.command("list")
+def list_recipes(json: Json = None, quiet: Quiet = False, debug: Debug = False) -> None:
+    """List the recipes that come with neumeta.
+
+    Example: neumeta recipes list
+    """
+    found = {name: load_recipe(str(path)) for name, path in recipe_files().items()}
+    document = {n: {"arch": r.model.arch, "description": r.description} for n, r in found.items()}
+    write_json(json, document)
+    if json != "-":
+        rows = [[n, d["arch"], d["description"]] for n, d in document.items()]
+        made = table("recipes", ["name", "network", "what it does"], rows)
+        for column in made.columns:
+            column.justify = "left"
+        say(made)
+
+
+@recipes.command("show")
+def show_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A recipe.")],
+    set_: SetOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print a recipe with every default and a comment for each field.
+
+    Example: neumeta recipes show cifar10_resnet20
+    """
+    typer.echo(commented_yaml(load_recipe(name, set_ or [])), nl=False)
+
+
+@recipes.command("schema")
+def schema(quiet: Quiet = False, debug: Debug = False) -> None:
+    """Print the JSON schema of a recipe.
+
+    Example: neumeta recipes schema > recipe.schema.json
+    """
+    typer.echo(to_json(Recipe.model_json_schema()))
+
+
+def commented_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML that says of each field what it means."""
+    comments = field_paths()
+    section, lines = "", []
+    for line in yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).splitlines():
+        key = line.partition(":")[0]
+        if not line.startswith((" ", "-")):
+            section = key
+        path = section if key == section else f"{section}.{key.strip()}"
+        comment = comments.get(path, "") if not line.lstrip().startswith("- ") else ""
+        lines.append(f"{line}  # {comment}" if comment else line)
+    return "\n".join(lines) + "\n"
+
+
+def _recipe_for(checkpoint: Checkpoint) -> str:
+    """The recipe that comes with neumeta for this architecture."""
+    for name, path in recipe_files().items():
+        if parse_recipe(yaml.safe_load(path.read_text("utf-8")), name).model.arch in (
+            checkpoint.arch.short,
+            checkpoint.arch.name,
+        ):
+            return name
+    raise NeumetaError(
+        f"no recipe for {checkpoint.arch.name} comes with neumeta; give one with --recipe "
+        "(start from: neumeta recipes show imagenet_r18)"
+    )

@@ -1,0 +1,205 @@
+"""``neumeta trace`` and ``neumeta permute``."""
+
+import copy
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.tree import Tree
+
+from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, resolve
+from neumeta_cli.cli.console import note, say, table, write_json
+from neumeta_cli.cli.options import (
+    ArchOption,
+    CheckpointArgument,
+    Debug,
+    InputSizeOption,
+    Json,
+    Quiet,
+    Seed,
+    parse_input_size,
+)
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate import plot_graph, plot_permutation
+from neumeta_cli.permute import CliqueOrder
+from neumeta_cli.pipeline import invariance_error, permute_checkpoint, write_permuted
+from neumeta_cli.resize import resizable
+from neumeta_cli.trace import Trace, trace_model
+
+SHOWN_MEMBERS = 4
+EXACT = 1e-9  # largest relative difference in float64 that is rounding
+
+
+def tell_arch(checkpoint: Checkpoint) -> None:
+    """Say which architecture a checkpoint was taken for."""
+    others = f"; {', '.join(a.name for a in checkpoint.others)} would fit too"
+    note(f"{checkpoint.path}: {checkpoint.arch.name}{others if checkpoint.others else ''}")
+
+
+def trace(
+    target: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT|ARCH", help="Weights file or architecture name.")
+    ],
+    arch: ArchOption = None,
+    input_size: InputSizeOption = None,
+    json: Json = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the graph as .png or .svg.")
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show which dimensions of which weights are tied together.
+
+    Runs the network once on meta tensors. A clique is a set of dimensions that must share one
+    channel order and one width.
+
+    Example: neumeta trace resnet18.pth --plot graph.svg
+    """
+    size = parse_input_size(input_size)
+    if Path(target).exists() or Path(target).suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        checkpoint = load_checkpoint(Path(target), arch, size)
+        tell_arch(checkpoint)
+        model, size, name = checkpoint.model, checkpoint.input_size, checkpoint.arch.name
+    else:
+        found = resolve(arch or target)
+        model, size, name = found.build(), size or found.default_input_size(), found.name
+    traced = resizable(model, trace_model(model, size), size)
+    if plot is not None:
+        plot_graph(traced, plot)
+    write_json(json, {"arch": name, "input_size": list(size), **traced.as_dict()})
+    if json != "-":
+        say(_tree(name, traced))
+
+
+def permute(
+    checkpoint: CheckpointArgument,
+    arch: ArchOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Default: NAME.permuted.pth beside the input."),
+    ] = None,
+    solver: Annotated[
+        str, typer.Option(help="2.5-opt, python-tsp, greedy, identity or random.")
+    ] = "2.5-opt",
+    input_size: InputSizeOption = None,
+    seed: Seed = 0,
+    json: Json = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the last convolution before and after."),
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Reorder channels so that weights vary smoothly along them; the function stays the same.
+
+    Every clique gets the shortest Hamiltonian path through its channels under the L1 distance
+    between their weights.
+
+    Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
+    """
+    loaded = load_checkpoint(checkpoint, arch, parse_input_size(input_size))
+    tell_arch(loaded)
+    traced = trace_model(loaded.model, loaded.input_size)
+    for refusal in traced.refusals:
+        note(f"held: {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}")
+    weights, orders = permute_checkpoint(loaded, traced, solver, seed)
+    before = loaded.model
+    after = copy.deepcopy(before)
+    after.load_state_dict({n: t.float() for n, t in weights.tensors.items()}, strict=False)
+    error = invariance_error(before, after, loaded.input_size)
+    if not error < EXACT:
+        raise NeumetaError(
+            f"the permuted network computes something else (relative difference {error:.1e}); "
+            "nothing was written; please report this architecture"
+        )
+    target = output or checkpoint.with_name(f"{checkpoint.stem}.permuted{checkpoint.suffix}")
+    write_permuted(target, loaded, weights)
+    if plot is not None:
+        name = _last_matrix(traced)
+        pair = [m.state_dict()[name].flatten(2).mean(2).numpy() for m in (before, after)]
+        plot_permutation(pair[0], pair[1], plot, name)
+    document = {
+        "output": str(target),
+        "arch": loaded.arch.name,
+        "solver": solver,
+        "seed": seed,
+        "relative_error": error,
+        "cliques": [_order_as_dict(o) for o in orders],
+    }
+    write_json(json, document)
+    if json != "-":
+        say(_order_table(orders))
+        say(f"same function: relative difference {error:.1e} in float64")
+        say(f"written: {escape(str(target))}")
+
+
+def _tree(name: str, traced: Trace) -> Tree:
+    share = traced.share_governed()
+    tree = Tree(f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights")
+    for clique in traced.cliques:
+        held = f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
+        governed = f"{traced.parameters_in(clique):,}"
+        branch = tree.add(
+            f"[cyan]{escape(clique.name)}[/cyan]  {clique.channels} channels, "
+            f"{len(clique.members)} members, governs {governed} weights{held}"
+        )
+        for member in clique.members[:SHOWN_MEMBERS]:
+            branch.add(escape(str(member)), style="dim")
+        if len(clique.members) > SHOWN_MEMBERS:
+            branch.add(f"… {len(clique.members) - SHOWN_MEMBERS} more", style="dim")
+    for refusal in traced.refusals:
+        where = refusal.module or "the network"
+        tree.add(f"[red]fixed by {refusal.op} in {escape(where)}: {escape(refusal.reason)}[/red]")
+    return tree
+
+
+def _order_table(orders: list[CliqueOrder]) -> object:
+    rows = [
+        [
+            o.clique,
+            str(len(o.order)),
+            str(o.members),
+            f"{o.before:,.1f}",
+            f"{o.after:,.1f}",
+            _change(o.before, o.after),
+            f"{o.seconds:.2f}",
+        ]
+        for o in orders
+    ]
+    before, after = sum(o.before for o in orders), sum(o.after for o in orders)
+    seconds = f"{sum(o.seconds for o in orders):.2f}"
+    rows.append(["all", "", "", f"{before:,.1f}", f"{after:,.1f}", _change(before, after), seconds])
+    columns = ["clique", "channels", "members", "TV before", "after", "change", "seconds"]
+    return table("total variation", columns, rows)
+
+
+def _change(before: float, after: float) -> str:
+    return f"{after / before - 1:+.2%}" if before else "–"
+
+
+def _order_as_dict(order: CliqueOrder) -> dict[str, object]:
+    return {
+        "clique": order.clique,
+        "channels": len(order.order),
+        "members": order.members,
+        "tv_before": order.before,
+        "tv_after": order.after,
+        "seconds": order.seconds,
+        "order": order.order.tolist(),
+    }
+
+
+def _last_matrix(traced: Trace) -> str:
+    """The last weight with a permuted output dimension."""
+    names = [
+        m.weight
+        for clique in traced.cliques
+        for m in clique.members
+        if m.dim == 0 and len(traced.shapes[m.weight]) > 1
+    ]
+    if not names:
+        raise NeumetaError("there is no permuted weight matrix to draw")
+    return names[-1]

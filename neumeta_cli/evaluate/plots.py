@@ -1,0 +1,141 @@
+"""Pictures: accuracy over γ, and a network's operators and cliques."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from neumeta_cli.checkpoint import write_atomically
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate.sweep import CHECKPOINT, MANIFOLD, Row
+from neumeta_cli.trace import Trace
+
+PICTURES = (".png", ".svg", ".pdf")
+DPI = 150
+
+
+def plot_accuracy(
+    rows: Sequence[Row], path: Path, trained: tuple[float, float], title: str
+) -> Path:
+    """Draw accuracy over γ for each method, the trained range shaded.
+
+    Args:
+        rows: of the sweep.
+        path: ``.png``, ``.svg`` or ``.pdf``.
+        trained: range of γ that the fit saw.
+        title: above the picture.
+    """
+    figure, axes = _canvas(path, (6.4, 4.0))
+    axes.axvspan(100 * trained[0], 100 * trained[1], color="0.93", label="trained range", zorder=0)
+    for method in dict.fromkeys(row.method for row in rows):
+        own = sorted((r for r in rows if r.method == method), key=lambda r: r.gamma)
+        gammas, accuracies = [100 * r.gamma for r in own], [100 * r.accuracy for r in own]
+        if method == CHECKPOINT:
+            axes.axhline(accuracies[0], color="0.4", linestyle=":", label=method)
+        else:
+            style = "o-" if method == MANIFOLD else "s--"
+            axes.plot(gammas, accuracies, style, label=method)
+    axes.set_xlabel("compression ratio γ of the channels in scope (%)")
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def plot_graph(trace: Trace, path: Path) -> Path:
+    """Draw the operators with weights, top to bottom, coloured by the clique of their outputs."""
+    import matplotlib
+
+    of_output = {
+        member.weight: number
+        for number, clique in enumerate(trace.cliques)
+        for member in clique.members
+        if member.dim == 0
+    }
+    graph = _weighted_operators(trace.graph)
+    for layer, generation in enumerate(nx.topological_generations(graph)):
+        for node in generation:
+            graph.nodes[node]["layer"] = layer
+    place = nx.multipartite_layout(graph, subset_key="layer", align="horizontal")
+    place = {node: (x, -y) for node, (x, y) in place.items()}
+    layers = 1 + max((d["layer"] for _, d in graph.nodes(data=True)), default=0)
+    figure, axes = _canvas(path, (8.0, max(3.0, 0.34 * layers)))
+    palette = matplotlib.colormaps["tab20"]
+    for node, data in graph.nodes(data=True):
+        clique = next((of_output[w] for w in data["weights"] if w in of_output), None)
+        colour = "0.85" if clique is None else palette(clique % 20)
+        axes.annotate(
+            data["module"] or data["op"],
+            place[node],
+            ha="center",
+            va="center",
+            fontsize=6,
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "0.4"},
+        )
+    for a, b in graph.edges:
+        axes.annotate(
+            "",
+            xy=place[b],
+            xytext=place[a],
+            zorder=0,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "connectionstyle": "arc3,rad=0.12"},
+        )
+    xs, ys = zip(*place.values(), strict=True)
+    axes.set_xlim(min(xs) - 0.3, max(xs) + 0.3)
+    axes.set_ylim(min(ys) - 0.05, max(ys) + 0.05)
+    axes.axis("off")
+    return _save(figure, path)
+
+
+def plot_permutation(before: Any, after: Any, path: Path, title: str) -> Path:
+    """Draw a weight matrix as an image before and after permutation, both (channels, values)."""
+    from matplotlib.figure import Figure
+
+    _check_ending(path)
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    limit = float(abs(before).max()) * 0.5 or 1.0
+    for place, (values, name) in enumerate(((before, "as stored"), (after, "permuted")), start=1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", rasterized=True)
+        axes.set_title(f"{title}, {name}", fontsize=9)
+        axes.set_xlabel("input channel")
+        axes.set_ylabel("output channel")
+    return _save(figure, path)
+
+
+def _weighted_operators(graph: nx.DiGraph) -> nx.DiGraph:
+    """Operators that read weights, and sums and concatenations; the others are bridged over."""
+    small = graph.copy()
+    for node in list(graph.nodes):
+        data = graph.nodes[node]
+        joins = data["op"] in ("add", "add_", "cat", "mul") and graph.in_degree(node) > 1
+        if data["weights"] or joins:
+            if joins and not data["weights"]:
+                small.nodes[node]["module"] = data["op"].rstrip("_")
+            continue
+        small.add_edges_from(
+            (a, b) for a in small.predecessors(node) for b in small.successors(node)
+        )
+        small.remove_node(node)
+    return small
+
+
+def _canvas(path: Path, size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    _check_ending(path)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _check_ending(path: Path) -> None:
+    if Path(path).suffix not in PICTURES:
+        raise NeumetaError(f"cannot draw {path}: use one of the endings {', '.join(PICTURES)}")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    # Without dates a picture changes only when what it shows does.
+    metadata = {"Date": None} if Path(path).suffix == ".svg" else None
+    return write_atomically(path, lambda p: figure.savefig(p, dpi=DPI, metadata=metadata))

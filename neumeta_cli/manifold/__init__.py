@@ -1,0 +1,34 @@
+"""Model-space coordinates, the INR, sampling, and the file that stores a manifold."""
+
+from neumeta_cli.manifold.coordinates import Noise, resolve_scope
+from neumeta_cli.manifold.file import (
+    FORMAT_VERSION,
+    blueprint_from_json,
+    blueprint_to_json,
+    check_version,
+    load_manifold,
+    save_manifold,
+)
+from neumeta_cli.manifold.manifold import (
+    Blueprint,
+    Manifold,
+    Provenance,
+    build_manifold,
+    rebuild_structure,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Blueprint",
+    "Manifold",
+    "Noise",
+    "Provenance",
+    "blueprint_from_json",
+    "blueprint_to_json",
+    "build_manifold",
+    "check_version",
+    "load_manifold",
+    "rebuild_structure",
+    "resolve_scope",
+    "save_manifold",
+]

@@ -1,0 +1,125 @@
+"""The manifold's file: one ``.safetensors`` with the INR, the fixed tensors and JSON metadata."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neumeta_cli.checkpoint import Arch, Weights, read_weights, write_weights
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
+from neumeta_cli.recipe import InrSection, NoiseSection
+
+FORMAT_VERSION = 1
+KIND = "manifold"
+
+
+def blueprint_to_json(blueprint: Blueprint) -> dict[str, Any]:
+    """A blueprint as plain JSON types."""
+    return {
+        "arch": {"name": blueprint.arch.name, "kwargs": dict(blueprint.arch.kwargs)},
+        "input_size": list(blueprint.input_size),
+        "fold": blueprint.fold,
+        "scope": list(blueprint.scope),
+    }
+
+
+def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> Blueprint:
+    """The reverse of ``blueprint_to_json``.
+
+    Raises:
+        NeumetaError: the file names a user's own code and ``trust_code`` is false.
+    """
+    arch = Arch(document["arch"]["name"], document["arch"]["kwargs"])
+    if ":" in arch.name and not trust_code:
+        raise NeumetaError(
+            f"the file names code of its own, {arch.name}, which is not imported unasked; "
+            "if you trust it, say --trust-code (trust_code=True in Python)"
+        )
+    channels, height, width = document["input_size"]
+    return Blueprint(
+        arch, (channels, height, width), bool(document["fold"]), tuple(document["scope"])
+    )
+
+
+def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
+    """Refuse a file of another kind or of a newer format."""
+    if metadata.get("kind") != kind:
+        found = metadata.get("kind", "plain weights file")
+        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; see: neumeta info {path}")
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise NeumetaError(
+            f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
+            "upgrade neumeta"
+        )
+
+
+def save_manifold(path: Path, manifold: Manifold) -> Path:
+    """Write a manifold, atomically; the ending must be ``.safetensors``.
+
+    Raises:
+        NeumetaError: another ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise NeumetaError(f"cannot write {path}: a manifold's file ends in .safetensors")
+    tensors = {f"inr.{name}": t.cpu() for name, t in manifold.field.state_dict().items()}
+    tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
+    metadata = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        **blueprint_to_json(manifold.blueprint),
+        "cliques": [c.as_dict() for c in manifold.trace.cliques if c.name in manifold.sizes(1.0)],
+        "normalisation": {
+            "layers": manifold.space.layers,
+            "largest": manifold.space.largest,
+        },
+        "inr": manifold.inr.model_dump(),
+        "noise": manifold.noise.model_dump(),
+        "provenance": asdict(manifold.provenance),
+    }
+    return write_weights(path, Weights(tensors, metadata))
+
+
+def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
+    """Read a manifold.
+
+    Args:
+        path: a file that ``save_manifold`` wrote.
+        trust_code: import the user's module that the file names, if it names one.
+
+    Raises:
+        NeumetaError: not a manifold, damaged, or written by a newer neumeta.
+    """
+    path = Path(path)
+    weights = read_weights(path)
+    check_version(path, weights.metadata, KIND)
+    try:
+        manifold = _rebuild(weights, trust_code)
+        manifold.provenance = Provenance(**weights.metadata["provenance"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NeumetaError(f"{path} is a damaged manifold: {reason}") from error
+    return manifold
+
+
+def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
+    metadata = weights.metadata
+    blueprint = blueprint_from_json(metadata, trust_code)
+    structure, trace = rebuild_structure(blueprint)
+    parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}}
+    for name, tensor in weights.tensors.items():
+        part, _, inner = name.partition(".")
+        parts[part][inner] = tensor
+    with torch.device("meta"):
+        empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in structure.state_dict().items()}
+        inr, noise = InrSection(**metadata["inr"]), NoiseSection(**metadata["noise"])
+        manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
+    manifold.field.load_state_dict(parts["inr"], assign=True)
+    lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]}")
+    return manifold.requires_grad_(False).eval()

@@ -1,0 +1,252 @@
+"""Implicit neural representations: from coordinates to weights.
+
+Each kind is an ``nn.Module`` that takes targets and gives their tensors; any real-valued coordinate
+and any size has a value. ``KINDS`` maps the recipe's ``inr.kind`` to it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
+from neumeta_cli.recipe import InrSection
+
+CHUNK = 1 << 16  # coordinates evaluated at once without gradients
+
+
+def embed(values: Tensor, frequencies: int) -> Tensor:
+    """Sinusoidal embedding: sin and cos of 2^k·π·v for k below ``frequencies`` (equation 4).
+
+    Args:
+        values: (n, d).
+        frequencies: how many, per value.
+
+    Returns:
+        (n, 2 · d · frequencies).
+    """
+    octaves = math.pi * 2.0 ** torch.arange(frequencies, device=values.device)
+    angles = (values[:, :, None] * octaves).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ResidualMLP(nn.Module):
+    """``layers`` hidden ReLU layers with identity shortcuts after the first, then a linear head."""
+
+    def __init__(self, inputs: int, hidden: int, layers: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
+        self.head = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        for layer in self.hidden:
+            x = x + F.relu(layer(x))
+        return self.head(x)
+
+
+class Field(nn.Module):
+    """What every kind of INR is to the manifold."""
+
+    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        """Generate tensors.
+
+        Args:
+            targets: which tensors, at which sizes.
+            noise: perturbation of the coordinates, none if None.
+
+        Returns:
+            A float32 tensor of ``target.shape`` for each target.
+        """
+        raise NotImplementedError
+
+
+def part_of(spec: TensorSpec, per: str) -> str:
+    """The part of the weights that shares a network with ``spec``: type, layer or tensor."""
+    if per == "type":
+        return "vector" if spec.is_vector else "weight"
+    name = spec.module if per == "layer" else spec.name
+    return name.replace(".", "/") or "root"
+
+
+class MlpField(Field):
+    """The paper's INR: a residual MLP for each part of the weights (section 3.3).
+
+    An output is K×K, K the largest kernel of the part; smaller kernels are cut out of its centre,
+    linear weights and vectors are its mean. Weights are divided by C_in.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        space: Space,
+        config: InrSection,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.space, self.config = space, config
+        frequencies = config.frequencies
+        self.size_frequencies = (
+            frequencies if config.size_frequencies is None else config.size_frequencies
+        )
+        inputs = 2 * (3 * frequencies + 3 * self.size_frequencies)
+        self.register_buffer("spread", torch.stack([_spread(tensors[s.name]) for s in specs]))
+        self.kernels: dict[str, tuple[int, int]] = {}
+        for spec in specs:
+            part = part_of(spec, config.per)
+            old = self.kernels.get(part, (1, 1))
+            self.kernels[part] = (max(old[0], spec.kernel[0]), max(old[1], spec.kernel[1]))
+        self.parts = nn.ModuleDict(
+            {
+                part: ResidualMLP(inputs, config.hidden, config.layers, height * width)
+                for part, (height, width) in self.kernels.items()
+            }
+        )
+
+    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        made: dict[str, Tensor] = {}
+        by_part: dict[str, list[Target]] = {}
+        for target in targets:
+            by_part.setdefault(part_of(target.spec, self.config.per), []).append(target)
+        device = next(self.parameters()).device
+        for part, group in by_part.items():
+            points = torch.cat([self.space.coordinates(t, noise, device) for t in group])
+            values = self._evaluate(self.parts[part], points)
+            sizes = [t.c_out * t.c_in for t in group]
+            for target, rows in zip(group, values.split(sizes), strict=True):
+                made[target.spec.name] = self._shaped(target, rows, self.kernels[part])
+        return [made[t.spec.name] for t in targets]
+
+    def _evaluate(self, network: nn.Module, points: Tensor) -> Tensor:
+        def values(chunk: Tensor) -> Tensor:
+            embedded = embed(chunk[:, :3], self.config.frequencies)
+            if self.size_frequencies:
+                sizes = embed(chunk[:, 3:], self.size_frequencies)
+                embedded = torch.cat([embedded, sizes], dim=1)
+            return network(embedded).float()
+
+        if torch.is_grad_enabled():
+            return values(points)
+        return torch.cat([values(chunk) for chunk in points.split(CHUNK)])
+
+    def _shaped(self, target: Target, rows: Tensor, kernel: tuple[int, int]) -> Tensor:
+        spec = target.spec
+        grid = rows.view(target.c_out, target.c_in, *kernel)
+        if len(spec.shape) > 2:
+            top, left = ((k - own) // 2 for k, own in zip(kernel, spec.kernel, strict=True))
+            grid = grid[:, :, top : top + spec.kernel[0], left : left + spec.kernel[1]]
+        else:
+            grid = grid.mean((2, 3))
+        scaled = grid.reshape(target.shape)
+        if not spec.is_vector:
+            scaled = scaled / target.c_in
+        if self.config.scale == "checkpoint":
+            full = 1 if spec.is_vector else spec.shape[1]
+            scaled = scaled * self.get_buffer("spread")[spec.layer] * full
+        return scaled
+
+
+class FactorisedField(Field):
+    """Functions of the output channel times functions of the input channel, summed.
+
+    ``W[o, i] = C_in,full / C_in · Σ_r A_r(c_out, C_in, C_out) · B_r(c_in, C_in, C_out)``: both
+    factors are a learned grid, interpolated along the channel coordinate and begun with the
+    checkpoint's singular vectors, plus a ResidualMLP that knows the size and begins at zero. At full
+    width and before any training it gives the checkpoint itself. An INR of 2·n rows instead of
+    n·n coordinates.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        space: Space,
+        config: InrSection,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.factors = nn.ModuleDict()
+        for spec in specs:
+            weight = tensors[spec.name].float()
+            pair = nn.ModuleDict()
+            if spec.is_vector:
+                pair["out"] = Axis(weight[:, None], space, config)
+            else:
+                left, right = _split(weight)
+                pair["out"] = Axis(left, space, config)
+                pair["in"] = Axis(right, space, config)
+            self.factors[spec.name.replace(".", "/")] = pair
+
+    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        return [self._generate(target, noise) for target in targets]
+
+    def _generate(self, target: Target, noise: Noise | None) -> Tensor:
+        pair = self.factors[target.spec.name.replace(".", "/")]
+        assert isinstance(pair, nn.ModuleDict)
+        left = pair["out"](target.c_out, target, noise)
+        if target.spec.is_vector:
+            return left[:, 0]
+        right = pair["in"](target.c_in, target, noise).view(target.c_in, left.shape[1], -1)
+        product = torch.einsum("or,irk->oik", left, right)
+        return product.reshape(target.shape) * (target.spec.shape[1] / target.c_in)
+
+
+class Axis(nn.Module):
+    """Vectors along one channel axis: an interpolated grid plus a correction that knows the size."""
+
+    def __init__(self, grid: Tensor, space: Space, config: InrSection) -> None:
+        super().__init__()
+        self.grid = nn.Parameter(grid.clone())
+        self.space, self.config = space, config
+        self.register_buffer("spread", _spread(grid))
+        sizes = config.size_frequencies
+        self.size_frequencies = config.frequencies if sizes is None else sizes
+        inputs = 2 * config.frequencies + 4 * self.size_frequencies
+        self.correction = ResidualMLP(inputs, config.hidden, config.layers, grid.shape[1])
+        nn.init.zeros_(self.correction.head.weight)
+        nn.init.zeros_(self.correction.head.bias)
+
+    def forward(self, channels: int, target: Target, noise: Noise | None) -> Tensor:
+        """Vectors at ``channels`` evenly spread places: (channels, columns of the grid)."""
+        at = torch.arange(channels, dtype=torch.float32, device=self.grid.device)
+        sizes = torch.tensor(
+            [[target.size_in, target.c_out]], dtype=torch.float32, device=self.grid.device
+        )
+        if noise is not None:
+            at = at + noise.channels * noise.draw(channels, like=at)
+            sizes = sizes + noise.sizes * noise.draw(1, 2, like=at)
+        embedded = embed((at / channels)[:, None], self.config.frequencies)
+        if self.size_frequencies:
+            context = embed(sizes / self.space.largest, self.size_frequencies)
+            embedded = torch.cat([embedded, context.expand(channels, -1)], dim=1)
+        correction = self.correction(embedded).float() * self.get_buffer("spread")
+        return self._interpolate(at * (len(self.grid) / channels)) + correction
+
+    def _interpolate(self, position: Tensor) -> Tensor:
+        last = len(self.grid) - 1
+        position = position.clamp(0, last)
+        below = position.floor().long().clamp(max=max(last - 1, 0))
+        share = (position - below)[:, None]
+        return self.grid[below] * (1 - share) + self.grid[(below + 1).clamp(max=last)] * share
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation as a scalar tensor, never 0."""
+    return values.float().std(correction=0).clamp(min=1e-8)
+
+
+def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor (O, I, ...) into (O, R) and (I, R · kernel) by singular values, exactly."""
+    rows, columns = weight.shape[:2]
+    left, values, right = torch.linalg.svd(weight.reshape(rows, -1).double(), full_matrices=False)
+    root = values.sqrt()
+    right = (root[:, None] * right).view(len(root), columns, -1)
+    return (left * root).float(), right.permute(1, 0, 2).flatten(1).float()
+
+
+KINDS: dict[str, type[MlpField] | type[FactorisedField]] = {
+    "mlp": MlpField,
+    "factorised": FactorisedField,
+}

@@ -1,0 +1,271 @@
+"""The weight manifold: one object that gives a network of any width."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neumeta_cli.checkpoint import Arch, InputSize
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.coordinates import (
+    Noise,
+    Space,
+    Target,
+    TensorSpec,
+    resolve_scope,
+    tensor_specs,
+)
+from neumeta_cli.manifold.inr import KINDS
+from neumeta_cli.recipe import InrSection, NoiseSection
+from neumeta_cli.resize import (
+    build_resized,
+    channels_at,
+    check_width,
+    fold_batch_norm,
+    resizable,
+    resize_model,
+    resized_shapes,
+)
+from neumeta_cli.trace import Trace, trace_model
+
+Sizes = Mapping[str, int]  # clique name to channels
+SAMPLING_SEED = 0  # of the K perturbed draws, so that every export of a manifold is the same
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How to build the network that a manifold gives weights for.
+
+    Attributes:
+        arch: the architecture.
+        input_size: (C, H, W).
+        fold: whether batch norm is folded into the layers before it.
+        scope: names of the cliques that morph.
+    """
+
+    arch: Arch
+    input_size: InputSize
+    fold: bool
+    scope: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a manifold came from: the checkpoint's name and hash, the recipe, what was measured."""
+
+    checkpoint: str = ""
+    sha256: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class Manifold(nn.Module):
+    """An INR of the tensors in scope, and the tensors out of scope as they are.
+
+    Args:
+        blueprint: the network.
+        structure: that network as traced, folded if the blueprint says so; its weights are not used.
+        trace: of ``structure``.
+        tensors: the (permuted, folded) weights.
+        inr: kind and size of the INR.
+        noise: perturbation in the fit, and K.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        structure: nn.Module,
+        trace: Trace,
+        tensors: Mapping[str, Tensor],
+        inr: InrSection,
+        noise: NoiseSection,
+    ) -> None:
+        super().__init__()
+        self.blueprint, self.trace, self.inr, self.noise = blueprint, trace, inr, noise
+        self.provenance = Provenance()
+        self._structure = [resize_model(structure, trace, {})]  # in a list: no part of this module
+        parameters = [name for name, _ in structure.named_parameters()]
+        self.specs = tensor_specs(trace, blueprint.scope, tensors, parameters)
+        largest = max(max(spec.shape[:2]) for spec in self.specs)
+        self.space = Space(len(self.specs), largest)
+        self.field = KINDS[inr.kind](self.specs, self.space, inr, tensors)
+        generated = {spec.name for spec in self.specs}
+        self.fixed_names = [name for name in tensors if name not in generated]
+        for number, name in enumerate(self.fixed_names):
+            self.register_buffer(f"fixed_{number}", tensors[name].detach().clone())
+        self._skeletons: dict[tuple[int, ...], nn.Module] = {}
+
+    @property
+    def structure(self) -> nn.Module:
+        """The network at full width on the meta device."""
+        return self._structure[0]
+
+    @property
+    def fixed(self) -> dict[str, Tensor]:
+        """The tensors out of scope."""
+        return {n: self.get_buffer(f"fixed_{i}") for i, n in enumerate(self.fixed_names)}
+
+    def sizes(self, width: float) -> dict[str, int]:
+        """Channels of each clique in scope at ``width``.
+
+        Raises:
+            NeumetaError: the width is no positive, finite number.
+        """
+        check_width(width)
+        cliques = {c.name: c for c in self.trace.cliques}
+        return {name: channels_at(cliques[name], width) for name in self.blueprint.scope}
+
+    def targets(self, sizes: Sizes) -> list[Target]:
+        """What is to be generated at these sizes."""
+        shapes = resized_shapes(self.trace, sizes)
+        return [_target(spec, shapes) for spec in self.specs]
+
+    def generate(
+        self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Evaluate the INR once.
+
+        Args:
+            sizes: channels of each clique in scope.
+            noise: perturbation of the coordinates, none if None.
+            trained: names of the tensors that gradients are to reach; all if None.
+
+        Returns:
+            The generated tensors by name.
+        """
+        targets = self.targets(sizes)
+        if trained is None:
+            return {t.spec.name: w for t, w in zip(targets, self.field(targets, noise), strict=True)}
+        chosen = set(trained)
+        made = {}
+        for group, gradients in ((True, torch.is_grad_enabled()), (False, False)):
+            some = [t for t in targets if (t.spec.name in chosen) == group]
+            if some:
+                with torch.set_grad_enabled(gradients):
+                    weights = self.field(some, noise)
+                made |= {t.spec.name: w for t, w in zip(some, weights, strict=True)}
+        return made
+
+    @torch.no_grad()
+    def draw(self, sizes: Sizes, samples: int | None = None) -> dict[str, Tensor]:
+        """The mean of K perturbed evaluations of the INR, for every tensor in scope (section 3.3).
+
+        Args:
+            sizes: channels of each clique in scope.
+            samples: K, the recipe's if None; 0 evaluates once without perturbation.
+        """
+        count = self.noise.samples if samples is None else samples
+        if count == 0:
+            return self.generate(sizes)
+        generator = torch.Generator().manual_seed(SAMPLING_SEED)
+        noise = Noise(self.noise.channels, self.noise.sizes, generator)
+        total = self.generate(sizes, noise)
+        for _ in range(count - 1):
+            for name, weight in self.generate(sizes, noise).items():
+                total[name] += weight
+        return {name: weight / count for name, weight in total.items()}
+
+    def skeleton(self, sizes: Sizes) -> nn.Module:
+        """The network at these sizes on the meta device, to be called with generated tensors."""
+        key = tuple(sizes.values())
+        if key not in self._skeletons:
+            if len(self._skeletons) >= 64:
+                self._skeletons.pop(next(iter(self._skeletons)))
+            self._skeletons[key] = resize_model(self.structure, self.trace, sizes)
+        return self._skeletons[key]
+
+    def fixed_at(self, sizes: Sizes) -> dict[str, Tensor]:
+        """The tensors out of scope; statistics of norms along morphing channels are resampled."""
+        shapes = resized_shapes(self.trace, sizes)
+        return {
+            name: _resampled(tensor, shapes[name]) if name in shapes else tensor
+            for name, tensor in self.fixed.items()
+        }
+
+    @torch.no_grad()
+    def sample(
+        self, width: float | None = None, sizes: Sizes | None = None, samples: int | None = None
+    ) -> nn.Module:
+        """A network with weights of its own, on this manifold's device.
+
+        Args:
+            width: kept over full channels, of every clique in scope.
+            sizes: channels by clique instead; cliques left out keep theirs.
+            samples: K, the recipe's if None.
+
+        Raises:
+            NeumetaError: neither or both of width and sizes, or a width that is not positive.
+        """
+        if (width is None) == (sizes is None):
+            raise NeumetaError("give either a width or the sizes of cliques")
+        chosen = self.sizes(1.0) | dict(sizes or {}) if width is None else self.sizes(width)
+        tensors = self.fixed_at(chosen) | self.draw(chosen, samples)
+        own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        return build_resized(self.structure, self.trace, chosen, own)
+
+
+def build_manifold(
+    model: nn.Module,
+    arch: Arch,
+    input_size: InputSize,
+    scope: str | Sequence[str],
+    fold: bool,
+    inr: InrSection,
+    noise: NoiseSection,
+) -> tuple[Manifold, dict[str, Tensor]]:
+    """A manifold with an INR that nobody has fitted yet.
+
+    Args:
+        model: the permuted network; it is left as it is.
+        arch: how to build it.
+        input_size: (C, H, W).
+        scope: see ``resolve_scope``.
+        fold: fold batch norm into the layers before it.
+        inr: the INR.
+        noise: its perturbation.
+
+    Returns:
+        The manifold, and the tensors that it is to learn (folded, permuted), all of them.
+    """
+    structure, trace, folded = _prepared(model, input_size, fold)
+    parameters = [name for name, _ in structure.named_parameters()]
+    blueprint = Blueprint(arch, input_size, fold, resolve_scope(trace, scope, parameters))
+    return Manifold(blueprint, structure, trace, folded, inr, noise), folded
+
+
+def rebuild_structure(blueprint: Blueprint) -> tuple[nn.Module, Trace]:
+    """The network of a blueprint and its trace, with no weights but the constants it computes."""
+    model = blueprint.arch.build("meta")
+    if any(name not in model.state_dict() for name, _ in model.named_buffers()):
+        model = blueprint.arch.build("cpu")
+    structure, trace, _ = _prepared(model, blueprint.input_size, blueprint.fold)
+    return structure, trace
+
+
+def _prepared(
+    model: nn.Module, input_size: InputSize, fold: bool
+) -> tuple[nn.Module, Trace, dict[str, Tensor]]:
+    import copy
+
+    structure = copy.deepcopy(model).eval()
+    if fold:
+        structure = fold_batch_norm(structure, input_size)
+    trace = resizable(structure, trace_model(structure, input_size), input_size)
+    return structure, trace, dict(structure.state_dict())
+
+
+def _target(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]]) -> Target:
+    shape = shapes[spec.name]
+    c_in = 1 if spec.is_vector else shape[1]
+    size_in = shapes[spec.sibling][1] if spec.sibling is not None else c_in
+    return Target(spec, shape[0], c_in, size_in)
+
+
+def _resampled(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
+        if old != new:
+            index = torch.arange(new, device=tensor.device) * old // new
+            tensor = tensor.index_select(dim, index)
+    return tensor

@@ -1,0 +1,140 @@
+"""Permuting channels so that weights vary smoothly along them (section 3.2 of the paper)."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.permute.objective import channel_distances, path_length
+from neumeta_cli.permute.solvers import SOLVERS
+from neumeta_cli.trace import Clique, Trace
+
+
+@dataclass(frozen=True)
+class CliqueOrder:
+    """The order found for one clique.
+
+    Attributes:
+        clique: name.
+        order: (channels,) the checkpoint's channel that comes to stand at each place.
+        before, after: total variation over all member weights, as stored and in this order.
+        seconds: spent on distances and solving.
+        members: how many (weight, dimension) pairs count.
+    """
+
+    clique: str
+    order: np.ndarray
+    before: float
+    after: float
+    seconds: float
+    members: int
+
+
+def find_orders(
+    tensors: Mapping[str, Tensor],
+    trace: Trace,
+    parameters: Sequence[str],
+    solver: str = "2.5-opt",
+    seed: int = 0,
+) -> list[CliqueOrder]:
+    """Find a channel order of low total variation for every clique.
+
+    Args:
+        tensors: all weights by name.
+        trace: of the same network.
+        parameters: the names that count towards the distance: parameters, not running statistics.
+        solver: a name in ``SOLVERS``.
+        seed: of the solver.
+
+    Raises:
+        NeumetaError: no such solver.
+    """
+    if solver not in SOLVERS:
+        raise NeumetaError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
+    counted = set(parameters)
+    found = []
+    for clique in trace.cliques:
+        start = time.perf_counter()
+        members = tuple(m for m in clique.members if m.weight in counted)
+        distances = channel_distances(replace(clique, members=members), tensors)
+        order = SOLVERS[solver](distances, seed)
+        found.append(
+            CliqueOrder(
+                clique.name,
+                order,
+                path_length(distances, np.arange(clique.channels)),
+                path_length(distances, order),
+                time.perf_counter() - start,
+                len(members),
+            )
+        )
+    return found
+
+
+def apply_orders(
+    tensors: Mapping[str, Tensor], cliques: Sequence[Clique], orders: Mapping[str, np.ndarray]
+) -> dict[str, Tensor]:
+    """Permute every member of the cliques named in ``orders``; other tensors stay as they are."""
+    permuted = dict(tensors)
+    for clique in cliques:
+        order = orders.get(clique.name)
+        if order is None:
+            continue
+        for member in clique.members:
+            weight = permuted[member.weight]
+            index = np.arange(weight.shape[member.dim])
+            index[member.positions] = member.positions[order]
+            permuted[member.weight] = weight.index_select(
+                member.dim, torch.from_numpy(index).to(weight.device)
+            )
+    return permuted
+
+
+def permute_tensors(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    trace: Trace,
+    orders: Mapping[str, np.ndarray],
+) -> dict[str, Tensor]:
+    """Permute a state dict of ``model`` in its own dtypes; a weight's other names follow it."""
+    canonical: dict[int, str] = {}
+    source = {
+        name: canonical.setdefault(id(t), name)
+        for name, t in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    }
+    permuted = apply_orders(tensors, trace.cliques, orders)
+    return {name: permuted[source.get(name, name)] for name in tensors}
+
+
+def permute_model(
+    model: nn.Module, trace: Trace, solver: str = "2.5-opt", seed: int = 0
+) -> tuple[nn.Module, list[CliqueOrder]]:
+    """Permute ``model`` in place to low total variation; what it computes stays the same.
+
+    Returns:
+        The same module and what was found for each clique.
+    """
+    tensors = model.state_dict()
+    orders = find_orders(tensors, trace, [n for n, _ in model.named_parameters()], solver, seed)
+    permuted = permute_tensors(model, tensors, trace, {o.clique: o.order for o in orders})
+    model.load_state_dict(permuted)
+    return model, orders
+
+
+__all__ = [
+    "SOLVERS",
+    "CliqueOrder",
+    "apply_orders",
+    "channel_distances",
+    "find_orders",
+    "path_length",
+    "permute_model",
+    "permute_tensors",
+]

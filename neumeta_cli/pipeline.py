@@ -1,0 +1,275 @@
+"""The main job: trace, permute, distill and evaluate in one run folder."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from neumeta_cli.checkpoint import (
+    Checkpoint,
+    Weights,
+    file_hash,
+    load_checkpoint,
+    resolve,
+    write_text,
+    write_weights,
+)
+from neumeta_cli.distill import METRICS_FILE, STATE_FILE, FitResult, fit_manifold
+from neumeta_cli.distill import measure_plain_epoch as plain_epoch
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_accuracy, sweep
+from neumeta_cli.manifold import Manifold, Provenance, build_manifold, save_manifold
+from neumeta_cli.permute import CliqueOrder, find_orders, permute_tensors
+from neumeta_cli.recipe import Recipe
+from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.tasks import Classification, load_task
+from neumeta_cli.trace import Trace, trace_model
+
+RUNS = Path("runs")
+MANIFOLD_FILE = "manifold.safetensors"
+PERMUTED_FILE = "permuted.safetensors"
+TABLE_FILE = "report/table.json"
+PICTURE_FILE = "report/accuracy.png"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave: its folder, the table, what the fit took, and the cost of an epoch."""
+
+    folder: Path
+    rows: list[Row]
+    fit: FitResult
+    plain_epoch_seconds: float
+    stored_bytes: int
+    orders: list[CliqueOrder]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the run's ``table.json`` has it."""
+        seconds = self.fit.seconds + self.fit.preparation_seconds
+        return {
+            "rows": [row.as_dict() for row in self.rows],
+            "fit": {
+                "seconds": round(seconds, 2),
+                "epochs": self.fit.epochs,
+                "steps": self.fit.steps,
+                "plain_epoch_seconds": round(self.plain_epoch_seconds, 2),
+                "plain_epochs": round(seconds / self.plain_epoch_seconds, 3),
+            },
+            "stored_bytes": self.stored_bytes,
+            "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
+        }
+
+
+def permute_checkpoint(
+    checkpoint: Checkpoint, trace: Trace, solver: str = "2.5-opt", seed: int = 0
+) -> tuple[Weights, list[CliqueOrder]]:
+    """Permute a checkpoint in its own dtypes.
+
+    Returns:
+        The file's content with permuted tensors, and what was found for each clique.
+    """
+    model = checkpoint.model
+    parameters = [name for name, _ in model.named_parameters()]
+    orders = find_orders(model.state_dict(), trace, parameters, solver, seed)
+    by_clique = {o.clique: o.order for o in orders}
+    permuted = permute_tensors(model, checkpoint.weights.tensors, trace, by_clique)
+    return checkpoint.weights.with_tensors(permuted), orders
+
+
+def invariance_error(
+    before: nn.Module, after: nn.Module, input_size: Sequence[int], seed: int = 0
+) -> float:
+    """Largest difference of the two networks' outputs over the largest output, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, *input_size, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        one, two = before.double()(x), after.double()(x)
+    before.float()
+    after.float()
+    if not isinstance(one, Tensor):
+        raise NeumetaError("the network gives no single tensor to compare")
+    return float((one - two).abs().max() / one.abs().max().clamp(min=1e-300))
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Run a recipe from the checkpoint to the table, all its files in ``folder``.
+
+    Args:
+        recipe: complete: it names a checkpoint and, unless the data ship with a package, a folder.
+        folder: made if need be; a run that was stopped is gone on with if ``resume`` is set.
+        device: ``cpu`` or ``cuda``.
+        resume: go on from the last epoch that was saved.
+        reporter: is told of the progress.
+
+    Raises:
+        NeumetaError: whatever the user can put right.
+    """
+    reporter = reporter or Silent()
+    checkpoint, task = open_inputs(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for stale in (STATE_FILE, METRICS_FILE):
+            (folder / stale).unlink(missing_ok=True)
+    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    trace = trace_model(checkpoint.model, checkpoint.input_size)
+    write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
+    permuted, orders = permute_checkpoint(
+        checkpoint, trace, recipe.permute.solver, recipe.permute.seed
+    )
+    write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
+    model = checkpoint.model
+    model.load_state_dict({n: t.float() for n, t in permuted.tensors.items()}, strict=False)
+    manifold, original, result = distill(
+        replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter
+    )
+    epoch = plain_epoch(model, task, recipe.fit.batch_size, device)
+    model.to(device)
+    rows = [evaluate_network(model, CHECKPOINT, 1.0, task)]
+    widths = [1 - gamma for gamma in recipe.eval.gammas]
+    rows += sweep(manifold, task, widths, original, reporter=reporter)
+    metrics = {"table": [row.as_dict() for row in rows]}
+    manifold.provenance = replace(manifold.provenance, metrics=metrics)
+    path = save_manifold(folder / MANIFOLD_FILE, manifold)
+    run = RunResult(folder, rows, result, epoch, path.stat().st_size, orders)
+    write_text(folder / TABLE_FILE, json.dumps(run.as_dict(), indent=1, ensure_ascii=False))
+    title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
+    plot_accuracy(rows, folder / PICTURE_FILE, recipe.fit.gamma, title)
+    _point_latest(folder)
+    return run
+
+
+def distill(
+    checkpoint: Checkpoint,
+    task: Classification,
+    recipe: Recipe,
+    device: str = "cpu",
+    folder: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> tuple[Manifold, dict[str, Tensor], FitResult]:
+    """Fit a manifold to a checkpoint as it is.
+
+    Returns:
+        The manifold, the weights that it learnt (folded), and what the fit took.
+    """
+    torch.manual_seed(recipe.seed)  # of the INR's first weights
+    manifold, original = build_manifold(
+        checkpoint.model,
+        checkpoint.arch,
+        checkpoint.input_size,
+        recipe.scope,
+        recipe.fold,
+        recipe.inr,
+        recipe.noise,
+    )
+    manifold.provenance = Provenance(
+        checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")
+    )
+    result = fit_manifold(manifold, original, task, recipe, device, folder, resume, reporter)
+    return manifold, original, result
+
+
+def open_inputs(recipe: Recipe) -> tuple[Checkpoint, Classification]:
+    """Load a recipe's checkpoint and data, the cheap checks first.
+
+    Raises:
+        NeumetaError: one of them is not given or not right.
+    """
+    lacking = []
+    if recipe.data.format != "digits" and recipe.data.root is None:
+        lacking.append(
+            "a data folder: --data DIR with train/<class>/*.jpg and val/<class>/*.jpg (or test/)"
+        )
+    if recipe.model.checkpoint is None:
+        lacking.append(f"a checkpoint: --checkpoint FILE, weights of {recipe.model.arch}")
+    if lacking:
+        raise NeumetaError(f"recipe {recipe.name} needs {'; and '.join(lacking)}")
+    assert recipe.model.checkpoint is not None
+    if recipe.data.root is not None and not Path(recipe.data.root).is_dir():
+        raise NeumetaError(f"no such data folder: {recipe.data.root}")
+    checkpoint = load_checkpoint(Path(recipe.model.checkpoint), recipe.model.arch)
+    task = load_task(
+        recipe.data, checkpoint.model, checkpoint.input_size, limit=recipe.fit.limit
+    )
+    return checkpoint, task
+
+
+def build_untrained(recipe: Recipe) -> tuple[nn.Module, Any]:
+    """The recipe's network with fresh weights, and its architecture."""
+    arch = resolve(recipe.model.arch)
+    if recipe.model.num_classes is not None:
+        arch = replace(arch, kwargs={**arch.kwargs, "num_classes": recipe.model.num_classes})
+    torch.manual_seed(recipe.seed)
+    return arch.build("cpu"), arch
+
+
+def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
+    """Write a permuted checkpoint; a ``.safetensors`` file also tells its architecture."""
+    if path.suffix == ".safetensors":
+        permuted = replace(permuted, metadata=checkpoint_metadata(checkpoint), prefix="")
+    elif checkpoint.path.suffix == ".safetensors":
+        permuted = replace(permuted, metadata={})
+    return write_weights(path, permuted)
+
+
+def checkpoint_metadata(checkpoint: Checkpoint) -> Mapping[str, Any] | dict[str, Any]:
+    """What a checkpoint of ours says of itself."""
+    return {
+        "kind": "checkpoint",
+        "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
+        "input_size": list(checkpoint.input_size),
+    }
+
+
+def new_folder(recipe: Recipe) -> Path:
+    """A fresh run folder, ``runs/<recipe>/<time>``."""
+    return RUNS / recipe.name / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+
+
+def last_folder(recipe: Recipe) -> Path:
+    """The newest run folder of a recipe that has not been finished, for ``--resume``.
+
+    Raises:
+        NeumetaError: there is none.
+    """
+    folders = sorted((RUNS / recipe.name).glob("*/" + STATE_FILE), key=lambda p: p.stat().st_mtime)
+    if not folders:
+        raise NeumetaError(
+            f"no run of {recipe.name} to go on with under {RUNS / recipe.name}; leave out --resume"
+        )
+    return folders[-1].parent
+
+
+def latest_manifold() -> Path:
+    """The manifold of the run that finished last.
+
+    Raises:
+        NeumetaError: no run has finished here.
+    """
+    path = RUNS / "latest" / MANIFOLD_FILE
+    if not path.is_file():
+        raise NeumetaError(
+            f"no manifold given and no {path} here; run neumeta fit first, or name the file"
+        )
+    return path
+
+
+def _point_latest(folder: Path) -> None:
+    link = RUNS / "latest"
+    RUNS.mkdir(exist_ok=True)
+    partial = RUNS / f".latest.{time.time_ns()}"
+    partial.symlink_to(folder.resolve())
+    partial.replace(link)

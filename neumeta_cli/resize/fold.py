@@ -1,0 +1,55 @@
+"""Folding batch norm into the layer before it, wherever a trace shows that this is exact."""
+
+from torch import nn
+from torch.nn.utils import fusion
+
+from neumeta_cli.trace import Trace, on_meta, trace_model
+
+BATCH_NORM_OPS = ("_native_batch_norm_legit_no_training", "native_batch_norm")
+FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fold_batch_norm(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
+    """Fold each batch norm into the convolution or linear layer whose output it alone reads.
+
+    Changes ``model`` in place: the layer gains a bias, the norm becomes ``nn.Identity``. Works on
+    the meta device too, where it gives the structure alone.
+    """
+    for layer, norm in foldable_pairs(model, trace_model(model, input_size)):
+        folded_layer, folded_norm = model.get_submodule(layer), model.get_submodule(norm)
+        if isinstance(folded_layer, nn.Linear):
+            fused: nn.Module = fusion.fuse_linear_bn_eval(folded_layer, folded_norm)  # type: ignore[type-var]
+        else:
+            fused = fusion.fuse_conv_bn_eval(folded_layer, folded_norm)  # type: ignore[type-var]
+        model.set_submodule(layer, fused.requires_grad_(False))
+        model.set_submodule(norm, nn.Identity())
+    return model.eval()
+
+
+def foldable_pairs(model: nn.Module, trace: Trace) -> list[tuple[str, str]]:
+    """Names of (layer, norm) modules that run once each, the norm alone reading the layer."""
+    runs: dict[str, int] = {}
+    for _, node in trace.graph.nodes(data=True):
+        if node["weights"]:
+            runs[node["module"]] = runs.get(node["module"], 0) + 1
+    pairs = []
+    for number, node in trace.graph.nodes(data=True):
+        before = list(trace.graph.predecessors(number))
+        if node["op"] not in BATCH_NORM_OPS or len(before) != 1:
+            continue
+        layer, norm = trace.graph.nodes[before[0]]["module"], node["module"]
+        alone = trace.graph.out_degree(before[0]) == 1
+        once = runs.get(layer) == 1 and runs.get(norm) == 1
+        kinds = (
+            type(model.get_submodule(layer)) in FOLDABLE
+            and type(model.get_submodule(norm)) in BATCH_NORMS
+        )
+        if alone and once and kinds:
+            pairs.append((layer, norm))
+    return pairs
+
+
+def build_folded(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
+    """The structure of ``model`` after folding, on the meta device."""
+    return fold_batch_norm(on_meta(model), input_size)
