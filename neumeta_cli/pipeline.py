@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +74,7 @@ def permute_checkpoint(
 
     Returns:
         The file's content with permuted tensors, and what was found for each clique.
+
     """
     model = checkpoint.model
     parameters = [name for name, _ in model.named_parameters()]
@@ -116,6 +117,7 @@ def run_recipe(
 
     Raises:
         NeumetaError: whatever the user can put right.
+
     """
     reporter = reporter or Silent()
     checkpoint, task = open_inputs(recipe)
@@ -123,7 +125,9 @@ def run_recipe(
     if not resume:
         for stale in (STATE_FILE, METRICS_FILE):
             (folder / stale).unlink(missing_ok=True)
-    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    write_text(
+        folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    )
     trace = trace_model(checkpoint.model, checkpoint.input_size)
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
     permuted, orders = permute_checkpoint(
@@ -164,6 +168,7 @@ def distill(
 
     Returns:
         The manifold, the weights that it learnt (folded), and what the fit took.
+
     """
     torch.manual_seed(recipe.seed)  # of the INR's first weights
     manifold, original = build_manifold(
@@ -187,6 +192,7 @@ def open_inputs(recipe: Recipe) -> tuple[Checkpoint, Classification]:
 
     Raises:
         NeumetaError: one of them is not given or not right.
+
     """
     lacking = []
     if recipe.data.format != "digits" and recipe.data.root is None:
@@ -201,9 +207,7 @@ def open_inputs(recipe: Recipe) -> tuple[Checkpoint, Classification]:
     if recipe.data.root is not None and not Path(recipe.data.root).is_dir():
         raise NeumetaError(f"no such data folder: {recipe.data.root}")
     checkpoint = load_checkpoint(Path(recipe.model.checkpoint), recipe.model.arch)
-    task = load_task(
-        recipe.data, checkpoint.model, checkpoint.input_size, limit=recipe.fit.limit
-    )
+    task = load_task(recipe.data, checkpoint.model, checkpoint.input_size, limit=recipe.fit.limit)
     return checkpoint, task
 
 
@@ -225,7 +229,7 @@ def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Pat
     return write_weights(path, permuted)
 
 
-def checkpoint_metadata(checkpoint: Checkpoint) -> Mapping[str, Any] | dict[str, Any]:
+def checkpoint_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint of ours says of itself."""
     return {
         "kind": "checkpoint",
@@ -244,6 +248,7 @@ def last_folder(recipe: Recipe) -> Path:
 
     Raises:
         NeumetaError: there is none.
+
     """
     folders = sorted((RUNS / recipe.name).glob("*/" + STATE_FILE), key=lambda p: p.stat().st_mtime)
     if not folders:
@@ -258,6 +263,7 @@ def latest_manifold() -> Path:
 
     Raises:
         NeumetaError: no run has finished here.
+
     """
     path = RUNS / "latest" / MANIFOLD_FILE
     if not path.is_file():

@@ -19,7 +19,9 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    arch: str = Field(description="timm or torchvision name, one of ours, or package.module:factory")
+    arch: str = Field(
+        description="timm or torchvision name, one of ours, or package.module:factory"
+    )
     checkpoint: str | None = Field(
         None, description="weights to start from, relative to this file; --checkpoint overrides it"
     )
@@ -33,7 +35,9 @@ class DataSection(_Section):
     )
     root: str | None = Field(None, description="the folder; --data overrides it")
     image_size: int | None = Field(None, ge=1, description="images are resized and cropped to this")
-    mean: list[float] = Field([0.485, 0.456, 0.406], description="subtracted per channel, of 0 to 1")
+    mean: list[float] = Field(
+        [0.485, 0.456, 0.406], description="subtracted per channel, of 0 to 1"
+    )
     std: list[float] = Field([0.229, 0.224, 0.225], description="divided by per channel")
     flip: bool = Field(False, description="random horizontal flips in training")
     crop_padding: int = Field(0, ge=0, description="random crops after padding by so many pixels")
@@ -46,19 +50,23 @@ class PermuteSection(_Section):
 
 class InrSection(_Section):
     kind: Literal["mlp", "factorised"] = Field(
-        "mlp", description="mlp (the paper's) or factorised (functions of c_in times those of c_out)"
+        "mlp",
+        description="mlp (the paper's) or factorised (functions of c_in times those of c_out)",
     )
     per: Literal["type", "layer", "tensor"] = Field(
         "tensor", description="one network for each of: weights and vectors, layer, tensor"
     )
     hidden: int = Field(256, ge=1, description="width of the MLP")
     layers: int = Field(5, ge=1, description="hidden layers of the MLP")
-    frequencies: int = Field(16, ge=1, description="of the sinusoidal embedding of channel and layer")
+    frequencies: int = Field(
+        16, ge=1, description="of the sinusoidal embedding of channel and layer"
+    )
     size_frequencies: int | None = Field(
         None, ge=0, description="the same for sizes; as many as frequencies if not given"
     )
     scale: Literal["fan_in", "checkpoint"] = Field(
-        "fan_in", description="outputs are divided by C_in; checkpoint also sets each tensor's spread"
+        "fan_in",
+        description="outputs are divided by C_in; checkpoint also sets each tensor's spread",
     )
 
 
@@ -74,7 +82,9 @@ class LossSection(_Section):
     task: float = Field(1.0, ge=0, description="weight of the task's loss")
     recon: float = Field(1.0, ge=0, description="λ1, of ‖W0‖²·‖W − W0‖² at full width")
     reg: float = Field(1e-4, ge=0, description="λ2, of ‖W‖²")
-    distill: float = Field(0.0, ge=0, description="of the KL divergence to the checkpoint's outputs")
+    distill: float = Field(
+        0.0, ge=0, description="of the KL divergence to the checkpoint's outputs"
+    )
     temperature: float = Field(2.0, gt=0, description="of that divergence")
 
 
@@ -92,7 +102,9 @@ class FitSection(_Section):
     update: float = Field(
         0.5, gt=0, le=1, description="share of the tensors in scope that a step trains, at random"
     )
-    warmup_steps: int = Field(0, ge=0, description="steps on the reconstruction alone, before the task")
+    warmup_steps: int = Field(
+        0, ge=0, description="steps on the reconstruction alone, before the task"
+    )
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     views: int = Field(
         0, ge=0, description="augmented copies whose frozen features are computed once; 0: none"
@@ -146,6 +158,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         NeumetaError: no such recipe, a field that does not exist, or a value that it refuses.
+
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -180,6 +193,7 @@ def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
 
     Raises:
         NeumetaError: names the first wrong field, what was given and what is allowed.
+
     """
     try:
         return Recipe.model_validate(content)
@@ -194,7 +208,7 @@ def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
 
 def field_paths(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
     """Every field of the schema as ``section.field``, with its description."""
-    paths = {}
+    paths: dict[str, str] = {}
     for name, info in section.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

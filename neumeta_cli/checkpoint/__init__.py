@@ -28,6 +28,7 @@ class Checkpoint:
         weights: the file as read: its own dtypes, wrappers and other entries.
         path: the file.
         others: architectures of the same name in other libraries that fit as well.
+
     """
 
     model: nn.Module
@@ -50,12 +51,15 @@ def load_checkpoint(
 
     Raises:
         NeumetaError: the file cannot be read, or it does not fit the architecture.
+
     """
     path = Path(path)
     weights = read_weights(path)
     kind = weights.metadata.get("kind", "checkpoint")
     if kind != "checkpoint":
-        raise NeumetaError(f"{path} is a neumeta {kind}, not a checkpoint; see: neumeta info {path}")
+        raise NeumetaError(
+            f"{path} is a neumeta {kind}, not a checkpoint; see: neumeta info {path}"
+        )
     others: list[Arch] = []
     recorded = weights.metadata.get("arch")
     if arch is not None:
@@ -83,6 +87,7 @@ def materialise(build: Callable[[str], nn.Module], tensors: Mapping[str, Tensor]
     Args:
         build: makes the network on the device named; on ``"meta"`` no weights are allocated.
         tensors: the state dict; floating-point tensors become float32. Batch counters may lack.
+
     """
     model = build("meta")
     wanted = model.state_dict()

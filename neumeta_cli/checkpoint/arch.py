@@ -1,5 +1,6 @@
 """Architectures by name: ours, torchvision's, timm's, and a user's ``package.module:factory``."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ class Arch:
         return self.name.rpartition("/")[2]
 
     def default_input_size(self) -> tuple[int, int, int]:
-        """The (C, H, W) of one input, from the library's own record; 3×224×224 where it has none."""
+        """The (C, H, W) of one input by the library's own record, 3×224×224 where it has none."""
         library, _, name = self.name.partition("/")
         channels = self.kwargs.get("in_chans", 3)
         if library == "zoo":
@@ -73,6 +74,7 @@ def resolve(name: str) -> Arch:
 
     Raises:
         NeumetaError: nobody has it; close names are listed.
+
     """
     if ":" in name:
         return Arch(name)
@@ -84,8 +86,6 @@ def resolve(name: str) -> Arch:
     for place in places:
         if bare in names_of(place) or (place == "timm" and timm.is_model(bare)):
             return Arch(f"{place}/{bare}")
-    import difflib
-
     known = [n for place in places for n in names_of(place)]
     close = difflib.get_close_matches(bare, known, n=4)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
@@ -138,6 +138,7 @@ def fit_arch(arch: Arch, tensors: Mapping[str, Tensor]) -> tuple[Arch, Mismatch]
 
     Returns:
         The adapted architecture and what still differs (false when nothing does).
+
     """
     mismatch = compare(arch.build().state_dict(), tensors)
     if mismatch.missing or mismatch.unexpected or not mismatch.reshaped or ":" in arch.name:

@@ -15,6 +15,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
     Raises:
         NeumetaError: the folder cannot be made or written, or the disk is full.
+
     """
     path = Path(path)
     if path.is_dir():

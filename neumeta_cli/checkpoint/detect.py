@@ -23,6 +23,7 @@ def detect_arch(path: Path, tensors: Mapping[str, Tensor]) -> tuple[Arch, list[A
 
     Raises:
         NeumetaError: none fits, or several do and the file's name does not say which.
+
     """
     named = _fitting(_named_by(path.stem), tensors)
     if named:
@@ -60,9 +61,10 @@ def _named_by(stem: str) -> list[Arch]:
     found = []
     for rank, library in enumerate(LIBRARIES):
         for name in names_of(library):
-            if name in words or f"_{name}_" in f"_{joined}_":
-                found.append((-len(name), rank, f"{library}/{name}"))
-            elif library == "zoo" and all(part in joined for part in name.split("_")):
+            whole = name in words or f"_{name}_" in f"_{joined}_"
+            # Ours are named for their data too: cifar10_resnet20 is a cifar_resnet20.
+            ours = library == "zoo" and all(part in joined for part in name.split("_"))
+            if whole or ours:
                 found.append((-len(name), rank, f"{library}/{name}"))
     return [Arch(name) for _, _, name in sorted(found)[:MAX_NAMED]]
 

@@ -32,6 +32,7 @@ class Weights:
         prefix: what was taken off every name.
         envelope: the whole object as read, so that writing it back keeps what else it held.
         wrapper: the keys under which the state dict lay inside ``envelope``.
+
     """
 
     tensors: dict[str, Tensor]
@@ -51,6 +52,7 @@ def read_weights(path: Path) -> Weights:
     Raises:
         NeumetaError: no such file, an unknown ending, an empty, truncated or corrupt file, a
             pickle that carries code (it is not run), or no tensors inside.
+
     """
     path = Path(path)
     if not path.exists():

@@ -112,8 +112,9 @@ class TerminalReporter:
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
         if self._live is not None:
-            fields = {"note": note} if note else {}
-            self._live.update(self._task, advance=steps, **fields)
+            self._live.advance(self._task, steps)
+            if note:
+                self._live.update(self._task, note=note)
         elif time.monotonic() - self._said >= PLAIN_INTERVAL:
             self._said = time.monotonic()
             self._line(note)

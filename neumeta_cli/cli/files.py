@@ -68,9 +68,7 @@ def evaluate(
         size = loaded.blueprint.input_size
         network = loaded.sample(1.0, samples=0)
         task = load_task(section, network, size, train=False)
-        rows = sweep(
-            loaded.to(place), task, chosen, samples=samples, reporter=TerminalReporter()
-        )
+        rows = sweep(loaded.to(place), task, chosen, samples=samples, reporter=TerminalReporter())
     else:
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)

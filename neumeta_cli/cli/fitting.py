@@ -20,12 +20,11 @@ from neumeta_cli.cli.options import (
     Device,
     Json,
     Quiet,
-    Seed,
     SetOption,
     choose_device,
 )
 from neumeta_cli.cli.stages import tell_arch
-from neumeta_cli.distill import train_network
+from neumeta_cli.distill import STATE_FILE, train_network
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import to_json
 from neumeta_cli.manifold import save_manifold
@@ -74,7 +73,9 @@ def fit(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     set_: SetOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that stopped.")
+    ] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     json: Json = None,
@@ -92,7 +93,7 @@ def fit(
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     except KeyboardInterrupt:
         reporter.finish()
-        state = folder / pipeline.STATE_FILE
+        state = folder / STATE_FILE
         saved = f"go on with: neumeta fit --recipe {recipe} --run {folder} --resume"
         note(f"stopped; {saved if state.exists() else 'nothing was saved yet'}")
         raise
@@ -166,7 +167,7 @@ def train(
     task = load_task(chosen.data, model, size)
     train_network(model, task, chosen.train, chosen.seed, choose_device(device), TerminalReporter())
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
-    metadata = dict(pipeline.checkpoint_metadata(checkpoint))
+    metadata = pipeline.checkpoint_metadata(checkpoint)
     inside = metadata if output.suffix == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     say(f"top-1 on the test images: {task.evaluate(model):.2%}")

@@ -138,7 +138,9 @@ def permute(
 
 def _tree(name: str, traced: Trace) -> Tree:
     share = traced.share_governed()
-    tree = Tree(f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights")
+    tree = Tree(
+        f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights"
+    )
     for clique in traced.cliques:
         held = f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
         governed = f"{traced.parameters_in(clique):,}"

@@ -97,6 +97,7 @@ def open_source(
 
     Raises:
         NeumetaError: the features would not fit in memory.
+
     """
     weights = {name: t.to(device) for name, t in tensors.items()}
     if views:

@@ -1,4 +1,4 @@
-"""Fitting the INR: the task's loss, the reconstruction of the checkpoint, and a penalty (section 3.3)."""
+"""Fitting the INR: the task, the reconstruction of the checkpoint, a penalty (section 3.3)."""
 
 import json
 import math
@@ -45,6 +45,7 @@ class Fitter:
         device: where to compute.
         folder: where the state and the metrics go after every epoch; nowhere if None.
         reporter: is told of the progress.
+
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Fitter:
 
         Raises:
             NeumetaError: the loss is not finite.
+
         """
         fit = self.recipe.fit
         for group in self.optimizer.param_groups:
@@ -130,9 +132,7 @@ class Fitter:
             group["lr"] = fit.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / total))
         warm = self.step < fit.warmup_steps
         sizes = self.full if warm else self._draw_sizes()
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"
-        ):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"):
             generated = self.manifold.generate(sizes, self.noise, self._draw_trained(warm))
             parts = {} if warm else self._task_loss(sizes, generated, index)
         parts |= self._weight_loss(sizes, generated)
@@ -144,7 +144,7 @@ class Fitter:
                 f"(now {fit.learning_rate:g}) or set fit.clip"
             )
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if fit.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.manifold.field.parameters(), fit.clip)
         self.optimizer.step()
@@ -173,9 +173,15 @@ class Fitter:
         trained = {name: w for name, w in generated.items() if w.requires_grad}
         parts = {}
         if sizes == self.full:
-            parts["recon"] = loss.recon * torch.stack(
-                [self.norms[n] * (w - self.original[n]).square().sum() for n, w in trained.items()]
-            ).sum()
+            parts["recon"] = (
+                loss.recon
+                * torch.stack(
+                    [
+                        self.norms[n] * (w - self.original[n]).square().sum()
+                        for n, w in trained.items()
+                    ]
+                ).sum()
+            )
         parts["reg"] = loss.reg * torch.stack([w.square().sum() for w in trained.values()]).sum()
         return parts
 
@@ -223,6 +229,7 @@ class Fitter:
 
         Raises:
             NeumetaError: the file is damaged or belongs to another recipe.
+
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -249,10 +256,9 @@ def fit_manifold(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> FitResult:
-    """Fit a manifold's INR; see ``Fitter`` for the arguments.
+    """Fit a manifold's INR in place: a ``Fitter`` with these arguments, run to its end.
 
-    Args:
-        resume: go on from the state in ``folder``, if there is one.
+    With ``resume`` it goes on from the state in ``folder``, if there is one.
     """
     fitter = Fitter(manifold, tensors, task, recipe, device, folder, reporter)
     if resume and folder is not None and (folder / STATE_FILE).exists():

@@ -26,6 +26,7 @@ class Split:
         skipped: names of the weights that the frozen part alone reads.
         features: the boundary's values in this run, (batch, ...).
         output: what the network gave.
+
     """
 
     boundary: tuple[int, ...]
@@ -103,6 +104,7 @@ def find_split(
     Returns:
         The split, or None where there is nothing to gain: a live tensor meets the input, or a
         weight is read on both sides.
+
     """
     names = {id(t): name for name, t in tensors.items()}
     watch = _Watch({id(tensors[name]) for name in live}, names, x)
@@ -132,6 +134,7 @@ def run_live(
         split: from ``find_split``.
         features: the boundary's values for this batch.
         input_size: (C, H, W).
+
     """
     weights = {n: t.to("meta") if n in split.skipped else t for n, t in tensors.items()}
     x = torch.empty(len(features[0]), *input_size, device="meta")

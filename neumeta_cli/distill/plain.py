@@ -26,6 +26,7 @@ def train_network(
 
     Returns:
         The same module, in evaluation mode, on the CPU.
+
     """
     if task.train is None:
         raise NeumetaError("there are no training images")
@@ -83,6 +84,6 @@ def _plain_step(
     x = task.inputs(task.train, index, generator).to(device)
     loss = task.loss(model(x), task.train.labels[index].to(device))
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return float(loss.detach())

@@ -20,6 +20,7 @@ def prune_l1(
         trace: of the network.
         tensors: its weights.
         sizes: clique name to channels to keep.
+
     """
     parameters = {name for name, _ in model.named_parameters()}
     kept = {}

@@ -25,6 +25,7 @@ def plot_accuracy(
         path: ``.png``, ``.svg`` or ``.pdf``.
         trained: range of γ that the fit saw.
         title: above the picture.
+
     """
     figure, axes = _canvas(path, (6.4, 4.0))
     axes.axvspan(100 * trained[0], 100 * trained[1], color="0.93", label="trained range", zorder=0)
@@ -58,8 +59,8 @@ def plot_graph(trace: Trace, path: Path) -> Path:
     for layer, generation in enumerate(nx.topological_generations(graph)):
         for node in generation:
             graph.nodes[node]["layer"] = layer
-    place = nx.multipartite_layout(graph, subset_key="layer", align="horizontal")
-    place = {node: (x, -y) for node, (x, y) in place.items()}
+    raw = nx.multipartite_layout(graph, subset_key="layer", align="horizontal")
+    place = {node: (float(x), -float(y)) for node, (x, y) in raw.items()}
     layers = 1 + max((d["layer"] for _, d in graph.nodes(data=True)), default=0)
     figure, axes = _canvas(path, (8.0, max(3.0, 0.34 * layers)))
     palette = matplotlib.colormaps["tab20"]

@@ -27,6 +27,7 @@ class Row:
         width: channels kept over channels of the checkpoint.
         cost: parameters, MACs, bytes.
         accuracy: top-1, 0 to 1.
+
     """
 
     method: str
@@ -72,6 +73,7 @@ def sweep(
             pruned.
         samples: K, the manifold's own if None.
         reporter: is told of the progress.
+
     """
     reporter = reporter or Silent()
     device = next(iter(manifold.field.parameters())).device

@@ -47,6 +47,7 @@ def export_network(
     Raises:
         NeumetaError: a width that is not positive, another ending, or a file that cannot be
             written.
+
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -81,6 +82,7 @@ def load(path: str | Path, arch: str | None = None, trust_code: bool = False) ->
 
     Raises:
         NeumetaError: the file cannot be read.
+
     """
     path = Path(path)
     weights = read_weights(path)
@@ -109,6 +111,7 @@ def describe(path: Path) -> dict[str, Any]:
 
     Raises:
         NeumetaError: the file cannot be read.
+
     """
     path = Path(path)
     weights = read_weights(path)

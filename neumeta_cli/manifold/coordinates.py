@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class TensorSpec:
         layer: l, its place among the generated tensors in the order of the forward pass.
         shape: in the checkpoint.
         sibling: the weight whose inputs a vector's layer reads; its C_in is the vector's too.
+
     """
 
     name: str
@@ -49,6 +51,7 @@ class Target:
         spec: which tensor.
         c_out, c_in: rows and columns of weights; a vector has one column.
         size_in: C_in as the coordinates say it; for a vector that of its sibling.
+
     """
 
     spec: TensorSpec
@@ -71,6 +74,7 @@ class Noise:
         channels: on c_in and c_out.
         sizes: on C_in and C_out.
         generator: draws it, on the generator's own device.
+
     """
 
     channels: float
@@ -96,6 +100,7 @@ class Space:
         Returns:
             (c_out · c_in, 6), rows ``[l/L, c_in/C_in, c_out/C_out, L/N, C_in/N, C_out/N]``, the
             kernel's elements sharing a row.
+
         """
         rows = torch.arange(target.c_out, dtype=torch.float32, device=device)
         columns = torch.arange(target.c_in, dtype=torch.float32, device=device)
@@ -137,9 +142,8 @@ def resolve_scope(
 
     Raises:
         NeumetaError: a pattern that fits no clique, or only cliques that cannot change.
-    """
-    from fnmatch import fnmatchcase
 
+    """
     free = [c for c in trace.cliques if not why_held(c, parameters)]
     if not free:
         raise NeumetaError("no clique of this network can change its width; see: neumeta trace")

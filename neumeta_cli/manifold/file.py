@@ -31,6 +31,7 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
 
     Raises:
         NeumetaError: the file names a user's own code and ``trust_code`` is false.
+
     """
     arch = Arch(document["arch"]["name"], document["arch"]["kwargs"])
     if ":" in arch.name and not trust_code:
@@ -62,6 +63,7 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
 
     Raises:
         NeumetaError: another ending, or the file cannot be written.
+
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -93,6 +95,7 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
 
     Raises:
         NeumetaError: not a manifold, damaged, or written by a newer neumeta.
+
     """
     path = Path(path)
     weights = read_weights(path)

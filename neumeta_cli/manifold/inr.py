@@ -26,6 +26,7 @@ def embed(values: Tensor, frequencies: int) -> Tensor:
 
     Returns:
         (n, 2 · d · frequencies).
+
     """
     octaves = math.pi * 2.0 ** torch.arange(frequencies, device=values.device)
     angles = (values[:, :, None] * octaves).flatten(1)
@@ -60,6 +61,7 @@ class Field(nn.Module):
 
         Returns:
             A float32 tensor of ``target.shape`` for each target.
+
         """
         raise NotImplementedError
 
@@ -154,8 +156,8 @@ class FactorisedField(Field):
 
     ``W[o, i] = C_in,full / C_in · Σ_r A_r(c_out, C_in, C_out) · B_r(c_in, C_in, C_out)``: both
     factors are a learned grid, interpolated along the channel coordinate and begun with the
-    checkpoint's singular vectors, plus a ResidualMLP that knows the size and begins at zero. At full
-    width and before any training it gives the checkpoint itself. An INR of 2·n rows instead of
+    checkpoint's singular vectors, plus a ResidualMLP that knows the size and begins at zero. Before
+    any training it gives the checkpoint itself at full width. It evaluates 2·n rows instead of
     n·n coordinates.
     """
 
@@ -194,7 +196,7 @@ class FactorisedField(Field):
 
 
 class Axis(nn.Module):
-    """Vectors along one channel axis: an interpolated grid plus a correction that knows the size."""
+    """Vectors along one channel axis: an interpolated grid and a correction that knows the size."""
 
     def __init__(self, grid: Tensor, space: Space, config: InrSection) -> None:
         super().__init__()

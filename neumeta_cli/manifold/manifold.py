@@ -1,5 +1,6 @@
 """The weight manifold: one object that gives a network of any width."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ class Blueprint:
         input_size: (C, H, W).
         fold: whether batch norm is folded into the layers before it.
         scope: names of the cliques that morph.
+
     """
 
     arch: Arch
@@ -66,11 +68,12 @@ class Manifold(nn.Module):
 
     Args:
         blueprint: the network.
-        structure: that network as traced, folded if the blueprint says so; its weights are not used.
+        structure: that network as traced, folded if the blueprint says so; for its shapes alone.
         trace: of ``structure``.
         tensors: the (permuted, folded) weights.
         inr: kind and size of the INR.
         noise: perturbation in the fit, and K.
+
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Manifold(nn.Module):
 
         Raises:
             NeumetaError: the width is no positive, finite number.
+
         """
         check_width(width)
         cliques = {c.name: c for c in self.trace.cliques}
@@ -134,12 +138,15 @@ class Manifold(nn.Module):
 
         Returns:
             The generated tensors by name.
+
         """
         targets = self.targets(sizes)
         if trained is None:
-            return {t.spec.name: w for t, w in zip(targets, self.field(targets, noise), strict=True)}
+            return {
+                t.spec.name: w for t, w in zip(targets, self.field(targets, noise), strict=True)
+            }
         chosen = set(trained)
-        made = {}
+        made: dict[str, Tensor] = {}
         for group, gradients in ((True, torch.is_grad_enabled()), (False, False)):
             some = [t for t in targets if (t.spec.name in chosen) == group]
             if some:
@@ -155,6 +162,7 @@ class Manifold(nn.Module):
         Args:
             sizes: channels of each clique in scope.
             samples: K, the recipe's if None; 0 evaluates once without perturbation.
+
         """
         count = self.noise.samples if samples is None else samples
         if count == 0:
@@ -197,6 +205,7 @@ class Manifold(nn.Module):
 
         Raises:
             NeumetaError: neither or both of width and sizes, or a width that is not positive.
+
         """
         if (width is None) == (sizes is None):
             raise NeumetaError("give either a width or the sizes of cliques")
@@ -228,6 +237,7 @@ def build_manifold(
 
     Returns:
         The manifold, and the tensors that it is to learn (folded, permuted), all of them.
+
     """
     structure, trace, folded = _prepared(model, input_size, fold)
     parameters = [name for name, _ in structure.named_parameters()]
@@ -247,8 +257,6 @@ def rebuild_structure(blueprint: Blueprint) -> tuple[nn.Module, Trace]:
 def _prepared(
     model: nn.Module, input_size: InputSize, fold: bool
 ) -> tuple[nn.Module, Trace, dict[str, Tensor]]:
-    import copy
-
     structure = copy.deepcopy(model).eval()
     if fold:
         structure = fold_batch_norm(structure, input_size)

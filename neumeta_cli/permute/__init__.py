@@ -24,6 +24,7 @@ class CliqueOrder:
         before, after: total variation over all member weights, as stored and in this order.
         seconds: spent on distances and solving.
         members: how many (weight, dimension) pairs count.
+
     """
 
     clique: str
@@ -52,6 +53,7 @@ def find_orders(
 
     Raises:
         NeumetaError: no such solver.
+
     """
     if solver not in SOLVERS:
         raise NeumetaError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
@@ -120,6 +122,7 @@ def permute_model(
 
     Returns:
         The same module and what was found for each clique.
+
     """
     tensors = model.state_dict()
     orders = find_orders(tensors, trace, [n for n, _ in model.named_parameters()], solver, seed)

@@ -29,6 +29,7 @@ def two_and_a_half_opt(
 
     Returns:
         (n,) an order whose path is no longer than that of ``start``.
+
     """
     n = len(start)
     if n < 4:

@@ -29,6 +29,7 @@ def channel_distances(clique: Clique, tensors: Mapping[str, Tensor]) -> np.ndarr
 
     Returns:
         (channels, channels), float64.
+
     """
     total = torch.zeros(clique.channels, clique.channels, dtype=torch.float64)
     for rows in channel_rows(clique, tensors):

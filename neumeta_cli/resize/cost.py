@@ -25,6 +25,7 @@ def measure_cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     Args:
         model: any network of one input.
         input_size: (C, H, W).
+
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         on_meta(model)(meta_input(model, input_size, batch=1))

@@ -1,5 +1,7 @@
 """Folding batch norm into the layer before it, wherever a trace shows that this is exact."""
 
+from typing import Any
+
 from torch import nn
 from torch.nn.utils import fusion
 
@@ -17,12 +19,12 @@ def fold_batch_norm(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
     the meta device too, where it gives the structure alone.
     """
     for layer, norm in foldable_pairs(model, trace_model(model, input_size)):
-        folded_layer, folded_norm = model.get_submodule(layer), model.get_submodule(norm)
-        if isinstance(folded_layer, nn.Linear):
-            fused: nn.Module = fusion.fuse_linear_bn_eval(folded_layer, folded_norm)  # type: ignore[type-var]
-        else:
-            fused = fusion.fuse_conv_bn_eval(folded_layer, folded_norm)  # type: ignore[type-var]
-        model.set_submodule(layer, fused.requires_grad_(False))
+        first: Any = model.get_submodule(layer)
+        second: Any = model.get_submodule(norm)
+        fuse = (
+            fusion.fuse_linear_bn_eval if isinstance(first, nn.Linear) else fusion.fuse_conv_bn_eval
+        )
+        model.set_submodule(layer, fuse(first, second).requires_grad_(False))
         model.set_submodule(norm, nn.Identity())
     return model.eval()
 

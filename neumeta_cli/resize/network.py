@@ -17,6 +17,7 @@ def channels_at(clique: Clique, width: float) -> int:
 
     Raises:
         NeumetaError: the width is no positive, finite number.
+
     """
     check_width(width)
     return max(1, math.floor(width * clique.channels + 0.5))
@@ -49,6 +50,7 @@ def resize_model(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> nn
         sizes: clique name to channels; cliques left out keep theirs.
 
     Tables that the constructor computed and no state dict holds keep their values.
+
     """
     small = on_meta(model)
     stored = model.state_dict()
@@ -82,6 +84,7 @@ def build_resized(
 
     Raises:
         RuntimeError: a tensor is missing or of another shape.
+
     """
     small = resize_model(model, trace, sizes)
     state = dict(tensors)
@@ -97,6 +100,7 @@ def resizable(model: nn.Module, trace: Trace, input_size: Sequence[int]) -> Trac
 
     Tries all cliques at half their size at once, and one by one if that fails.
     """
+
     def runs(cliques: Sequence[Clique]) -> str:
         sizes = {c.name: channels_at(c, 0.5) for c in cliques}
         small = on_meta(resize_model(model, trace, sizes))
@@ -110,7 +114,9 @@ def resizable(model: nn.Module, trace: Trace, input_size: Sequence[int]) -> Trac
     if not runs(trace.cliques):
         return trace
     cliques = tuple(
-        replace(c, held=f"its size is fixed in the forward pass: {why}") if (why := runs([c])) else c
+        replace(c, held=f"its size is fixed in the forward pass: {why}")
+        if (why := runs([c]))
+        else c
         for c in trace.cliques
     )
     return replace(trace, cliques=cliques)

@@ -18,6 +18,7 @@ def select_channels(
         tensors: weights by name; those outside the cliques named stay as they are.
         trace: of the network that they belong to.
         kept: clique name to channel numbers; the channels keep their order.
+
     """
     masks: dict[tuple[str, int], np.ndarray] = {}
     for clique in trace.cliques:

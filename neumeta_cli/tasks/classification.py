@@ -19,6 +19,7 @@ class Classification:
     Attributes:
         data: how images are normalised and augmented.
         train, test: the splits; ``train`` is None where only evaluation is wanted.
+
     """
 
     data: DataSection
@@ -77,6 +78,7 @@ def load_task(
     Raises:
         NeumetaError: the data cannot be opened, or its number of classes, channels or pixels is
             not the network's.
+
     """
     test = load_images(data, "test", input_size)
     training = load_images(data, "train", input_size) if train else None

@@ -31,6 +31,7 @@ class Images:
         pixels: (n, C, H, W) uint8, or None where the images are read from ``files`` when needed.
         files: paths, empty where there are none.
         image_size: height and width of the images as given.
+
     """
 
     labels: Tensor
@@ -47,6 +48,7 @@ class Images:
 
         Raises:
             NeumetaError: a file that cannot be read as an image.
+
         """
         if self.pixels is not None:
             return self.pixels[index]
@@ -74,6 +76,7 @@ def load_images(data: DataSection, split: str, input_size: tuple[int, int, int])
 
     Raises:
         NeumetaError: no folder given, or one that does not hold what is expected.
+
     """
     if data.format == "digits":
         return _digits(split)
@@ -104,7 +107,9 @@ def _image_folder(root: Path, split: str, image_size: int) -> Images:
     folder = next((root / name for name in SPLITS[split] if (root / name).is_dir()), None)
     if folder is None:
         wanted = " or ".join(f"{name}/" for name in SPLITS[split])
-        raise NeumetaError(f"{root} has no {wanted}; expected train/<class>/*.jpg and test/<class>/…")
+        raise NeumetaError(
+            f"{root} has no {wanted}; expected train/<class>/*.jpg and test/<class>/…"
+        )
     try:
         classes, numbers = find_classes(str(folder))
         samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)

@@ -20,6 +20,7 @@ def trace_model(model: nn.Module, input_size: Sequence[int]) -> Trace:
 
     Raises:
         NeumetaError: the network does not run on such an input.
+
     """
     recording = record(on_meta(model), input_size)
     return Trace(

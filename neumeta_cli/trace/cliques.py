@@ -20,6 +20,7 @@ class Member:
         positions: (channels, repeats) indices along ``dim``; row i holds the places of channel i.
             A slice of the dimension starts at an offset; a flattened feature map repeats each
             channel height × width times.
+
     """
 
     weight: str
@@ -49,6 +50,7 @@ class Clique:
         channels: how many there are in the checkpoint.
         members: the tied dimensions, in the order in which the forward pass meets them.
         held: why the clique cannot change width, empty if it can.
+
     """
 
     name: str
@@ -78,6 +80,7 @@ class Trace:
         shapes: name to shape of every weight that the forward pass uses, in that order.
         refusals: operators that no rule covers; what they touch is fixed.
         output_shapes: shapes of the outputs for a batch of two.
+
     """
 
     graph: nx.DiGraph
@@ -100,9 +103,7 @@ class Trace:
     def as_dict(self) -> dict[str, Any]:
         """Cliques and refusals as plain JSON types."""
         return {
-            "cliques": [
-                c.as_dict() | {"parameters": self.parameters_in(c)} for c in self.cliques
-            ],
+            "cliques": [c.as_dict() | {"parameters": self.parameters_in(c)} for c in self.cliques],
             "refusals": [vars(r) for r in self.refusals],
             "operators": self.graph.number_of_nodes(),
             "share_governed": self.share_governed(),
@@ -140,7 +141,7 @@ def _in_order(numbers: np.ndarray) -> np.ndarray:
 
 
 def _by_channel(channels: np.ndarray, at: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Positions ``at`` of the channel ``numbers``, one row a channel in the order of ``channels``."""
+    """Positions ``at`` of channels ``numbers``, one row a channel, in the order of ``channels``."""
     rank = np.empty(len(channels), np.int64)
     order = np.argsort(channels)
     rank[np.arange(len(channels))] = order

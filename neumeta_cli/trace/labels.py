@@ -60,6 +60,7 @@ class Atoms:
             ``channel``, atom to channel number, and ``signature``, channel number to a 64-bit
             hash of all the arrays in which it occurred: equal for channels of one clique, 0 for
             the fixed channel.
+
         """
         a, b = ([*side] for side in zip(*self.ties, strict=True)) if self.ties else ([], [])
         rows = np.concatenate([*a, np.zeros(1, np.int64)])

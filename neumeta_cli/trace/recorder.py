@@ -36,6 +36,7 @@ class Recording:
         graph: operators (integers) with ``op``, ``module``, ``shape``, ``weights``.
         refusals: operators without a rule that met labelled dimensions.
         output_shapes: shapes of the model's output tensors.
+
     """
 
     atoms: Atoms = field(default_factory=Atoms)
@@ -56,6 +57,7 @@ def record(model: nn.Module, input_size: Sequence[int], batch: int = 2) -> Recor
 
     Raises:
         NeumetaError: the model does not run on an input of this size.
+
     """
     recorder = _Recorder(model)
     x = meta_input(model, input_size, batch)
@@ -90,7 +92,10 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.result = Recording()
         self.stack: list[str] = []
-        named = (*model.named_parameters(), *model.named_buffers())  # a shared one by its first name
+        named = (
+            *model.named_parameters(),
+            *model.named_buffers(),
+        )  # a shared one by its first name
         self._names = {id(t): name for name, t in named}
         self._labels: dict[int, Labels] = {}
         self._maker: dict[int, int] = {}  # tensor to the operator that made it

@@ -34,6 +34,10 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def _unlabelled(tensor: Tensor) -> Labels:
+    return [None] * tensor.dim()
+
+
 def _spread(labels: Labels, like: Sequence[Tensor]) -> list[Labels]:
     """The same labels for each output, None where an output's size differs."""
     return [
@@ -45,22 +49,28 @@ def _spread(labels: Labels, like: Sequence[Tensor]) -> list[Labels]:
     ]
 
 
-@rule(
-    *"relu relu_ relu6 hardtanh hardtanh_ silu silu_ gelu sigmoid sigmoid_ tanh tanh_ hardswish "
-    "hardswish_ hardsigmoid hardsigmoid_ leaky_relu leaky_relu_ elu elu_ softplus mish mish_ neg "
-    "exp log sqrt rsqrt abs square reciprocal clone detach alias dropout native_dropout _to_copy "
-    "clamp clamp_min clamp_ clamp_min_ erf contiguous lift_fresh bernoulli_ _softmax _log_softmax "
-    "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d avg_pool1d "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d logical_not isnan".split()
-)
-def _same(atoms: Atoms, labels: Lookup, args: Sequence[Any], outs: Sequence[Tensor]) -> list[Labels]:
+ELEMENTWISE = """
+    relu relu_ relu6 hardtanh hardtanh_ silu silu_ gelu sigmoid sigmoid_ tanh tanh_ hardswish
+    hardswish_ hardsigmoid hardsigmoid_ leaky_relu leaky_relu_ elu elu_ softplus mish mish_ neg
+    exp log sqrt rsqrt abs square reciprocal clone detach alias dropout native_dropout _to_copy
+    clamp clamp_min clamp_ clamp_min_ erf contiguous lift_fresh bernoulli_ _softmax _log_softmax
+    max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d avg_pool1d
+    upsample_nearest2d upsample_bilinear2d upsample_bicubic2d logical_not isnan
+"""
+BROADCASTING = """
+    add add_ sub sub_ mul mul_ div div_ maximum minimum pow rsub where addcmul atan2
+    eq ne lt gt le ge logical_and logical_or bitwise_and prelu _prelu_kernel
+"""
+
+
+@rule(*ELEMENTWISE.split())
+def _same(
+    atoms: Atoms, labels: Lookup, args: Sequence[Any], outs: Sequence[Tensor]
+) -> list[Labels]:
     return _spread(labels(args[0]), outs)
 
 
-@rule(
-    *"add add_ sub sub_ mul mul_ div div_ maximum minimum pow rsub where addcmul atan2 "
-    "eq ne lt gt le ge logical_and logical_or bitwise_and prelu _prelu_kernel".split()
-)
+@rule(*BROADCASTING.split())
 def _broadcast(
     atoms: Atoms, labels: Lookup, args: Sequence[Any], outs: Sequence[Tensor]
 ) -> list[Labels]:
@@ -131,7 +141,7 @@ def _batch_norm(
     for statistic in args[1:5]:
         if isinstance(statistic, Tensor):
             x[1] = atoms.tie(x[1], labels(statistic)[0])
-    return [x, *[[None] * out.dim() for out in outs[1:]]]
+    return [x, *map(_unlabelled, outs[1:])]
 
 
 @rule("native_layer_norm")
@@ -143,7 +153,7 @@ def _layer_norm(
         if isinstance(affine, Tensor):
             for dim, label in enumerate(labels(affine), start=first):
                 x[dim] = atoms.tie(x[dim], label)
-    return [x, *[[None] * out.dim() for out in outs[1:]]]
+    return [x, *map(_unlabelled, outs[1:])]
 
 
 @rule("native_group_norm")
@@ -156,7 +166,7 @@ def _group_norm(
     for affine in args[1:3]:
         if isinstance(affine, Tensor):
             x[1] = atoms.tie(x[1], labels(affine)[0])
-    return [x, *[[None] * out.dim() for out in outs[1:]]]
+    return [x, *map(_unlabelled, outs[1:])]
 
 
 @rule("mean", "sum", "amax", "amin", "prod", "linalg_vector_norm")
@@ -164,9 +174,8 @@ def _reduce(
     atoms: Atoms, labels: Lookup, args: Sequence[Any], outs: Sequence[Tensor]
 ) -> list[Labels]:
     x = labels(args[0])
-    dims = args[2] if len(args) > 2 and isinstance(args[2], list | tuple) else None
-    if dims is None:
-        dims = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else range(len(x))
+    given = [a for a in args[1:] if isinstance(a, list | tuple)]
+    dims: Sequence[int] = given[0] if given else range(len(x))
     gone = {d % len(x) for d in dims} if len(x) else set()
     if outs[0].dim() == len(x):
         return [[None if d in gone else lab for d, lab in enumerate(x)]]
@@ -277,12 +286,14 @@ def _embedding(
 
 
 @rule("view", "_unsafe_view", "reshape", "expand", "squeeze", "flatten", "_reshape_alias")
-def _view(atoms: Atoms, labels: Lookup, args: Sequence[Any], outs: Sequence[Tensor]) -> list[Labels]:
+def _view(
+    atoms: Atoms, labels: Lookup, args: Sequence[Any], outs: Sequence[Tensor]
+) -> list[Labels]:
     """Merge and split dimensions; merging repeats a label, a true split fixes it."""
     x, old, new = labels(args[0]), list(args[0].shape), list(outs[0].shape)
     if args[0].numel() != outs[0].numel():  # expand: sizes 1 grow, dimensions come in front
-        grown: Labels = [None] * (len(new) - len(old)) + x
-        return _spread(grown, outs)
+        in_front: Labels = [None] * (len(new) - len(old))
+        return _spread(in_front + x, outs)
     result: Labels = []
     for ins, shape in _matching_runs(old, new):
         parts = [(x[d], old[d]) for d in ins if old[d] != 1]
@@ -317,6 +328,7 @@ def _matching_runs(old: list[int], new: list[int]) -> list[tuple[list[int], list
 
     Returns:
         Pairs of old dimension numbers and new sizes.
+
     """
     runs: list[tuple[list[int], list[int]]] = []
     i = j = 0

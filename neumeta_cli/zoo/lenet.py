@@ -16,6 +16,7 @@ class LeNet(nn.Module):
         num_classes: outputs of fc3.
 
     Input (B, 1, image_size, image_size), output (B, num_classes).
+
     """
 
     def __init__(

@@ -1,0 +1,33 @@
+# make demo: the main job on embedded data, from nothing to a table and a picture.
+# make test: lint, types and the test suite, from nothing.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	mkdir -p demo
+	cd demo && ../$(BIN)/neumeta fit --recipe digits_lenet --device cpu --run runs/demo
+	cd demo && ../$(BIN)/neumeta export runs/demo/manifold.safetensors --width 0.5 -o half.pt
+	cd demo && ../$(BIN)/neumeta eval half.pt --recipe digits_lenet --device cpu
+	@echo "picture: demo/runs/demo/report/accuracy.png"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache
