@@ -176,7 +176,7 @@ def distill(
         checkpoint.arch,
         checkpoint.input_size,
         recipe.scope,
-        recipe.fold,
+        recipe.norm.fold,
         recipe.inr,
         recipe.noise,
     )

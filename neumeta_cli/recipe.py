@@ -48,6 +48,17 @@ class PermuteSection(_Section):
     seed: int = Field(0, description="of the solver")
 
 
+class NormSection(_Section):
+    fold: bool = Field(
+        True,
+        description="fold batch norm into convolutions before the fit; if not, norms in scope use "
+        "the statistics of the batch in the fit and those of the calibration images afterwards",
+    )
+    images: int = Field(
+        256, ge=2, description="training images kept in the manifold's file to calibrate norms"
+    )
+
+
 class InrSection(_Section):
     kind: Literal["mlp", "factorised"] = Field(
         "mlp",
@@ -138,7 +149,7 @@ class Recipe(_Section):
         "paper", description="all, paper (inner channels of the last block), or patterns of cliques"
     )
     permute: PermuteSection = PermuteSection()
-    fold: bool = Field(True, description="fold batch norm into convolutions before the fit")
+    norm: NormSection = NormSection()
     inr: InrSection = InrSection()
     noise: NoiseSection = NoiseSection()
     loss: LossSection = LossSection()

@@ -86,7 +86,17 @@ class Fitter:
             self.device,
             self.reporter,
         )
+        self._keep_calibration_images()
         self.preparation_seconds = time.perf_counter() - start
+
+    def _keep_calibration_images(self) -> None:
+        assert self.task.train is not None
+        if self.manifold.norms:
+            generator = torch.Generator().manual_seed(self.recipe.seed)
+            index = torch.randperm(len(self.task.train), generator=generator)
+            chosen = index[: self.recipe.norm.images]
+            self.manifold.calibration.keep(self.task.inputs(self.task.train, chosen, None))
+            self.manifold.calibration.to(self.device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -157,7 +167,9 @@ class Fitter:
     ) -> dict[str, Tensor]:
         weights, task = self.recipe.loss, self.task
         batch = self.source.batch(index, self.choices)
-        tensors = self.manifold.fixed_at(sizes) | generated
+        norms = self.manifold.norms
+        fixed = self.manifold.fixed_at(sizes)
+        tensors = {n: t for n, t in fixed.items() if n.rpartition(".")[0] not in norms} | generated
         scores = self.source.run(self.manifold.skeleton(sizes), tensors, batch).float()
         parts = {"task": weights.task * task.loss(scores, batch.labels)}
         if weights.distill and batch.teacher is not None:

@@ -186,12 +186,26 @@ def _last_block(cliques: Sequence[Clique]) -> list[Clique]:
 
 
 def tensor_specs(
-    trace: Trace, scope: Sequence[str], tensors: Mapping[str, Tensor], parameters: Sequence[str]
+    trace: Trace,
+    scope: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    parameters: Sequence[str],
+    norm_of: Mapping[str, str],
 ) -> tuple[TensorSpec, ...]:
-    """The parameters to generate: all of every module that a clique in scope runs through."""
+    """The parameters to generate: all of every module that a clique in scope runs through.
+
+    Args:
+        trace: of the network.
+        scope: names of cliques.
+        tensors: weights by name.
+        parameters: names of the parameters among them.
+        norm_of: module to the norm that reads its output alone; it comes along.
+
+    """
     touched = {
         m.weight.rpartition(".")[0] for c in trace.cliques if c.name in scope for m in c.members
     }
+    touched |= {norm_of[module] for module in touched if module in norm_of}
     known = set(parameters)
     names = [n for n in trace.shapes if n in known and n.rpartition(".")[0] in touched]
     specs = []

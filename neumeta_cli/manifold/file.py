@@ -70,6 +70,9 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         raise NeumetaError(f"cannot write {path}: a manifold's file ends in .safetensors")
     tensors = {f"inr.{name}": t.cpu() for name, t in manifold.field.state_dict().items()}
     tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
+    if len(manifold.calibration):
+        calibration = manifold.calibration.state_dict()
+        tensors |= {f"calibration.{name}": t.cpu() for name, t in calibration.items()}
     metadata = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -113,7 +116,7 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     metadata = weights.metadata
     blueprint = blueprint_from_json(metadata, trust_code)
     structure, trace = rebuild_structure(blueprint)
-    parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}}
+    parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
     for name, tensor in weights.tensors.items():
         part, _, inner = name.partition(".")
         parts[part][inner] = tensor
@@ -122,6 +125,8 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         inr, noise = InrSection(**metadata["inr"]), NoiseSection(**metadata["noise"])
         manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
     manifold.field.load_state_dict(parts["inr"], assign=True)
+    for name, tensor in parts["calibration"].items():
+        setattr(manifold.calibration, name, tensor)
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch, InputSize
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import (
     Noise,
     Space,
@@ -22,9 +23,13 @@ from neumeta_cli.manifold.inr import KINDS
 from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.resize import (
     build_resized,
+    calibrate,
     channels_at,
     check_width,
+    drop_statistics,
     fold_batch_norm,
+    foldable_pairs,
+    has_statistics,
     resizable,
     resize_model,
     resized_shapes,
@@ -90,7 +95,11 @@ class Manifold(nn.Module):
         self.provenance = Provenance()
         self._structure = [resize_model(structure, trace, {})]  # in a list: no part of this module
         parameters = [name for name, _ in structure.named_parameters()]
-        self.specs = tensor_specs(trace, blueprint.scope, tensors, parameters)
+        norm_of = dict(foldable_pairs(structure, trace))
+        self.specs = tensor_specs(trace, blueprint.scope, tensors, parameters, norm_of)
+        modules = dict.fromkeys(spec.module for spec in self.specs)
+        self.norms = tuple(m for m in modules if has_statistics(structure.get_submodule(m)))
+        self.calibration = CalibrationSet()
         largest = max(max(spec.shape[:2]) for spec in self.specs)
         self.space = Space(len(self.specs), largest)
         self.field = KINDS[inr.kind](self.specs, self.space, inr, tensors)
@@ -176,12 +185,18 @@ class Manifold(nn.Module):
         return {name: weight / count for name, weight in total.items()}
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
-        """The network at these sizes on the meta device, to be called with generated tensors."""
+        """The network at these sizes on the meta device, to be called with generated tensors.
+
+        Norms in scope have no statistics of their own and use those of the batch.
+        """
         key = tuple(sizes.values())
         if key not in self._skeletons:
             if len(self._skeletons) >= 64:
                 self._skeletons.pop(next(iter(self._skeletons)))
-            self._skeletons[key] = resize_model(self.structure, self.trace, sizes)
+            made = resize_model(self.structure, self.trace, sizes)
+            for name in self.norms:
+                drop_statistics(made.get_submodule(name))
+            self._skeletons[key] = made
         return self._skeletons[key]
 
     def fixed_at(self, sizes: Sizes) -> dict[str, Tensor]:
@@ -212,7 +227,10 @@ class Manifold(nn.Module):
         chosen = self.sizes(1.0) | dict(sizes or {}) if width is None else self.sizes(width)
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples)
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        return build_resized(self.structure, self.trace, chosen, own)
+        network = build_resized(self.structure, self.trace, chosen, own)
+        if self.norms and len(self.calibration):
+            calibrate(network, self.norms, self.calibration.inputs())
+        return network
 
 
 def build_manifold(

@@ -1,7 +1,7 @@
 """Networks at other widths: shapes and attributes, batch-norm folding, cost."""
 
 from neumeta_cli.resize.cost import Cost, measure_cost
-from neumeta_cli.resize.fold import build_folded, fold_batch_norm
+from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
 from neumeta_cli.resize.network import (
     build_resized,
     channels_at,
@@ -10,15 +10,19 @@ from neumeta_cli.resize.network import (
     resize_model,
     resized_shapes,
 )
+from neumeta_cli.resize.norms import calibrate, drop_statistics, has_statistics
 from neumeta_cli.resize.select import select_channels
 
 __all__ = [
     "Cost",
-    "build_folded",
     "build_resized",
+    "calibrate",
     "channels_at",
     "check_width",
+    "drop_statistics",
     "fold_batch_norm",
+    "foldable_pairs",
+    "has_statistics",
     "measure_cost",
     "resizable",
     "resize_model",

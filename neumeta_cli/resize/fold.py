@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import fusion
 
-from neumeta_cli.trace import Trace, on_meta, trace_model
+from neumeta_cli.trace import Trace, trace_model
 
 BATCH_NORM_OPS = ("_native_batch_norm_legit_no_training", "native_batch_norm")
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -50,8 +50,3 @@ def foldable_pairs(model: nn.Module, trace: Trace) -> list[tuple[str, str]]:
         if alone and once and kinds:
             pairs.append((layer, norm))
     return pairs
-
-
-def build_folded(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
-    """The structure of ``model`` after folding, on the meta device."""
-    return fold_batch_norm(on_meta(model), input_size)
