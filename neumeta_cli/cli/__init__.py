@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from importlib.metadata import version
 
 import typer
@@ -41,6 +42,8 @@ def main() -> None:
     if "--version" in sys.argv[1:2]:
         print(version("neumeta"))
         return
+    if "--debug" not in sys.argv:
+        warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
     try:
         app()
     except NeumetaError as error:

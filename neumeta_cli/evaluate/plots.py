@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import networkx as nx
+from matplotlib.figure import Figure
 
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
@@ -47,8 +49,6 @@ def plot_accuracy(
 
 def plot_graph(trace: Trace, path: Path) -> Path:
     """Draw the operators with weights, top to bottom, coloured by the clique of their outputs."""
-    import matplotlib
-
     of_output = {
         member.weight: number
         for number, clique in enumerate(trace.cliques)
@@ -92,8 +92,6 @@ def plot_graph(trace: Trace, path: Path) -> Path:
 
 def plot_permutation(before: Any, after: Any, path: Path, title: str) -> Path:
     """Draw a weight matrix as an image before and after permutation, both (channels, values)."""
-    from matplotlib.figure import Figure
-
     _check_ending(path)
     figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     limit = float(abs(before).max()) * 0.5 or 1.0
@@ -124,8 +122,6 @@ def _weighted_operators(graph: nx.DiGraph) -> nx.DiGraph:
 
 
 def _canvas(path: Path, size: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
     _check_ending(path)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
@@ -139,4 +135,5 @@ def _check_ending(path: Path) -> None:
 def _save(figure: Any, path: Path) -> Path:
     # Without dates a picture changes only when what it shows does.
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
-    return write_atomically(path, lambda p: figure.savefig(p, dpi=DPI, metadata=metadata))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neumeta"}):
+        return write_atomically(path, lambda p: figure.savefig(p, dpi=DPI, metadata=metadata))

@@ -1,0 +1,214 @@
+"""The fit: frozen features, losses, what a step trains, and resuming."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neumeta_cli.distill import Fitter, fit_manifold
+from neumeta_cli.distill.features import FeatureSource, ImageSource
+from neumeta_cli.distill.frozen import find_split, run_live
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import build_manifold
+from neumeta_cli.recipe import Recipe, parse_recipe
+from neumeta_cli.tasks import load_task
+
+
+def recipe_for(image_folder: Path, **fields: object) -> Recipe:
+    base = {
+        "name": "tiny",
+        "model": {"arch": "cifar_resnet20"},
+        "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},
+        "inr": {"kind": "factorised", "hidden": 8, "layers": 2, "frequencies": 3},
+        "noise": {"samples": 2},
+        "fit": {"epochs": 2, "batch_size": 40},
+    }
+    for key, value in fields.items():
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    return parse_recipe(base, "tiny")
+
+
+def prepared(build, recipe: Recipe):
+    model, arch = build(recipe.model.arch)
+    size = arch.default_input_size()
+    task = load_task(recipe.data, model, size)
+    torch.manual_seed(0)
+    manifold, tensors = build_manifold(
+        model, arch, size, recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise
+    )
+    return manifold, tensors, task
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_live_part_alone_gives_what_the_whole_network_gives(build, image_folder, fold) -> None:
+    manifold, tensors, task = prepared(build, recipe_for(image_folder, norm={"fold": fold}))
+    x = task.inputs(task.train, torch.arange(5), None)
+    live = {s.name for s in manifold.specs}
+    split = find_split(manifold.structure, tensors, live, x)
+    assert split is not None
+    assert [tuple(f.shape) for f in split.features] == [(5, 64, 8, 8)]  # the last block's input
+    again = run_live(manifold.structure, tensors, split, split.features, (3, 32, 32))
+    assert torch.equal(again, split.output)
+
+
+def test_nothing_is_frozen_where_everything_morphs(build, image_folder) -> None:
+    recipe = recipe_for(image_folder, scope="all", fit={"views": 1})
+    manifold, tensors, task = prepared(build, recipe)
+    x = task.inputs(task.train, torch.arange(2), None)
+    live = {s.name for s in manifold.specs}
+    assert find_split(manifold.structure, tensors, live, x) is None
+    fitter = Fitter(manifold, tensors, task, recipe)
+    assert isinstance(fitter.source, ImageSource)
+
+
+@pytest.mark.parametrize("scope", ["paper", "all"])
+@pytest.mark.parametrize("kind", ["mlp", "factorised"])
+def test_a_step_lowers_the_loss_of_its_batch(build, image_folder, kind: str, scope: str) -> None:
+    recipe = recipe_for(
+        image_folder,
+        scope=scope,
+        norm={"fold": False},
+        inr={"kind": kind},
+        fit={"views": 1, "update": 1.0, "gamma": [0.5, 0.5], "epochs": 40},
+        noise={"channels": 0.0, "sizes": 0.0},
+    )
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    index = torch.arange(40)
+    losses = [fitter.train_step(index)["task"] for _ in range(12)]
+    assert min(losses[-3:]) < losses[0]
+
+
+def test_a_feature_source_draws_every_view(build, image_folder) -> None:
+    recipe = recipe_for(image_folder, fit={"views": 3}, loss={"distill": 1.0})
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    source = fitter.source
+    assert isinstance(source, FeatureSource)
+    index = torch.zeros(60, dtype=torch.int64)
+    batch = source.batch(index, torch.Generator().manual_seed(0))
+    assert len({tuple(f.flatten()[:50].tolist()) for f in batch.inputs[0]}) > 1
+    assert batch.teacher is not None
+    assert batch.teacher.shape == (60, 10)
+
+
+def test_too_many_features_are_refused_with_a_way_out(build, image_folder, monkeypatch) -> None:
+    monkeypatch.setattr("neumeta_cli.distill.features.FEATURE_BYTES", 3 << 20)
+    recipe = recipe_for(image_folder, fit={"views": 9})
+    with pytest.raises(NeumetaError, match="use at most 3 views"):
+        Fitter(*prepared(build, recipe), recipe)
+
+
+def test_losses_have_the_papers_weights(build, image_folder) -> None:
+    """λ1 ‖W0‖²‖W − W0‖² per tensor at full width, λ2 ‖W‖² at every width."""
+    recipe = recipe_for(image_folder, fit={"update": 1.0}, inr={"kind": "mlp"})
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    assert (recipe.loss.recon, recipe.loss.reg) == (1.0, 1e-4)
+    generated = fitter.manifold.generate(fitter.full)
+    parts = fitter._weight_loss(fitter.full, generated)
+    recon = sum(
+        (w0**2).sum() * ((generated[n] - w0) ** 2).sum() for n, w0 in fitter.original.items()
+    )
+    torch.testing.assert_close(parts["recon"], recon)
+    torch.testing.assert_close(parts["reg"], 1e-4 * sum((w**2).sum() for w in generated.values()))
+    half = fitter.manifold.sizes(0.5)
+    assert "recon" not in fitter._weight_loss(half, fitter.manifold.generate(half))
+
+
+def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_folder) -> None:
+    recipe = recipe_for(image_folder, fit={"gamma": [0.1, 0.4]})
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    subsets = {frozenset(fitter._draw_trained(warm=False)) for _ in range(20)}
+    assert {len(s) for s in subsets} == {2}  # half of the four tensors
+    assert len(subsets) > 1
+    sizes = [fitter._draw_sizes()["layer3.2.conv1"] for _ in range(200)]
+    assert min(sizes) >= round(0.6 * 64)
+    assert max(sizes) <= round(0.9 * 64)
+
+
+def test_a_warm_up_fits_the_reconstruction(build, image_folder) -> None:
+    recipe = recipe_for(
+        image_folder,
+        inr={"kind": "mlp", "hidden": 64, "frequencies": 8, "scale": "checkpoint"},
+        fit={"warmup_steps": 1000, "epochs": 10, "learning_rate": 3e-3},
+        noise={"channels": 0.0, "sizes": 0.0},
+    )
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    steps = [fitter.train_step(torch.arange(4)) for _ in range(40)]
+    assert all("task" not in step for step in steps)
+    assert steps[-1]["recon"] < 0.95 * steps[0]["recon"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_resumed_fit_equals_an_uninterrupted_one(build, image_folder, tmp_path, views) -> None:
+    recipe = recipe_for(
+        image_folder, norm={"fold": False}, fit={"epochs": 3, "views": views}, loss={"distill": 1.0}
+    )
+
+    def state(folder: Path, resume: bool, stop_at: int | None) -> dict[str, torch.Tensor]:
+        folder.mkdir(exist_ok=True)
+        manifold, tensors, task = prepared(build, recipe)
+        fitter = Fitter(manifold, tensors, task, recipe, folder=folder)
+        if resume:
+            fitter.load_state(folder / "state.pt")
+        if stop_at is not None:
+            step = fitter.train_step
+
+            def stopping(index: torch.Tensor) -> dict[str, float]:
+                if fitter.step == stop_at:
+                    raise StoppedError
+                return step(index)
+
+            fitter.train_step = stopping
+        fitter.run()
+        return manifold.field.state_dict()
+
+    whole = state(tmp_path / "whole", resume=False, stop_at=None)
+    with pytest.raises(StoppedError):
+        state(tmp_path / "cut", resume=False, stop_at=4)  # in the middle of the second epoch
+    resumed = state(tmp_path / "cut", resume=True, stop_at=None)
+    assert all(torch.equal(resumed[name], t) for name, t in whole.items())
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit(build, image_folder) -> None:
+    recipe = recipe_for(image_folder, fit={"learning_rate": 1e30})
+    with pytest.raises(NeumetaError, match=r"the loss is .* lower fit\.learning_rate"):
+        fit_manifold(*prepared(build, recipe), recipe)
+
+
+def test_evaluation_counts_what_is_right(build, image_folder) -> None:
+    model, arch = build("cifar_resnet20")
+    task = load_task(recipe_for(image_folder).data, model, arch.default_input_size())
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(answers[: len(x)], 10).float()
+
+    answers = task.test.labels.clone()
+    assert task.evaluate(Oracle()) == 1.0
+    answers[:3] = (answers[:3] + 1) % 10
+    assert task.evaluate(Oracle()) == pytest.approx(27 / 30)
+
+
+def test_augmentation_flips_and_shifts_and_keeps_the_rest() -> None:
+    from neumeta_cli.recipe import DataSection
+    from neumeta_cli.tasks.images import augment
+
+    pixels = torch.arange(2 * 3 * 6 * 6, dtype=torch.uint8).view(2, 3, 6, 6)
+    generator = torch.Generator().manual_seed(0)
+    assert augment(pixels, DataSection(), generator) is pixels
+    flipped = [augment(pixels, DataSection(flip=True), generator) for _ in range(20)]
+    kinds = {torch.equal(f[0], pixels[0]) for f in flipped}
+    assert kinds == {True, False}
+    assert all(
+        torch.equal(f[0], pixels[0]) or torch.equal(f[0], pixels[0].flip(-1)) for f in flipped
+    )
+    padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1))
+    crops = [padded[0, :, i : i + 6, j : j + 6] for i in range(3) for j in range(3)]
+    for _ in range(20):
+        cropped = augment(pixels, DataSection(crop_padding=1), generator)[0]
+        assert any(torch.equal(cropped, c) for c in crops)

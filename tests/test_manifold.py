@@ -1,0 +1,277 @@
+"""Coordinates, the INR, sampling, the files, and what export and load give back."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from neumeta_cli.checkpoint import read_weights
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export import export_network, load
+from neumeta_cli.manifold import Manifold, Noise, build_manifold, load_manifold, save_manifold
+from neumeta_cli.manifold.calibration import CalibrationSet
+from neumeta_cli.manifold.coordinates import Space, Target, TensorSpec
+from neumeta_cli.manifold.inr import embed
+from neumeta_cli.recipe import InrSection, NoiseSection
+from neumeta_cli.resize import build_resized, resize_model, select_channels
+from neumeta_cli.trace import trace_model
+
+MLP = InrSection(hidden=16, layers=3, frequencies=4)
+FACTORISED = InrSection(kind="factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
+NOISE = NoiseSection(channels=0.3, samples=3)
+
+
+def manifold_of(build, name="cifar_resnet20", inr=FACTORISED, scope="all", fold=True) -> Manifold:
+    model, arch = build(name)
+    size = arch.default_input_size()
+    return build_manifold(model, arch, size, scope, fold, inr, NOISE)[0].requires_grad_(False)
+
+
+def test_coordinates_are_those_of_the_paper() -> None:
+    spec = TensorSpec("conv.weight", 2, (8, 4, 3, 3), None)
+    points = Space(5, 16).coordinates(Target(spec, 6, 3, 3), None, torch.device("cpu"))
+    assert points.shape == (18, 6)
+    row = points[4 * 3 + 2]  # c_out 4, c_in 2
+    wanted = torch.tensor([2 / 5, 2 / 3, 4 / 6, 5 / 16, 3 / 16, 6 / 16])
+    torch.testing.assert_close(row, wanted)
+
+
+@given(st.floats(0, 2), st.floats(0, 2))
+@settings(max_examples=30, deadline=None)
+def test_noise_stays_within_its_bounds(channels: float, sizes: float) -> None:
+    spec = TensorSpec("fc.weight", 0, (8, 4), None)
+    space, target = Space(1, 1), Target(spec, 8, 4, 4)
+    clean = space.coordinates(target, None, torch.device("cpu"))
+    noise = Noise(channels, sizes, torch.Generator().manual_seed(1))
+    noisy = space.coordinates(target, noise, torch.device("cpu"))
+    assert ((noisy[:, 4:] - clean[:, 4:]).abs() <= sizes + 1e-5).all()
+    moved = (noisy[:, 1] * noisy[:, 4] - clean[:, 1] * clean[:, 4]).abs()
+    assert (moved <= channels + 1e-4).all()
+
+
+def test_embedding_is_sines_and_cosines_of_octaves() -> None:
+    embedded = embed(torch.tensor([[0.3, 0.7]]), 3)
+    angles = [math.pi * 2**k * v for v in (0.3, 0.7) for k in range(3)]
+    wanted = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+    torch.testing.assert_close(embedded[0], torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("per", ["type", "layer", "tensor"])
+def test_mlp_parts_and_kernels(build, per: str) -> None:
+    """ResNet-20 has 3×3 and 1×1 kernels, linear weights and vectors."""
+    manifold = manifold_of(build, inr=MLP.model_copy(update={"per": per}))
+    generated = manifold.generate(manifold.sizes(0.5))
+    structure = manifold.skeleton(manifold.sizes(0.5)).state_dict()
+    assert {n: tuple(w.shape) for n, w in generated.items()} == {
+        n: tuple(structure[n].shape) for n in generated
+    }
+    layers = {s.module for s in manifold.specs}
+    parts = {"type": 2, "layer": len(layers), "tensor": len(manifold.specs)}
+    assert len(manifold.field.parts) == parts[per]
+
+
+def test_a_small_kernel_is_the_centre_and_a_vector_the_mean(build) -> None:
+    manifold = manifold_of(build, inr=MLP.model_copy(update={"per": "type"}))
+    field = manifold.field
+    target = next(
+        t
+        for t in manifold.targets(manifold.sizes(1.0))
+        if t.spec.name == "layer2.0.downsample.0.weight"
+    )
+    points = manifold.space.coordinates(target, None, torch.device("cpu"))
+    embedded = torch.cat([embed(points[:, :3], 4), embed(points[:, 3:], 4)], dim=1)
+    raw = field.parts["weight"](embedded).view(32, 16, 3, 3) / 16
+    made = field([target], None)[0]
+    torch.testing.assert_close(made, raw[:, :, 1:2, 1:2])
+
+
+def test_the_factorised_inr_begins_as_the_checkpoint(build) -> None:
+    model, arch = build("cifar_resnet20")
+    manifold = manifold_of(build)
+    x = torch.randn(2, *arch.default_input_size())
+    assert relative_error(manifold.sample(1.0, samples=0)(x), model(x)) < 1e-4
+
+
+@pytest.mark.parametrize("inr", [MLP, FACTORISED], ids=["mlp", "factorised"])
+@pytest.mark.parametrize("width", [0.01, 0.25, 0.37, 1.0, 1.6])
+def test_any_width_gives_a_network_that_runs(build, inr: InrSection, width: float) -> None:
+    manifold = manifold_of(build, inr=inr)
+    network = manifold.sample(width)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    for clique in manifold.trace.cliques:
+        wanted = max(1, math.floor(width * clique.channels + 0.5))
+        assert network.get_parameter(clique.members[0].weight).shape[0] == wanted
+
+
+def test_the_papers_scope_is_the_last_block(build) -> None:
+    manifold = manifold_of(build, scope="paper")
+    assert manifold.blueprint.scope == ("layer3.2.conv1",)
+    assert [s.name for s in manifold.specs] == [
+        f"layer3.2.{m}.{t}" for m in ("conv1", "conv2") for t in ("weight", "bias")
+    ]
+    network = manifold.sample(0.5)
+    assert network.layer3[2].conv1.weight.shape == (32, 64, 3, 3)
+    assert network.layer3[1].conv1.weight.shape == (64, 64, 3, 3)
+    assert manifold_of(build, "torchvision/resnet18", scope="paper").blueprint.scope == (
+        "layer4.1.conv1",
+    )
+    assert manifold_of(build, "lenet", scope="paper").blueprint.scope == ("fc2",)
+
+
+def test_patterns_choose_cliques(build) -> None:
+    manifold = manifold_of(build, scope=["layer3.*.conv1", "conv1"])
+    assert manifold.blueprint.scope == (
+        "layer3.0.conv1",
+        "layer3.1.conv1",
+        "layer3.2.conv1",
+        "conv1",
+    )
+    with pytest.raises(NeumetaError, match="scope 'layer9' fits no clique; there are: conv1"):
+        manifold_of(build, scope="layer9")
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.nan, math.inf])
+def test_widths_that_are_no_widths(build, width: float) -> None:
+    with pytest.raises(NeumetaError, match="is not a positive number"):
+        manifold_of(build, "lenet").sample(width)
+
+
+def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build) -> None:
+    manifold = manifold_of(build, inr=MLP)
+    sizes = manifold.sizes(0.5)
+    generator = torch.Generator().manual_seed(0)
+    noise = Noise(NOISE.channels, NOISE.sizes, generator)
+    draws = [manifold.generate(sizes, noise) for _ in range(3)]
+    for name, weight in manifold.draw(sizes, 3).items():
+        torch.testing.assert_close(weight, torch.stack([d[name] for d in draws]).mean(0))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(manifold.draw(sizes).values(), manifold.draw(sizes).values(), strict=True)
+    )
+
+
+def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
+    manifold = manifold_of(build, inr=MLP).requires_grad_(True)
+    made = manifold.generate(manifold.sizes(0.5), trained={"conv1.weight"})
+    assert [n for n, w in made.items() if w.requires_grad] == ["conv1.weight"]
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_an_export_computes_what_its_twin_in_memory_does(
+    build, tmp_path: Path, suffix: str, fold: bool
+) -> None:
+    """In a fresh process, bit for bit."""
+    manifold = manifold_of(build, fold=fold)
+    manifold.calibration.keep(torch.randn(16, 3, 32, 32))
+    saved = save_manifold(tmp_path / "manifold.safetensors", manifold)
+    exported = export_network(load_manifold(saved), tmp_path / f"half{suffix}", 0.5)
+    x = torch.randn(4, 3, 32, 32)
+    twin = manifold.sample(0.5)(x)
+    assert torch.equal(exported.model(x), twin)
+    torch.save({"x": x}, tmp_path / "x.pt")
+    code = (
+        "import torch, neumeta_cli\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        f"x = torch.load({str(tmp_path / 'x.pt')!r}, weights_only=True)['x']\n"
+        f"y = neumeta_cli.load({str(exported.path)!r})(x)\n"
+        f"torch.save({{'y': y}}, {str(tmp_path / 'y.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True)["y"], twin)
+
+
+def test_a_pt_export_is_a_plain_state_dict_for_torch(build, tmp_path: Path) -> None:
+    exported = export_network(manifold_of(build), tmp_path / "small.pt", 0.5)
+    content = torch.load(exported.path, weights_only=True)
+    assert set(content["state_dict"]) == set(exported.model.state_dict())
+
+
+def test_norm_statistics_follow_the_calibration_images(build) -> None:
+    manifold = manifold_of(build, fold=False)
+    images = torch.randn(32, 3, 32, 32)
+    manifold.calibration.keep(images)
+    network = manifold.sample(0.5)
+    seen = []
+    network.layer2[1].bn1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network(manifold.calibration.inputs())
+    mean = seen[0].mean((0, 2, 3))
+    torch.testing.assert_close(network.layer2[1].bn1.running_mean, mean, rtol=1e-3, atol=1e-3)
+
+
+def test_calibration_images_of_eight_bits_lose_nothing() -> None:
+    pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    pixels[0, :, 0, 0], pixels[0, :, 0, 1] = 0, 255
+    kept = CalibrationSet()
+    kept.keep((pixels.float() / 255 - 0.4) / 0.3)
+    assert torch.equal(kept.pixels, pixels)
+
+
+def test_selecting_channels_prunes_every_member(build) -> None:
+    """Removing channels whose every weight is zero changes nothing."""
+    model, arch = build("lenet")
+    trace = trace_model(model, arch.default_input_size())
+    clique = next(c for c in trace.cliques if c.name == "conv2")
+    model.conv2.weight[5:], model.conv2.bias[5:] = 0.0, 0.0
+    kept = {"conv2": torch.arange(5).numpy()}
+    tensors = select_channels(model.state_dict(), trace, kept)
+    small = build_resized(model, trace, {"conv2": 5}, tensors)
+    x = torch.randn(3, 1, 28, 28)
+    assert relative_error(small(x), model(x)) < 1e-5
+    assert clique.channels == 16
+    assert small.conv2.out_channels == 5
+
+
+def test_at_full_width_a_resized_network_is_the_original(build) -> None:
+    model, arch = build("torchvision/mobilenet_v3_small")
+    trace = trace_model(model, arch.default_input_size())
+    same = build_resized(model, trace, {}, model.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(same(x), model(x))
+    half = resize_model(model, trace, {c.name: max(1, c.channels // 2) for c in trace.cliques})
+    depthwise = [m for m in half.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert depthwise
+    assert all(m.groups == m.in_channels == m.out_channels for m in depthwise)
+
+
+def test_a_damaged_or_newer_manifold_is_refused(build, tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    path = save_manifold(tmp_path / "m.safetensors", manifold_of(build, "lenet"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NeumetaError, match="not a whole safetensors file"):
+        load_manifold(path)
+    path.write_bytes(whole)
+    metadata = read_weights(path).metadata
+    newer = json.dumps(metadata | {"format_version": 99})
+    save_file(load_file(path), path, {"neumeta": newer})
+    with pytest.raises(NeumetaError, match="format version 99, this neumeta reads up to"):
+        load_manifold(path)
+    lacking = {n: t for n, t in load_file(path).items() if not n.startswith("fixed.")}
+    lacking.pop(next(n for n in lacking if n.startswith("inr.")))
+    save_file(lacking, path, {"neumeta": json.dumps(metadata)})
+    with pytest.raises(NeumetaError, match="damaged manifold"):
+        load_manifold(path)
+
+
+def test_a_file_never_names_code_to_import(build, tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    path = save_manifold(tmp_path / "m.safetensors", manifold_of(build, "lenet"))
+    metadata = read_weights(path).metadata
+    metadata["arch"] = {"name": "os:system", "kwargs": {"command": "touch hacked"}}
+    save_file(load_file(path), path, {"neumeta": json.dumps(metadata)})
+    with pytest.raises(NeumetaError, match="names code of its own, os:system"):
+        load(path)
