@@ -113,7 +113,7 @@ def test_trace_tells_cliques_as_json_tree_and_picture(neumeta, resnet20_file: Pa
     result = neumeta("trace", resnet20_file, "--json", "-", "--plot", "graph.svg")
     document = json.loads(result.stdout)
     assert len(document["cliques"]) == 12
-    assert document["share_governed"] == 1.0
+    assert document["share_governed"] > 0.999  # all but the bias of the ten classes
     assert Path("graph.svg").read_text().count("layer3.2.conv1") >= 1
     tree = neumeta("trace", "timm/resnet10t")
     assert tree.code == 0

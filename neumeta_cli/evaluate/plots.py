@@ -60,7 +60,7 @@ def plot_graph(trace: Trace, path: Path) -> Path:
         for node in generation:
             graph.nodes[node]["layer"] = layer
     raw = nx.multipartite_layout(graph, subset_key="layer", align="horizontal")
-    place = {node: (float(x), -float(y)) for node, (x, y) in raw.items()}
+    place = {node: (2.5 * float(x), -float(y)) for node, (x, y) in raw.items()}
     layers = 1 + max((d["layer"] for _, d in graph.nodes(data=True)), default=0)
     figure, axes = _canvas(path, (8.0, max(3.0, 0.34 * layers)))
     palette = matplotlib.colormaps["tab20"]
@@ -107,10 +107,18 @@ def plot_permutation(before: Any, after: Any, path: Path, title: str) -> Path:
 def _weighted_operators(graph: nx.DiGraph) -> nx.DiGraph:
     """Operators that read weights, and sums and concatenations; the others are bridged over."""
     small = graph.copy()
+    for node in graph.nodes:  # a product takes over the weight that was transposed for it
+        if graph.nodes[node]["op"] in ("t", "transpose"):
+            for reader in graph.successors(node):
+                small.nodes[reader]["weights"] = [
+                    *graph.nodes[node]["weights"],
+                    *small.nodes[reader]["weights"],
+                ]
     for node in list(graph.nodes):
         data = graph.nodes[node]
         joins = data["op"] in ("add", "add_", "cat", "mul") and graph.in_degree(node) > 1
-        if data["weights"] or joins:
+        turned = data["op"] in ("t", "transpose")  # a linear layer's weight, on its way there
+        if (data["weights"] or joins) and not turned:
             if joins and not data["weights"]:
                 small.nodes[node]["module"] = data["op"].rstrip("_")
             continue

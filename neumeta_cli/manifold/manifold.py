@@ -226,7 +226,7 @@ class Manifold(nn.Module):
             raise NeumetaError("give either a width or the sizes of cliques")
         chosen = self.sizes(1.0) | dict(sizes or {}) if width is None else self.sizes(width)
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples)
-        own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = build_resized(self.structure, self.trace, chosen, own)
         if self.norms and len(self.calibration):
             calibrate(network, self.norms, self.calibration.inputs())
@@ -287,6 +287,14 @@ def _target(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]]) -> Target:
     c_in = 1 if spec.is_vector else shape[1]
     size_in = shapes[spec.sibling][1] if spec.sibling is not None else c_in
     return Target(spec, shape[0], c_in, size_in)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy with the plain strides that a file gives back.
+
+    A 1×1 kernel may pass for contiguous with other strides, and kernels then round otherwise.
+    """
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _resampled(tensor: Tensor, shape: Sequence[int]) -> Tensor:

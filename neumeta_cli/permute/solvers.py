@@ -1,5 +1,6 @@
 """Solvers for the shortest Hamiltonian path, by name."""
 
+import random as stdlib_random
 import warnings
 from collections.abc import Callable
 
@@ -62,7 +63,10 @@ def python_tsp(distances: np.ndarray, seed: int) -> np.ndarray:
         tour, _ = solve_tsp_dynamic_programming(with_dummy)
     else:
         start = [0, *(greedy(distances, seed) + 1).tolist()]
+        state = stdlib_random.getstate()  # python-tsp shuffles with the global generator
+        stdlib_random.seed(seed)
         tour, _ = solve_tsp_local_search(with_dummy, x0=start, perturbation_scheme="two_opt")
+        stdlib_random.setstate(state)
     at = tour.index(0)
     return np.array(tour[at + 1 :] + tour[:at]) - 1
 
