@@ -68,7 +68,11 @@ class RunResult:
 
 
 def permute_checkpoint(
-    checkpoint: Checkpoint, trace: Trace, solver: str = "2.5-opt", seed: int = 0
+    checkpoint: Checkpoint,
+    trace: Trace,
+    solver: str = "2.5-opt",
+    seed: int = 0,
+    reporter: Reporter | None = None,
 ) -> tuple[Weights, list[CliqueOrder]]:
     """Permute a checkpoint in its own dtypes.
 
@@ -78,7 +82,7 @@ def permute_checkpoint(
     """
     model = checkpoint.model
     parameters = [name for name, _ in model.named_parameters()]
-    orders = find_orders(model.state_dict(), trace, parameters, solver, seed)
+    orders = find_orders(model.state_dict(), trace, parameters, solver, seed, reporter)
     by_clique = {o.clique: o.order for o in orders}
     permuted = permute_tensors(model, checkpoint.weights.tensors, trace, by_clique)
     return checkpoint.weights.with_tensors(permuted), orders
@@ -120,7 +124,7 @@ def run_recipe(
 
     """
     reporter = reporter or Silent()
-    checkpoint, task = open_inputs(recipe)
+    checkpoint, task = open_inputs(recipe, reporter)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         for stale in (STATE_FILE, METRICS_FILE):
@@ -131,7 +135,7 @@ def run_recipe(
     trace = trace_model(checkpoint.model, checkpoint.input_size)
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
     permuted, orders = permute_checkpoint(
-        checkpoint, trace, recipe.permute.solver, recipe.permute.seed
+        checkpoint, trace, recipe.permute.solver, recipe.permute.seed, reporter
     )
     write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
     model = checkpoint.model
@@ -187,7 +191,9 @@ def distill(
     return manifold, original, result
 
 
-def open_inputs(recipe: Recipe) -> tuple[Checkpoint, Classification]:
+def open_inputs(
+    recipe: Recipe, reporter: Reporter | None = None
+) -> tuple[Checkpoint, Classification]:
     """Load a recipe's checkpoint and data, the cheap checks first.
 
     Raises:
@@ -207,7 +213,13 @@ def open_inputs(recipe: Recipe) -> tuple[Checkpoint, Classification]:
     if recipe.data.root is not None and not Path(recipe.data.root).is_dir():
         raise NeumetaError(f"no such data folder: {recipe.data.root}")
     checkpoint = load_checkpoint(Path(recipe.model.checkpoint), recipe.model.arch)
-    task = load_task(recipe.data, checkpoint.model, checkpoint.input_size, limit=recipe.fit.limit)
+    task = load_task(
+        recipe.data,
+        checkpoint.model,
+        checkpoint.input_size,
+        limit=recipe.fit.limit,
+        reporter=reporter,
+    )
     return checkpoint, task
 
 

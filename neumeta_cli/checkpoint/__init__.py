@@ -13,6 +13,7 @@ from neumeta_cli.checkpoint.atomic import write_atomically, write_text
 from neumeta_cli.checkpoint.detect import detect_arch
 from neumeta_cli.checkpoint.weights import SUFFIXES, Weights, read_weights, write_weights
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter, Silent
 
 InputSize = tuple[int, int, int]
 
@@ -40,7 +41,10 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: Path, arch: str | None = None, input_size: InputSize | None = None
+    path: Path,
+    arch: str | None = None,
+    input_size: InputSize | None = None,
+    reporter: Reporter | None = None,
 ) -> Checkpoint:
     """Read a checkpoint and build its network.
 
@@ -48,6 +52,7 @@ def load_checkpoint(
         path: weights file; pickled code in it is never run.
         arch: architecture name; found from the file's metadata, its name and its tensors if None.
         input_size: (C, H, W); the architecture's own if None.
+        reporter: is told of the progress where the architecture has to be searched for.
 
     Raises:
         NeumetaError: the file cannot be read, or it does not fit the architecture.
@@ -72,7 +77,7 @@ def load_checkpoint(
                 f"if you trust it, say --arch {found.name}"
             )
     else:
-        found, others = detect_arch(path, weights.tensors)
+        found, others = detect_arch(path, weights.tensors, reporter or Silent())
     found, mismatch = fit_arch(found, weights.tensors)
     if mismatch:
         raise NeumetaError(f"{path} does not fit {found.name}: {mismatch}")

@@ -10,13 +10,21 @@ from torch import Tensor
 
 from neumeta_cli.checkpoint.arch import LIBRARIES, Arch, fit_arch, names_of
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter
 
 MAX_NAMED = 24  # how many architectures named by the file's name are built and compared
 MAX_LISTED = 8  # how many fitting ones an error lists
 
 
-def detect_arch(path: Path, tensors: Mapping[str, Tensor]) -> tuple[Arch, list[Arch]]:
+def detect_arch(
+    path: Path, tensors: Mapping[str, Tensor], reporter: Reporter
+) -> tuple[Arch, list[Arch]]:
     """Find the architecture by the file's name, then by the tensors' names and shapes.
+
+    Args:
+        path: the file.
+        tensors: what it holds.
+        reporter: is told of the progress when all architectures are gone through.
 
     Returns:
         The architecture, and others of the same name in another library that fit as well.
@@ -32,9 +40,9 @@ def detect_arch(path: Path, tensors: Mapping[str, Tensor]) -> tuple[Arch, list[A
         if len({arch.short for arch in same}) == 1:
             return same[0], same[1:]
         raise _ambiguous(path, same)
-    fitting = _fitting([Arch(f"zoo/{n}") for n in names_of("zoo")], tensors)
-    fitting += _fitting(_candidates("torchvision", tensors), tensors)
-    fitting += _fitting(_candidates("timm", tensors), tensors)
+    fitting = []
+    for library in LIBRARIES:
+        fitting += _fitting(_candidates(library, tensors, reporter), tensors)
     if len(fitting) == 1:
         return fitting[0], []
     if not fitting:
@@ -81,17 +89,20 @@ def _fitting(candidates: list[Arch], tensors: Mapping[str, Tensor]) -> list[Arch
     return fitting
 
 
-def _candidates(library: str, tensors: Mapping[str, Tensor]) -> list[Arch]:
+def _candidates(library: str, tensors: Mapping[str, Tensor], reporter: Reporter) -> list[Arch]:
     """Those models of a library whose family has the file's top-level names."""
     tops = _tops(tensors)
-    names = []
-    for family, members in _families(library).items():
+    names, families = [], _families(library)
+    reporter.start(f"look through {library}", len(families))
+    for family, members in families.items():
+        reporter.advance()
         try:
             probe = Arch(f"{library}/{family}").build()
         except Exception:  # as above
             continue
         if _tops(probe.state_dict()) == tops:
             names.extend(members)
+    reporter.finish()
     return [Arch(f"{library}/{name}") for name in names]
 
 

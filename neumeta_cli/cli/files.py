@@ -58,7 +58,7 @@ def evaluate(
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 1,0.75,0.5
     """
-    place = choose_device(device)
+    place, reporter = choose_device(device), TerminalReporter()
     chosen = [parse_width(w) for w in widths.split(",")]
     loaded = load(file, arch, trust_code)
     if isinstance(loaded, Manifold):
@@ -67,13 +67,13 @@ def evaluate(
         section = _data_section(data, recipe, loaded.provenance.recipe)
         size = loaded.blueprint.input_size
         network = loaded.sample(1.0, samples=0)
-        task = load_task(section, network, size, train=False)
-        rows = sweep(loaded.to(place), task, chosen, samples=samples, reporter=TerminalReporter())
+        task = load_task(section, network, size, train=False, reporter=reporter)
+        rows = sweep(loaded.to(place), task, chosen, samples=samples, reporter=reporter)
     else:
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
         section = _data_section(data, recipe, {})
-        task = load_task(section, loaded, size, train=False)
+        task = load_task(section, loaded, size, train=False, reporter=reporter)
         exported = document["kind"] == "network"
         method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
         rows = [evaluate_network(loaded.to(place), method, width, task)]
@@ -107,7 +107,7 @@ def export(
     path = manifold or pipeline.latest_manifold()
     note(f"manifold: {path}")
     loaded = load_manifold(path, trust_code)
-    exported = export_network(loaded, output, kept, samples)
+    exported = export_network(loaded, output, kept, samples, TerminalReporter())
     cost = measure_cost(exported.model, loaded.blueprint.input_size)
     document = {
         "manifold": str(path),

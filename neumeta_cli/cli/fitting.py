@@ -133,14 +133,21 @@ def distill(
 
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
-    loaded = load_checkpoint(checkpoint, arch)
+    reporter = TerminalReporter()
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
     tell_arch(loaded)
     name = recipe or _recipe_for(loaded)
     note(f"recipe: {name}")
     chosen = _adapted(name, set_, checkpoint, data, epochs, seed)
-    task = load_task(chosen.data, loaded.model, loaded.input_size, limit=chosen.fit.limit)
+    task = load_task(
+        chosen.data,
+        loaded.model,
+        loaded.input_size,
+        limit=chosen.fit.limit,
+        reporter=reporter,
+    )
     manifold, _, result = pipeline.distill(
-        loaded, task, chosen, choose_device(device), reporter=TerminalReporter()
+        loaded, task, chosen, choose_device(device), reporter=reporter
     )
     save_manifold(output, manifold)
     say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
@@ -164,8 +171,9 @@ def train(
     chosen = _adapted(recipe, set_, data=data, seed=seed)
     model, arch = pipeline.build_untrained(chosen)
     size = arch.default_input_size()
-    task = load_task(chosen.data, model, size)
-    train_network(model, task, chosen.train, chosen.seed, choose_device(device), TerminalReporter())
+    reporter = TerminalReporter()
+    task = load_task(chosen.data, model, size, reporter=reporter)
+    train_network(model, task, chosen.train, chosen.seed, choose_device(device), reporter)
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
     inside = metadata if output.suffix == ".safetensors" else {}

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, resolve
-from neumeta_cli.cli.console import note, say, table, write_json
+from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
@@ -59,7 +59,7 @@ def trace(
     """
     size = parse_input_size(input_size)
     if Path(target).exists() or Path(target).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        checkpoint = load_checkpoint(Path(target), arch, size)
+        checkpoint = load_checkpoint(Path(target), arch, size, TerminalReporter())
         tell_arch(checkpoint)
         model, size, name = checkpoint.model, checkpoint.input_size, checkpoint.arch.name
     else:
@@ -100,12 +100,12 @@ def permute(
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
-    loaded = load_checkpoint(checkpoint, arch, parse_input_size(input_size))
+    loaded = load_checkpoint(checkpoint, arch, parse_input_size(input_size), TerminalReporter())
     tell_arch(loaded)
     traced = trace_model(loaded.model, loaded.input_size)
     for refusal in traced.refusals:
         note(f"held: {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}")
-    weights, orders = permute_checkpoint(loaded, traced, solver, seed)
+    weights, orders = permute_checkpoint(loaded, traced, solver, seed, TerminalReporter())
     before = loaded.model
     after = copy.deepcopy(before)
     after.load_state_dict({n: t.float() for n, t in weights.tensors.items()}, strict=False)

@@ -18,6 +18,7 @@ from neumeta_cli.manifold import (
     load_manifold,
     rebuild_structure,
 )
+from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import build_resized
 
 KIND = "network"
@@ -34,7 +35,11 @@ class Exported:
 
 
 def export_network(
-    manifold: Manifold, path: Path, width: float, samples: int | None = None
+    manifold: Manifold,
+    path: Path,
+    width: float,
+    samples: int | None = None,
+    reporter: Reporter | None = None,
 ) -> Exported:
     """Write the network of one width; ``load`` gives it back.
 
@@ -43,6 +48,7 @@ def export_network(
         path: ``.pt`` (a state dict for ``torch.load(weights_only=True)``) or ``.safetensors``.
         width: kept over full channels of the cliques in scope; above 1 extrapolates.
         samples: K, the manifold's own if None.
+        reporter: is told of the progress.
 
     Raises:
         NeumetaError: a width that is not positive, another ending, or a file that cannot be
@@ -53,7 +59,7 @@ def export_network(
     if path.suffix not in SUFFIXES:
         raise NeumetaError(f"cannot export to {path}: use one of the endings {', '.join(SUFFIXES)}")
     sizes = manifold.sizes(width)
-    model = manifold.sample(width, samples=samples).cpu()
+    model = manifold.sample(width, samples=samples, reporter=reporter).cpu()
     metadata = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,

@@ -21,6 +21,7 @@ from neumeta_cli.manifold.coordinates import (
 )
 from neumeta_cli.manifold.inr import KINDS
 from neumeta_cli.recipe import InrSection, NoiseSection
+from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     build_resized,
     calibrate,
@@ -165,23 +166,29 @@ class Manifold(nn.Module):
         return made
 
     @torch.no_grad()
-    def draw(self, sizes: Sizes, samples: int | None = None) -> dict[str, Tensor]:
+    def draw(
+        self, sizes: Sizes, samples: int | None = None, reporter: Reporter | None = None
+    ) -> dict[str, Tensor]:
         """The mean of K perturbed evaluations of the INR, for every tensor in scope (section 3.3).
 
         Args:
             sizes: channels of each clique in scope.
             samples: K, the recipe's if None; 0 evaluates once without perturbation.
-
+            reporter: is told of the progress.
         """
+        reporter = reporter or Silent()
         count = self.noise.samples if samples is None else samples
         if count == 0:
             return self.generate(sizes)
         generator = torch.Generator().manual_seed(SAMPLING_SEED)
         noise = Noise(self.noise.channels, self.noise.sizes, generator)
+        reporter.start("sample", count)
         total = self.generate(sizes, noise)
         for _ in range(count - 1):
+            reporter.advance()
             for name, weight in self.generate(sizes, noise).items():
                 total[name] += weight
+        reporter.finish()
         return {name: weight / count for name, weight in total.items()}
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
@@ -209,7 +216,11 @@ class Manifold(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, width: float | None = None, sizes: Sizes | None = None, samples: int | None = None
+        self,
+        width: float | None = None,
+        sizes: Sizes | None = None,
+        samples: int | None = None,
+        reporter: Reporter | None = None,
     ) -> nn.Module:
         """A network with weights of its own, on this manifold's device.
 
@@ -217,6 +228,7 @@ class Manifold(nn.Module):
             width: kept over full channels, of every clique in scope.
             sizes: channels by clique instead; cliques left out keep theirs.
             samples: K, the recipe's if None.
+            reporter: is told of the progress.
 
         Raises:
             NeumetaError: neither or both of width and sizes, or a width that is not positive.
@@ -225,7 +237,7 @@ class Manifold(nn.Module):
         if (width is None) == (sizes is None):
             raise NeumetaError("give either a width or the sizes of cliques")
         chosen = self.sizes(1.0) | dict(sizes or {}) if width is None else self.sizes(width)
-        tensors = self.fixed_at(chosen) | self.draw(chosen, samples)
+        tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = build_resized(self.structure, self.trace, chosen, own)
         if self.norms and len(self.calibration):

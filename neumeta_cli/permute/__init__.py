@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.permute.objective import channel_distances, path_length
 from neumeta_cli.permute.solvers import SOLVERS
+from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.trace import Clique, Trace
 
 
@@ -41,6 +42,7 @@ def find_orders(
     parameters: Sequence[str],
     solver: str = "2.5-opt",
     seed: int = 0,
+    reporter: Reporter | None = None,
 ) -> list[CliqueOrder]:
     """Find a channel order of low total variation for every clique.
 
@@ -50,6 +52,7 @@ def find_orders(
         parameters: the names that count towards the distance: parameters, not running statistics.
         solver: a name in ``SOLVERS``.
         seed: of the solver.
+        reporter: is told of the progress.
 
     Raises:
         NeumetaError: no such solver.
@@ -57,8 +60,10 @@ def find_orders(
     """
     if solver not in SOLVERS:
         raise NeumetaError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
+    reporter = reporter or Silent()
     counted = set(parameters)
     found = []
+    reporter.start("permute", len(trace.cliques))
     for clique in trace.cliques:
         start = time.perf_counter()
         members = tuple(m for m in clique.members if m.weight in counted)
@@ -74,6 +79,8 @@ def find_orders(
                 len(members),
             )
         )
+        reporter.advance(1, clique.name)
+    reporter.finish()
     return found
 
 

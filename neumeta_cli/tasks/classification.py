@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import DataSection
+from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks.images import Images, augment, load_images, normalise
 
 
@@ -72,6 +73,7 @@ def load_task(
     input_size: tuple[int, int, int],
     train: bool = True,
     limit: int | None = None,
+    reporter: Reporter | None = None,
 ) -> Classification:
     """Open a task's data and check that it goes with the network.
 
@@ -80,8 +82,8 @@ def load_task(
             not the network's.
 
     """
-    test = load_images(data, "test", input_size)
-    training = load_images(data, "train", input_size) if train else None
+    test = load_images(data, "test", input_size, reporter)
+    training = load_images(data, "train", input_size, reporter) if train else None
     if training is not None and training.classes != test.classes:
         raise NeumetaError(
             f"the training data have {len(training.classes)} classes, the test data "

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import DataSection
+from neumeta_cli.reporting import Reporter, Silent
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
@@ -66,13 +67,19 @@ class Images:
         )
 
 
-def load_images(data: DataSection, split: str, input_size: tuple[int, int, int]) -> Images:
+def load_images(
+    data: DataSection,
+    split: str,
+    input_size: tuple[int, int, int],
+    reporter: Reporter | None = None,
+) -> Images:
     """Open the split ``train`` or ``test`` of a data set.
 
     Args:
         data: the recipe's section.
         split: which.
         input_size: (C, H, W) that the network takes.
+        reporter: is told of the progress.
 
     Raises:
         NeumetaError: no folder given, or one that does not hold what is expected.
@@ -85,7 +92,8 @@ def load_images(data: DataSection, split: str, input_size: tuple[int, int, int])
             "no data folder given; pass --data DIR, a folder with train/<class>/*.jpg and "
             "test/<class>/*.jpg (or val/), as ImageNet and torchvision's ImageFolder have it"
         )
-    return _image_folder(Path(data.root), split, data.image_size or input_size[1])
+    size = data.image_size or input_size[1]
+    return _image_folder(Path(data.root), split, size, reporter or Silent())
 
 
 def _digits(split: str) -> Images:
@@ -101,7 +109,7 @@ def _digits(split: str) -> Images:
     return Images(labels[chosen], names, pixels[chosen], image_size=8)
 
 
-def _image_folder(root: Path, split: str, image_size: int) -> Images:
+def _image_folder(root: Path, split: str, image_size: int, reporter: Reporter) -> Images:
     if not root.is_dir():
         raise NeumetaError(f"no such data folder: {root}")
     folder = next((root / name for name in SPLITS[split] if (root / name).is_dir()), None)
@@ -122,7 +130,13 @@ def _image_folder(root: Path, split: str, image_size: int) -> Images:
     images = Images(labels, tuple(classes), None, files, image_size)
     if len(files) * 3 * image_size**2 > IN_MEMORY_BYTES:
         return images
-    return replace(images, pixels=_decode(files, image_size))
+    pixels = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
+    reporter.start(f"read {split} images", len(files))
+    for index in torch.arange(len(files)).split(1000):
+        pixels[index] = images.fetch(index)
+        reporter.advance(len(index))
+    reporter.finish()
+    return replace(images, pixels=pixels)
 
 
 def _decode(files: Sequence[Path], size: int) -> Tensor:
