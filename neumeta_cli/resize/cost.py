@@ -27,7 +27,7 @@ def measure_cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         input_size: (C, H, W).
 
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         on_meta(model)(meta_input(model, input_size, batch=1))
     tensors = model.state_dict().values()
     return Cost(

@@ -105,7 +105,7 @@ def resizable(model: nn.Module, trace: Trace, input_size: Sequence[int]) -> Trac
         sizes = {c.name: channels_at(c, 0.5) for c in cliques}
         small = on_meta(resize_model(model, trace, sizes))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.device("meta"):
                 small(meta_input(small, input_size))
         except Exception as error:  # whatever a user's forward raises
             return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -62,7 +62,9 @@ def record(model: nn.Module, input_size: Sequence[int], batch: int = 2) -> Recor
     recorder = _Recorder(model)
     x = meta_input(model, input_size, batch)
     try:
-        with torch.no_grad(), _module_names(model, recorder.stack), recorder:
+        names = _module_names(model, recorder.stack)
+        # Tensors that a forward makes on its own come out on the meta device too.
+        with torch.no_grad(), torch.device("meta"), names, recorder:
             output = model(x)
     except NeumetaError:
         raise
@@ -96,7 +98,8 @@ class _Recorder(TorchDispatchMode):
             *model.named_parameters(),
             *model.named_buffers(),
         )  # a shared one by its first name
-        self._names = {id(t): name for name, t in named}
+        stored = model.state_dict()  # what a constructor computed is no weight and stays put
+        self._names = {id(t): name for name, t in named if name in stored}
         self._labels: dict[int, Labels] = {}
         self._maker: dict[int, int] = {}  # tensor to the operator that made it
         self._alive: list[Tensor] = []  # an id stays one tensor's for the whole run
