@@ -175,6 +175,7 @@ class Manifold(nn.Module):
             sizes: channels of each clique in scope.
             samples: K, the recipe's if None; 0 evaluates once without perturbation.
             reporter: is told of the progress.
+
         """
         reporter = reporter or Silent()
         count = self.noise.samples if samples is None else samples
