@@ -107,6 +107,9 @@ class FitSection(_Section):
     gamma: tuple[float, float] = Field(
         (0.0, 0.5), description="range of γ = 1 - width; each step draws one uniformly"
     )
+    gamma_power: float = Field(
+        1.0, gt=0, description="γ = low + (high - low)·u^power, u uniform; below 1 favours narrow"
+    )
     full_width: float = Field(
         0.0, ge=0, le=1, description="share of the steps at width 1 instead of a drawn one"
     )

@@ -198,12 +198,13 @@ class Fitter:
         return parts
 
     def _draw_sizes(self) -> dict[str, int]:
-        """Every clique at one width: 1 in a share of the steps, else 1 - γ with γ uniform."""
-        low, high = self.recipe.fit.gamma
+        """Every clique at one width: 1 in a share of the steps, else 1 - γ with γ drawn."""
+        fit = self.recipe.fit
+        low, high = fit.gamma
         full, place = torch.rand(2, generator=self.choices).tolist()
-        if full < self.recipe.fit.full_width:
+        if full < fit.full_width:
             return self.full
-        return self.manifold.sizes(1 - (low + (high - low) * place))
+        return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
 
     def _draw_trained(self, warm: bool) -> set[str] | None:
         share = self.recipe.fit.update
