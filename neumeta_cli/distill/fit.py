@@ -1,4 +1,4 @@
-"""Fitting the INR: the task, the reconstruction of the checkpoint, a penalty (section 3.3)."""
+"""Fitting the INR: the task, the reconstruction of the checkpoint, a penalty."""
 
 import json
 import math

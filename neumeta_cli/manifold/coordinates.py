@@ -68,7 +68,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Noise:
-    """Uniform perturbation of coordinates, in channel indices either way (section 3.3).
+    """Uniform noise on coordinates, ± channel indices (the paper: cross-model smoothness).
 
     Attributes:
         channels: on c_in and c_out.
@@ -95,7 +95,7 @@ class Space:
     largest: int
 
     def coordinates(self, target: Target, noise: Noise | None, device: torch.device) -> Tensor:
-        """Coordinates of every weight of a tensor (equation 3).
+        """Coordinates of every weight of a tensor.
 
         Returns:
             (c_out · c_in, 6), rows ``[l/L, c_in/C_in, c_out/C_out, L/N, C_in/N, C_out/N]``, the

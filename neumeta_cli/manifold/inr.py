@@ -18,7 +18,7 @@ CHUNK = 1 << 16  # coordinates evaluated at once without gradients
 
 
 def embed(values: Tensor, frequencies: int) -> Tensor:
-    """Sinusoidal embedding: sin and cos of 2^k·π·v for k below ``frequencies`` (equation 4).
+    """Sinusoidal embedding: sin and cos of 2^k·π·v for k below ``frequencies``.
 
     Args:
         values: (n, d).
@@ -75,7 +75,7 @@ def part_of(spec: TensorSpec, per: str) -> str:
 
 
 class MlpField(Field):
-    """The paper's INR: a residual MLP for each part of the weights (section 3.3).
+    """The paper's INR: a residual MLP for each part of the weights.
 
     An output is K×K, K the largest kernel of the part; smaller kernels are cut out of its centre,
     linear weights and vectors are its mean. Weights are divided by C_in.

@@ -169,7 +169,7 @@ class Manifold(nn.Module):
     def draw(
         self, sizes: Sizes, samples: int | None = None, reporter: Reporter | None = None
     ) -> dict[str, Tensor]:
-        """The mean of K perturbed evaluations of the INR, for every tensor in scope (section 3.3).
+        """The mean of K perturbed evaluations of the INR, for every tensor in scope.
 
         Args:
             sizes: channels of each clique in scope.

@@ -1,4 +1,4 @@
-"""2.5-opt for shortest Hamiltonian paths, compiled (section 3.2; Bentley, 1992).
+"""2.5-opt for shortest Hamiltonian paths, compiled (Bentley, 1992).
 
 A dummy node at distance 0 from every other turns the path into a tour; it is the number ``n`` and
 has no row in the distance matrix. The local search tries 2-opt moves and the insertion of short

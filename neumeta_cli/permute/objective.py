@@ -1,4 +1,4 @@
-"""Total variation, and the distances that a channel order adds up (equations 5 to 8)."""
+"""Total variation, and the distances that a channel order adds up (equation 8)."""
 
 from collections.abc import Mapping
 

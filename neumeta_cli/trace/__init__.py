@@ -10,7 +10,7 @@ from neumeta_cli.trace.recorder import Refusal, meta_input, record
 
 
 def trace_model(model: nn.Module, input_size: Sequence[int]) -> Trace:
-    """Trace a network into its dependency graph (section 3.2 of the paper).
+    """Trace a network into its dependency graph (the paper: intra-model smoothness).
 
     No weights are allocated: the network is copied to the meta device.
 
