@@ -1,4 +1,4 @@
-"""Permuting channels so that weights vary smoothly along them (the paper: intra-model smoothness)."""
+"""Permuting channels so that weights vary smoothly along them (intra-model smoothness)."""
 
 import time
 from collections.abc import Mapping, Sequence
