@@ -149,7 +149,7 @@ def info(
 
 def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
     """The table of a sweep, from rows as dictionaries."""
-    columns = ["network", "width", "γ", "parameters", "MACs", "bytes", "top-1"]
+    columns = ["network", "width", "γ", "parameters", "MACs", "size (bytes)", "top-1"]
     cells = [
         [
             row["method"],

@@ -43,7 +43,7 @@ def plot_accuracy(
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.9)
     return _save(figure, path)
 
 
