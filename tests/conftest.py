@@ -1,6 +1,5 @@
 """What tests share: small real networks, weights files and data folders."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,7 +103,4 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 needs_shared = pytest.mark.skipif(
     not (SHARED / "checkpoints" / "cifar10_resnet20.pth").exists(),
     reason="the shared ResNet-20 checkpoint is not on this machine",
-)
-as_user = pytest.mark.skipif(
-    os.geteuid() == 0, reason="root may write anywhere, so read-only folders refuse nothing"
 )

@@ -105,7 +105,7 @@ def fit(
         say(
             f"fit: {cost['seconds']:.0f} s for {cost['epochs']} epochs, as long as "
             f"{cost['plain_epochs']:.1f} plain training epochs of the network "
-            f"({cost['plain_epoch_seconds']:.1f} s each)"
+            f"({cost['plain_epoch_seconds']:.2f} s each)"
         )
         say(f"stored: {document['stored_bytes']:,} bytes")
         say(f"run folder: {escape(str(folder))}")
