@@ -59,7 +59,7 @@ def test_the_main_job_from_recipe_to_small_network(neumeta, tmp_path: Path) -> N
     assert neumeta("export", "--width", "0.5", "-o", "small.pt", "-q").code == 0
     small = neumeta_cli.load("small.pt")
     assert sum(p.numel() for p in small.parameters()) == at["NeuMeta", 0.5]["parameters"]
-    measured = neumeta("eval", "small.pt", "--recipe", "digits_lenet", "-q", "--json", "-")
+    measured = neumeta("eval", "small.pt", "-q", "--json", "-")
     row = json.loads(measured.stdout)["rows"][0]
     assert (row["accuracy"], row["macs"]) == (at["NeuMeta", 0.5]["accuracy"], row["macs"])
     assert neumeta("info", "small.pt").code == 0

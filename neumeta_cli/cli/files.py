@@ -25,7 +25,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import CHECKPOINT, MANIFOLD, evaluate_network, sweep
 from neumeta_cli.export import describe, export_network, load
 from neumeta_cli.manifold import Manifold, load_manifold
-from neumeta_cli.recipe import DataSection, Recipe, load_recipe
+from neumeta_cli.recipe import DataSection, load_recipe
 from neumeta_cli.resize import measure_cost
 from neumeta_cli.tasks import load_task
 
@@ -64,7 +64,7 @@ def evaluate(
     if isinstance(loaded, Manifold):
         for width in chosen:
             loaded.sizes(width)  # refuses a bad width before any data is read
-        section = _data_section(data, recipe, loaded.provenance.recipe)
+        section = _data_section(data, recipe, loaded.provenance.recipe.get("data", {}))
         size = loaded.blueprint.input_size
         network = loaded.sample(1.0, samples=0)
         task = load_task(section, network, size, train=False, reporter=reporter)
@@ -72,7 +72,7 @@ def evaluate(
     else:
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
-        section = _data_section(data, recipe, {})
+        section = _data_section(data, recipe, document.get("data", {}))
         task = load_task(section, loaded, size, train=False, reporter=reporter)
         exported = document["kind"] == "network"
         method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
@@ -166,16 +166,16 @@ def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
 
 
 def _data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]) -> DataSection:
-    """How to read the data: the recipe named, else the manifold's own, else ImageNet's way."""
+    """How to read the data: the recipe named, else what the file recorded, else ImageNet's way."""
     if recipe is not None:
         section = load_recipe(recipe).data
     elif recorded:
-        section = Recipe(**recorded).data
+        section = DataSection(**recorded)
     else:
         section = DataSection()
-        if data is None:
-            raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
     if data is None:
+        if section.root is None and section.format != "digits":
+            raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
         return section
     return DataSection(**{**section.model_dump(), "root": data, "format": "image_folder"})
 

@@ -66,6 +66,7 @@ def export_network(
         **blueprint_to_json(manifold.blueprint),
         "width": width,
         "sizes": sizes,
+        "data": manifold.provenance.recipe.get("data", {}) | {"root": None},
         "provenance": {
             "checkpoint": manifold.provenance.checkpoint,
             "sha256": manifold.provenance.sha256,
