@@ -80,6 +80,11 @@ class InrSection(_Section):
         description="outputs are divided by C_in; checkpoint also sets each tensor's spread",
     )
 
+    @property
+    def frequencies_of_sizes(self) -> int:
+        """``size_frequencies``, or as many as ``frequencies`` where it is not given."""
+        return self.frequencies if self.size_frequencies is None else self.size_frequencies
+
 
 class NoiseSection(_Section):
     channels: float = Field(

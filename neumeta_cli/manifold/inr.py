@@ -90,11 +90,7 @@ class MlpField(Field):
     ) -> None:
         super().__init__()
         self.space, self.config = space, config
-        frequencies = config.frequencies
-        self.size_frequencies = (
-            frequencies if config.size_frequencies is None else config.size_frequencies
-        )
-        inputs = 2 * (3 * frequencies + 3 * self.size_frequencies)
+        inputs = 2 * (3 * config.frequencies + 3 * config.frequencies_of_sizes)
         self.register_buffer("spread", torch.stack([_spread(tensors[s.name]) for s in specs]))
         self.kernels: dict[str, tuple[int, int]] = {}
         for spec in specs:
@@ -125,8 +121,8 @@ class MlpField(Field):
     def _evaluate(self, network: nn.Module, points: Tensor) -> Tensor:
         def values(chunk: Tensor) -> Tensor:
             embedded = embed(chunk[:, :3], self.config.frequencies)
-            if self.size_frequencies:
-                sizes = embed(chunk[:, 3:], self.size_frequencies)
+            if self.config.frequencies_of_sizes:
+                sizes = embed(chunk[:, 3:], self.config.frequencies_of_sizes)
                 embedded = torch.cat([embedded, sizes], dim=1)
             return network(embedded).float()
 
@@ -203,9 +199,7 @@ class Axis(nn.Module):
         self.grid = nn.Parameter(grid.clone())
         self.space, self.config = space, config
         self.register_buffer("spread", _spread(grid))
-        sizes = config.size_frequencies
-        self.size_frequencies = config.frequencies if sizes is None else sizes
-        inputs = 2 * config.frequencies + 4 * self.size_frequencies
+        inputs = 2 * config.frequencies + 4 * config.frequencies_of_sizes
         self.correction = ResidualMLP(inputs, config.hidden, config.layers, grid.shape[1])
         nn.init.zeros_(self.correction.head.weight)
         nn.init.zeros_(self.correction.head.bias)
@@ -220,8 +214,8 @@ class Axis(nn.Module):
             at = at + noise.channels * noise.draw(channels, like=at)
             sizes = sizes + noise.sizes * noise.draw(1, 2, like=at)
         embedded = embed((at / channels)[:, None], self.config.frequencies)
-        if self.size_frequencies:
-            context = embed(sizes / self.space.largest, self.size_frequencies)
+        if self.config.frequencies_of_sizes:
+            context = embed(sizes / self.space.largest, self.config.frequencies_of_sizes)
             embedded = torch.cat([embedded, context.expand(channels, -1)], dim=1)
         correction = self.correction(embedded).float() * self.get_buffer("spread")
         return self._interpolate(at * (len(self.grid) / channels)) + correction
