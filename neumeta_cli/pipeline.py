@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -86,21 +85,6 @@ def permute_checkpoint(
     by_clique = {o.clique: o.order for o in orders}
     permuted = permute_tensors(model, checkpoint.weights.tensors, trace, by_clique)
     return checkpoint.weights.with_tensors(permuted), orders
-
-
-def invariance_error(
-    before: nn.Module, after: nn.Module, input_size: Sequence[int], seed: int = 0
-) -> float:
-    """Largest difference of the two networks' outputs over the largest output, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, *input_size, generator=generator, dtype=torch.float64)
-    with torch.no_grad():
-        one, two = before.double()(x), after.double()(x)
-    before.float()
-    after.float()
-    if not isinstance(one, Tensor):
-        raise NeumetaError("the network gives no single tensor to compare")
-    return float((one - two).abs().max() / one.abs().max().clamp(min=1e-300))
 
 
 def run_recipe(

@@ -165,6 +165,6 @@ def test_identical_channels_are_at_distance_zero() -> None:
     model[0].weight[2], model[0].bias[2] = model[0].weight[0], model[0].bias[0]
     model[2].weight[:, 2] = model[2].weight[:, 0]
     clique = trace_model(model, (3,)).cliques[0]
-    distances = channel_distances(clique, model.state_dict())
+    distances = channel_distances(clique.members, np.arange(4), model.state_dict())
     assert distances[0, 2] == 0
     assert distances[0, 1] > 0

@@ -22,8 +22,8 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import plot_graph, plot_permutation
-from neumeta_cli.permute import CliqueOrder
-from neumeta_cli.pipeline import invariance_error, permute_checkpoint, write_permuted
+from neumeta_cli.permute import CliqueOrder, invariance_error
+from neumeta_cli.pipeline import permute_checkpoint, write_permuted
 from neumeta_cli.resize import resizable
 from neumeta_cli.trace import Trace, trace_model
 

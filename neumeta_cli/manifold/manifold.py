@@ -25,8 +25,6 @@ from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     build_resized,
     calibrate,
-    channels_at,
-    check_width,
     drop_statistics,
     fold_batch_norm,
     foldable_pairs,
@@ -34,6 +32,7 @@ from neumeta_cli.resize import (
     resizable,
     resize_model,
     resized_shapes,
+    sizes_at,
 )
 from neumeta_cli.trace import Trace, trace_model
 
@@ -127,9 +126,8 @@ class Manifold(nn.Module):
             NeumetaError: the width is no positive, finite number.
 
         """
-        check_width(width)
-        cliques = {c.name: c for c in self.trace.cliques}
-        return {name: channels_at(cliques[name], width) for name in self.blueprint.scope}
+        sizes = sizes_at(self.trace, self.blueprint.scope, width)
+        return {name: sizes[name] for name in self.blueprint.scope}
 
     def targets(self, sizes: Sizes) -> list[Target]:
         """What is to be generated at these sizes."""

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.permute.invariance import invariance_error
 from neumeta_cli.permute.objective import channel_distances, path_length
 from neumeta_cli.permute.solvers import SOLVERS
 from neumeta_cli.reporting import Reporter, Silent
@@ -21,7 +22,7 @@ class CliqueOrder:
 
     Attributes:
         clique: name.
-        order: (channels,) the checkpoint's channel that comes to stand at each place.
+        order: (copies · channels,) the row of the clique that comes to stand at each place.
         before, after: total variation over all member weights, as stored and in this order.
         seconds: spent on distances and solving.
         members: how many (weight, dimension) pairs count.
@@ -67,18 +68,17 @@ def find_orders(
     for clique in trace.cliques:
         start = time.perf_counter()
         members = tuple(m for m in clique.members if m.weight in counted)
-        distances = channel_distances(replace(clique, members=members), tensors)
-        order = SOLVERS[solver](distances, seed)
-        found.append(
-            CliqueOrder(
-                clique.name,
-                order,
-                path_length(distances, np.arange(clique.channels)),
-                path_length(distances, order),
-                time.perf_counter() - start,
-                len(members),
-            )
-        )
+        orders, before, after = [], 0.0, 0.0
+        for copy in range(clique.copies):
+            rows = np.arange(copy * clique.channels, (copy + 1) * clique.channels)
+            distances = channel_distances(members, rows, tensors)
+            order = SOLVERS[solver](distances, seed)
+            orders.append(rows[order])
+            before += path_length(distances, np.arange(clique.channels))
+            after += path_length(distances, order)
+        seconds = time.perf_counter() - start
+        order = np.concatenate(orders)
+        found.append(CliqueOrder(clique.name, order, before, after, seconds, len(members)))
         reporter.advance(1, clique.name)
     reporter.finish()
     return found
@@ -144,6 +144,7 @@ __all__ = [
     "apply_orders",
     "channel_distances",
     "find_orders",
+    "invariance_error",
     "path_length",
     "permute_model",
     "permute_tensors",

@@ -1,17 +1,16 @@
 """Networks at other widths: shapes and attributes, batch-norm folding, cost."""
 
+from neumeta_cli.resize.adapt import resizable
 from neumeta_cli.resize.cost import Cost, measure_cost
 from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
 from neumeta_cli.resize.network import (
     build_resized,
-    channels_at,
-    check_width,
-    resizable,
     resize_model,
     resized_shapes,
 )
 from neumeta_cli.resize.norms import calibrate, drop_statistics, has_statistics
 from neumeta_cli.resize.select import select_channels
+from neumeta_cli.resize.sizes import channels_at, check_width, sizes_at
 
 __all__ = [
     "Cost",
@@ -28,4 +27,5 @@ __all__ = [
     "resize_model",
     "resized_shapes",
     "select_channels",
+    "sizes_at",
 ]

@@ -1,13 +1,12 @@
 """What a network costs to store and to run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from neumeta_cli.trace import meta_input, on_meta
+from neumeta_cli.trace import Inputs, meta_inputs, on_meta
 
 
 @dataclass(frozen=True)
@@ -19,16 +18,17 @@ class Cost:
     bytes: int
 
 
-def measure_cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
+def measure_cost(model: nn.Module, inputs: Inputs) -> Cost:
     """Count on meta tensors; nothing is computed.
 
     Args:
-        model: any network of one input.
-        input_size: (C, H, W).
+        model: any network.
+        inputs: the size of its input, (C, H, W), or example tensors.
 
     """
     with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
-        on_meta(model)(meta_input(model, input_size, batch=1))
+        args, kwargs = meta_inputs(model, inputs, batch=1)
+        on_meta(model)(*args, **kwargs)
     tensors = model.state_dict().values()
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),

@@ -1,44 +1,47 @@
 """A real module at given clique widths."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace import Clique, Trace, meta_input, on_meta
-
-
-def channels_at(clique: Clique, width: float) -> int:
-    """How many channels ``clique`` has at ``width`` (kept over full), one at least.
-
-    Raises:
-        NeumetaError: the width is no positive, finite number.
-
-    """
-    check_width(width)
-    return max(1, math.floor(width * clique.channels + 0.5))
-
-
-def check_width(width: float) -> None:
-    """Refuse a width that is no positive, finite number."""
-    if not math.isfinite(width) or width <= 0:
-        raise NeumetaError(
-            f"width {width:g} is not a positive number; 0.5 keeps half of the channels"
-        )
+from neumeta_cli.trace import Clique, Member, Patch, Trace, on_meta
 
 
 def resized_shapes(trace: Trace, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights when the cliques in ``sizes`` have that many channels."""
-    shapes = {name: list(shape) for name, shape in trace.shapes.items()}
-    for clique in trace.cliques:
-        change = sizes.get(clique.name, clique.channels) - clique.channels
-        for member in clique.members:
-            shapes[member.weight][member.dim] += change * member.repeat
-    return {name: tuple(shape) for name, shape in shapes.items()}
+    """Shapes of all weights when the cliques in ``sizes`` have that many channels.
+
+    Where a place lies in cliques of several kinds, such as a head and a place in the head, both
+    count.
+    """
+    return _scaled(trace.shapes, {c: c.members for c in trace.cliques}, sizes)
+
+
+def resized_constants(trace: Trace, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The same for buffers that no checkpoint holds."""
+    return _scaled(trace.constants, {c: c.constants for c in trace.cliques}, sizes)
+
+
+def _scaled(
+    shapes: Mapping[str, tuple[int, ...]],
+    members: Mapping[Clique, tuple[Member, ...]],
+    sizes: Mapping[str, int],
+) -> dict[str, tuple[int, ...]]:
+    shares: dict[tuple[str, int], np.ndarray] = {}
+    for clique, own in members.items():
+        ratio = sizes.get(clique.name, clique.channels) / clique.channels
+        if ratio == 1:
+            continue
+        for member in own:
+            key = (member.weight, member.dim)
+            share = shares.setdefault(key, np.ones(shapes[member.weight][member.dim]))
+            share[member.positions] *= ratio
+    new = {name: list(shape) for name, shape in shapes.items()}
+    for (name, dim), share in shares.items():
+        new[name][dim] = round(share.sum())
+    return {name: tuple(shape) for name, shape in new.items()}
 
 
 def resize_model(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> nn.Module:
@@ -46,7 +49,7 @@ def resize_model(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> nn
 
     Args:
         model: the traced network.
-        trace: its trace.
+        trace: its trace, as ``resizable`` gives it where modules keep sizes in attributes.
         sizes: clique name to channels; cliques left out keep theirs.
 
     Tables that the constructor computed and no state dict holds keep their values.
@@ -54,23 +57,67 @@ def resize_model(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> nn
     """
     small = on_meta(model)
     stored = model.state_dict()
+    constants = resized_constants(trace, sizes)
     for name, constant in model.named_buffers():
         if name not in stored:
             owner, _, key = name.rpartition(".")
-            small.get_submodule(owner)._buffers[key] = constant
+            shape = constants.get(name, tuple(constant.shape))
+            value = constant[tuple(slice(n) for n in shape)] if constant.dim() else constant
+            if any(n > m for n, m in zip(shape, constant.shape, strict=True)):
+                first = constant[
+                    tuple(
+                        slice(1 if n != m else None)
+                        for n, m in zip(shape, constant.shape, strict=True)
+                    )
+                ]
+                value = first.expand(shape).clone()  # all slices are equal
+            small.get_submodule(owner)._buffers[key] = value
     shapes = resized_shapes(trace, sizes)
+    canonical = {id(t): n for n, t in (*small.named_parameters(), *small.named_buffers())}
+    made: dict[str, nn.Parameter] = {}
     for name, module in small.named_modules():
         for key, tensor in (*module.named_parameters(recurse=False), *_buffers(module)):
-            shape = shapes.get(f"{name}.{key}" if name else key, tuple(tensor.shape))
+            first_name = canonical.get(id(tensor), f"{name}.{key}" if name else key)
+            shape = shapes.get(first_name, tuple(tensor.shape))
             if shape == tuple(tensor.shape):
                 continue
             empty = torch.empty(shape, dtype=tensor.dtype, device="meta")
             if isinstance(tensor, nn.Parameter):
-                setattr(module, key, nn.Parameter(empty, requires_grad=False))
+                shared = made.setdefault(first_name, nn.Parameter(empty, requires_grad=False))
+                setattr(module, key, shared)
             else:
                 module._buffers[key] = empty
         _refresh_attributes(module)
+    apply_patches(small, trace, sizes, shapes)
     return small
+
+
+def apply_patches(
+    small: nn.Module,
+    trace: Trace,
+    sizes: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
+    patches: Sequence[Patch] | None = None,
+) -> None:
+    """Set the whole numbers in modules that follow a clique's width."""
+    full = {c.name: c.channels for c in trace.cliques}
+    for patch in trace.patches if patches is None else patches:
+        if patch.clique:
+            old, new = full[patch.clique], sizes.get(patch.clique, full[patch.clique])
+        else:
+            old, new = trace.shapes[patch.weight][patch.dim], shapes[patch.weight][patch.dim]
+        module = small.get_submodule(patch.module)
+        set_number(module, patch.attribute, patch.place, patch.value * new // old)
+
+
+def set_number(module: nn.Module, attribute: str, place: int | None, value: int) -> None:
+    """Set an attribute, or one place of an attribute that is a tuple or list."""
+    if place is not None:
+        numbers = getattr(module, attribute)
+        changed = [value if i == place else n for i, n in enumerate(numbers)]
+        module.__dict__[attribute] = type(numbers)(changed)
+    else:
+        module.__dict__[attribute] = value
 
 
 def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -88,6 +135,10 @@ def build_resized(
     """
     small = resize_model(model, trace, sizes)
     state = dict(tensors)
+    first: dict[int, str] = {}
+    for name, shared in small.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(shared), name) != name:  # one tensor under two names
+            state[name] = state[first[id(shared)]]
     for name, like in small.state_dict().items():
         if name.endswith("num_batches_tracked"):  # which many files leave out
             state.setdefault(name, torch.zeros(like.shape, dtype=like.dtype))
@@ -95,38 +146,11 @@ def build_resized(
     return small.requires_grad_(False).eval()
 
 
-def resizable(model: nn.Module, trace: Trace, input_size: Sequence[int]) -> Trace:
-    """Mark as held the cliques at whose reduced size the network no longer runs.
-
-    Tries all cliques at half their size at once, and one by one if that fails.
-    """
-
-    def runs(cliques: Sequence[Clique]) -> str:
-        sizes = {c.name: channels_at(c, 0.5) for c in cliques}
-        small = on_meta(resize_model(model, trace, sizes))
-        try:
-            with torch.no_grad(), torch.device("meta"):
-                small(meta_input(small, input_size))
-        except Exception as error:  # whatever a user's forward raises
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
-        return ""
-
-    if not runs(trace.cliques):
-        return trace
-    cliques = tuple(
-        replace(c, held=f"its size is fixed in the forward pass: {why}")
-        if (why := runs([c]))
-        else c
-        for c in trace.cliques
-    )
-    return replace(trace, cliques=cliques)
-
-
 def _conv(module: Any) -> None:
     shape = module.weight.shape
     per_group, other = (shape[0], shape[1]) if module.transposed else (shape[1], shape[0])
     if module.groups > 1 and module.groups == module.in_channels:  # depthwise stays depthwise
-        module.groups = other
+        module.groups = other * module.groups // module.out_channels
     inputs, outputs = per_group * module.groups, other
     if module.transposed:
         inputs, outputs = per_group, other * module.groups
@@ -162,6 +186,7 @@ ATTRIBUTES: dict[type[nn.Module], Callable[[Any], None]] = {
     nn.Linear: _linear,
     nn.modules.batchnorm._BatchNorm: _batch_norm,
     nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _layer_norm,
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
 }

@@ -17,14 +17,14 @@ def select_channels(
     Args:
         tensors: weights by name; those outside the cliques named stay as they are.
         trace: of the network that they belong to.
-        kept: clique name to channel numbers; the channels keep their order.
+        kept: clique name to rows (of each copy equally many); the channels keep their order.
 
     """
     masks: dict[tuple[str, int], np.ndarray] = {}
     for clique in trace.cliques:
         if clique.name not in kept:
             continue
-        gone = np.setdiff1d(np.arange(clique.channels), kept[clique.name])
+        gone = np.setdiff1d(np.arange(clique.rows), kept[clique.name])
         for member in clique.members:
             size = tensors[member.weight].shape[member.dim]
             mask = masks.setdefault((member.weight, member.dim), np.ones(size, bool))

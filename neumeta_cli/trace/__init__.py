@@ -1,34 +1,37 @@
 """Tracing: which dimension of which weight is tied to which, from one run on meta tensors."""
 
 import copy
-from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from neumeta_cli.trace.cliques import Clique, Member, Trace, find_cliques
-from neumeta_cli.trace.recorder import Refusal, meta_input, record
+from neumeta_cli.trace.cliques import Clique, Member, Patch, Trace, find_cliques
+from neumeta_cli.trace.inputs import Inputs, meta_inputs, random_inputs
+from neumeta_cli.trace.recorder import Refusal, module_names, record
 
 
-def trace_model(model: nn.Module, input_size: Sequence[int]) -> Trace:
+def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
     """Trace a network into its dependency graph (the paper: intra-model smoothness).
 
     No weights are allocated: the network is copied to the meta device.
 
     Args:
-        model: any module whose forward takes one tensor.
-        input_size: shape of one input without the batch dimension.
+        model: any module.
+        inputs: the size of its input without the batch dimension, or example tensors.
 
     Raises:
-        NeumetaError: the network does not run on such an input.
+        NeumetaError: the network does not run on such inputs.
 
     """
-    recording = record(on_meta(model), input_size)
+    recording = record(on_meta(model), inputs, _uniform_constants(model))
+    cliques, equal = find_cliques(recording)
     return Trace(
         recording.graph,
-        find_cliques(recording),
+        cliques,
         recording.shapes,
         tuple(recording.refusals),
         tuple(recording.output_shapes),
+        recording.constant_shapes,
+        equal,
     )
 
 
@@ -43,4 +46,30 @@ def on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-__all__ = ["Clique", "Member", "Refusal", "Trace", "meta_input", "on_meta", "trace_model"]
+def _uniform_constants(model: nn.Module) -> dict[str, list[int]]:
+    """Buffers that no checkpoint holds, and the dimensions along which all slices are equal."""
+    stored = model.state_dict()
+    return {
+        name: [d for d in range(t.dim()) if t.shape[d] > 1 and _same_slices(t, d)]
+        for name, t in model.named_buffers()
+        if name not in stored and not t.is_meta
+    }
+
+
+def _same_slices(tensor: Tensor, dim: int) -> bool:
+    return bool((tensor == tensor.narrow(dim, 0, 1)).all())
+
+
+__all__ = [
+    "Clique",
+    "Inputs",
+    "Member",
+    "Patch",
+    "Refusal",
+    "Trace",
+    "meta_inputs",
+    "module_names",
+    "on_meta",
+    "random_inputs",
+    "trace_model",
+]

@@ -1,19 +1,23 @@
 """One run of a model on meta tensors, watched operator by operator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace.labels import Atoms, Label, Labels
-from neumeta_cli.trace.rules import RULES, RefusedError
+from neumeta_cli.trace import quick
+from neumeta_cli.trace.inputs import Inputs, describe, meta_inputs
+from neumeta_cli.trace.labels import Atoms, Labels
+from neumeta_cli.trace.rules import RULES, Call, RefusedError
+from neumeta_cli.trace.substitutes import Substitutes
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class Recording:
 
     Attributes:
         atoms: atoms and the ties between them.
-        weights: name to labels of every parameter and buffer that ran, in order of first use.
-        shapes: name to shape of the same tensors.
+        weights: name to the atoms along each dimension (None for size one) of every parameter and
+            buffer that ran, in order of first use.
+        constants: the same for buffers that the state dict lacks, where all slices are equal.
+        shapes, constant_shapes: name to shape of the tensors in both.
         graph: operators (integers) with ``op``, ``module``, ``shape``, ``weights``.
         refusals: operators without a rule that met labelled dimensions.
         output_shapes: shapes of the model's output tensors.
@@ -40,57 +46,55 @@ class Recording:
     """
 
     atoms: Atoms = field(default_factory=Atoms)
-    weights: dict[str, Labels] = field(default_factory=dict)
+    weights: dict[str, list[np.ndarray | None]] = field(default_factory=dict)
+    constants: dict[str, list[np.ndarray | None]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    constant_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     graph: nx.DiGraph = field(default_factory=nx.DiGraph)
     refusals: list[Refusal] = field(default_factory=list)
     output_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
 
-def record(model: nn.Module, input_size: Sequence[int], batch: int = 2) -> Recording:
+def record(
+    model: nn.Module, inputs: Inputs, uniform: Mapping[str, Sequence[int]] | None = None
+) -> Recording:
     """Run ``model``, whose tensors are on the meta device, and record ties and operators.
 
     Args:
         model: in evaluation mode; its weights are read by shape alone.
-        input_size: shape of one input without the batch dimension.
-        batch: size of the batch dimension.
+        inputs: what it takes.
+        uniform: names of buffers that the state dict lacks, and along which of their dimensions
+            all slices are equal.
 
     Raises:
-        NeumetaError: the model does not run on an input of this size.
+        NeumetaError: the model does not run on such inputs.
 
     """
-    recorder = _Recorder(model)
-    x = meta_input(model, input_size, batch)
+    recorder = _Recorder(model, uniform or {})
+    args, kwargs = meta_inputs(model, inputs)
     try:
-        names = _module_names(model, recorder.stack)
+        names = module_names(model, recorder.stack)
         # Tensors that a forward makes on its own come out on the meta device too.
-        with torch.no_grad(), torch.device("meta"), names, recorder:
-            output = model(x)
+        with torch.no_grad(), torch.device("meta"), Substitutes(), names, recorder:
+            output = model(*args, **kwargs)
     except NeumetaError:
         raise
     except Exception as error:
         where = recorder.stack[-1] if recorder.stack else ""
         raise NeumetaError(
-            f"the network does not run on an input of {'×'.join(map(str, input_size))}"
-            f"{f' (in {where})' if where else ''}: {str(error).splitlines()[0]}; "
+            f"the network does not run on an input of {describe(inputs)}"
+            f"{f' (in {where})' if where else ''}: {(str(error) or repr(error)).splitlines()[0]}; "
             "give the size with --input-size C,H,W"
         ) from error
     outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
     for tensor in outputs:
-        for label in recorder.labels(tensor):
-            recorder.result.atoms.fix(label)
+        recorder.result.atoms.fix_all(recorder.labels(tensor))
     recorder.result.output_shapes = [tuple(t.shape) for t in outputs]
     return recorder.result
 
 
-def meta_input(model: nn.Module, input_size: Sequence[int], batch: int = 2) -> Tensor:
-    """An input on the meta device in the dtype of the model's weights."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return torch.empty(batch, *input_size, dtype=dtype, device="meta")
-
-
 class _Recorder(TorchDispatchMode):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, uniform: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
         self.result = Recording()
         self.stack: list[str] = []
@@ -100,62 +104,67 @@ class _Recorder(TorchDispatchMode):
         )  # a shared one by its first name
         stored = model.state_dict()  # what a constructor computed is no weight and stays put
         self._names = {id(t): name for name, t in named if name in stored}
+        self._constants = {
+            id(t): (name, uniform[name]) for name, t in named if uniform.get(name) is not None
+        }
         self._labels: dict[int, Labels] = {}
         self._maker: dict[int, int] = {}  # tensor to the operator that made it
         self._alive: list[Tensor] = []  # an id stays one tensor's for the whole run
 
     def labels(self, tensor: Tensor) -> Labels:
         known = self._labels.get(id(tensor))
-        if known is None:
-            known = self._first_use(tensor)
-        return list(known)
+        return self._first_use(tensor) if known is None else known
 
     def _first_use(self, tensor: Tensor) -> Labels:
-        atoms, name = self.result.atoms, self._names.get(id(tensor))
-        made: Labels = [None] * tensor.dim()
-        if name is not None:
-            made = [atoms.fresh(n) if n > 1 else None for n in tensor.shape]
-            self.result.weights[name] = made
-            self.result.shapes[name] = tuple(tensor.shape)
+        atoms, shape = self.result.atoms, tuple(tensor.shape)
+        made = atoms.plain(shape)
+        if (name := self._names.get(id(tensor))) is not None:
+            made = atoms.labelled(shape)
+            self.result.weights[name] = _along(made)
+            self.result.shapes[name] = shape
+        elif (constant := self._constants.get(id(tensor))) is not None:
+            name, dims = constant
+            made = atoms.pin(atoms.labelled(shape), [d for d in range(len(shape)) if d not in dims])
+            self.result.constants[name] = _along(made)
+            self.result.constant_shapes[name] = shape
         self._set(tensor, made)
         return made
 
-    def _set(self, tensor: Tensor, labels: Sequence[Label]) -> None:
+    def _set(self, tensor: Tensor, labels: Labels) -> None:
         self._alive.append(tensor)
-        self._labels[id(tensor)] = list(labels)
+        self._labels[id(tensor)] = labels
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = quick.run(func, args, kwargs)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if inputs and outs:
-            self._apply(func, args, inputs, outs)
+        if outs:
+            self._apply(Call(self.result.atoms, func, args, kwargs, outs, self.labels), inputs)
         self._grow_graph(func, inputs, outs)
         return out
 
-    def _apply(
-        self, func: Any, args: Sequence[Any], inputs: Sequence[Tensor], outs: Sequence[Tensor]
-    ) -> None:
-        atoms, name = self.result.atoms, func.overloadpacket.__name__
-        before = [label for t in inputs for label in self.labels(t)]
+    def _apply(self, call: Call, inputs: Sequence[Tensor]) -> None:
+        atoms, name = call.atoms, call.func.overloadpacket.__name__
+        before = [self.labels(t) for t in inputs]
         try:
             if name not in RULES:
                 raise RefusedError("no rule for this operator")
-            made = RULES[name](atoms, self.labels, args, outs)
+            if name.endswith("_") and before[0].free and call.first._is_view():
+                raise RefusedError("writing into a view of an expanded tensor")
+            made = RULES[name](call)
         except RefusedError as refusal:
-            if any(label is not None for label in before):
+            if any(labels.groups for labels in before):
                 where = self.stack[-1] if self.stack else ""
                 self.result.refusals.append(Refusal(name, where, str(refusal)))
-            for label in before:
-                atoms.fix(label)
-            made = [[None] * t.dim() for t in outs]
-        for tensor, labels in zip(outs, made, strict=True):
+            for labels in before:
+                atoms.fix_all(labels)
+            made = [atoms.plain(t.shape) for t in call.outs]
+        for tensor, labels in zip(call.outs, made, strict=True):
             self._set(tensor, labels)
-            for label in labels:
-                atoms.seen(label)
+            atoms.seen(labels)
 
     def _grow_graph(self, func: Any, inputs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
         graph, node = self.result.graph, self.result.graph.number_of_nodes()
@@ -173,8 +182,14 @@ class _Recorder(TorchDispatchMode):
             self._maker[id(tensor)] = node
 
 
+def _along(labels: Labels) -> list[np.ndarray | None]:
+    """The atoms along each dimension of a tensor whose dimensions are labelled one by one."""
+    of = {g.factors: g.atoms for g in labels.groups}
+    return [of.get(d) for d in labels.dims]
+
+
 @contextmanager
-def _module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
+def module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
     """Keep the dotted name of the module that runs on top of ``stack``."""
     handles = []
 

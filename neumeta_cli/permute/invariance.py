@@ -1,0 +1,49 @@
+"""Whether two networks compute the same function."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from neumeta_cli.trace import Inputs, random_inputs
+
+
+def invariance_error(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int = 0) -> float:
+    """Largest difference of the two networks' outputs over the largest output, in float64.
+
+    Some networks compute a part in float32 whatever their weights are; here they do not.
+
+    Args:
+        before: a network; it is left as it is.
+        after: another, of the same inputs and outputs.
+        inputs: the size of the input, or examples; values are drawn at random.
+        seed: of the values.
+
+    """
+    results = []
+    for network in (before, after):
+        double = copy.deepcopy(network).double().eval()
+        args, kwargs = random_inputs(double, inputs, batch=1, seed=seed)
+        with torch.no_grad(), _NoRounding():
+            leaves = tree_leaves(double(*args, **kwargs))
+        results.append([t.double() for t in leaves if isinstance(t, Tensor)])
+    return max(
+        float((one - two).abs().max() / one.abs().max().clamp(min=1e-300))
+        for one, two in zip(*results, strict=True)
+    )
+
+
+class _NoRounding(TorchDispatchMode):
+    """Leaves out casts from float64 to lower precision."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        lower = kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16)
+        if func is torch.ops.aten._to_copy.default and lower and args[0].dtype == torch.float64:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)

@@ -1,0 +1,300 @@
+"""Which cliques can change width, and which numbers in modules follow: found by trying.
+
+A forward pass may read sizes from attributes (``self.head_dim``) or have them written out. The
+network is run on meta tensors with every clique at half its size. Where that fails, the whole
+numbers of the module at hand that equal a size that has changed are tried at the changed size, and
+one that lets the run get further is kept for all modules of the class. Where none does, the
+cliques around are held at full width.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from neumeta_cli.resize.network import (
+    apply_patches,
+    resize_model,
+    resized_shapes,
+    set_number,
+)
+from neumeta_cli.resize.sizes import sizes_at
+from neumeta_cli.trace import (
+    Clique,
+    Inputs,
+    Patch,
+    Trace,
+    meta_inputs,
+    module_names,
+    on_meta,
+    quick,
+)
+
+LEVELS = 4  # how far above the module that failed its numbers are looked for
+SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together
+TRIAL_WIDTH = 0.5
+TRIALS = 150  # runs after which cliques are held without looking for better
+
+
+def resizable(model: nn.Module, trace: Trace, inputs: Inputs) -> Trace:
+    """Find the cliques that cannot change width and the numbers that follow those that can.
+
+    Args:
+        model: the traced network.
+        trace: its trace.
+        inputs: as given to ``trace_model``.
+
+    Returns:
+        The trace with ``patches``, and a reason in ``held`` of cliques that keep their width.
+
+    """
+    search = _Search(on_meta(model), trace, inputs)
+    search.settle([c for c in trace.cliques if not c.order_only])
+    search.settle([c for c in trace.cliques if c.order_only and not search.carriers(c)])
+    cliques = []
+    for clique in trace.cliques:
+        reason = search.held.get(clique.name, "")
+        if clique.order_only and not reason and (inner := search.carriers(clique)):
+            reason = f"only its order changes: {', '.join(c.name for c in inner)} has the width"
+        cliques.append(replace(clique, held=reason))
+    return replace(trace, cliques=tuple(cliques), patches=tuple(search.patches))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How far a run got: operators that ran, the modules it was in, and why it ended."""
+
+    steps: int
+    stack: tuple[str, ...]
+    error: str
+
+    @property
+    def done(self) -> bool:
+        return not self.error
+
+    def beyond(self, other: "_Outcome") -> bool:
+        return self.done or self.steps > other.steps
+
+
+class _Search:
+    def __init__(self, model: nn.Module, trace: Trace, inputs: Inputs) -> None:
+        self.model, self.trace, self.inputs = model, trace, inputs
+        self.held: dict[str, str] = {}
+        self.patches: list[Patch] = []
+        self.runs = 0
+        self._rows_at: dict[str, set[int]] = {
+            name: set() for name in (*trace.shapes, *trace.constants)
+        }
+        for clique in trace.cliques:
+            for member in clique.members:
+                self._rows_at[member.weight].add(clique.rows)
+        self.active: dict[str, Clique] = {}  # cliques at half their size
+
+    def carriers(self, outer: Clique) -> list[Clique]:
+        """Cliques with a width of their own that lie across this one."""
+        places = {(m.weight, m.dim): set(m.positions.ravel().tolist()) for m in outer.members}
+        return [
+            c
+            for c in self.active.values()
+            if c is not outer
+            and any(
+                not places.get((m.weight, m.dim), set()).isdisjoint(m.positions.ravel().tolist())
+                for m in c.members
+            )
+        ]
+
+    def settle(self, cliques: Sequence[Clique]) -> None:
+        """Make these cliques resizable or hold them; those of before stay as they are."""
+        self.active |= {c.name: c for c in cliques}
+        fresh = {c.name for c in cliques}
+        while fresh:
+            small = self._build()
+            outcome = self._run(small)
+            if outcome.done:
+                return
+            if not self._repair(small, outcome):
+                fresh -= self._hold(fresh, outcome)
+
+    def _sizes(self) -> dict[str, int]:
+        return sizes_at(self.trace, self.active, TRIAL_WIDTH)
+
+    def _build(self) -> nn.Module:
+        self._shapes = resized_shapes(self.trace, self._sizes())
+        trace = replace(self.trace, patches=tuple(self.patches))
+        return resize_model(self.model, trace, self._sizes())
+
+    def _run(self, small: nn.Module) -> _Outcome:
+        self.runs += 1
+        counter, stack = _Counter(), list[str]()
+        args, kwargs = meta_inputs(small, self.inputs)
+        try:
+            with torch.no_grad(), torch.device("meta"), module_names(small, stack), counter:
+                output = small(*args, **kwargs)
+        except Exception as error:  # whatever a user's forward raises
+            said = str(error).strip().splitlines()
+            return _Outcome(counter.steps, tuple(stack), said[0] if said else repr(error))
+        shapes = tuple(tuple(t.shape) for t in tree_leaves(output) if isinstance(t, Tensor))
+        if shapes != self.trace.output_shapes:
+            return _Outcome(counter.steps, (), "the outputs have other shapes")
+        return _Outcome(counter.steps, (), "")
+
+    def _repair(self, small: nn.Module, outcome: _Outcome) -> bool:
+        """Find numbers in the modules at hand that must follow; True if one helps."""
+        for name in list(reversed(outcome.stack))[:LEVELS]:
+            proposals = self._proposals(small, name)
+            pairs = [
+                [p, q]
+                for p, q in combinations(proposals, 2)
+                if (p.attribute, p.place) != (q.attribute, q.place)
+            ]
+            first = {(p.attribute, p.place): p for p in reversed(proposals)}
+            together = [
+                [p for (own, _), p in first.items() if own == attribute]
+                for attribute in dict.fromkeys(p.attribute for p in proposals)
+            ]
+            several = [t for t in (*together, list(first.values())) if len(t) > 1]
+            for chosen in [[p] for p in proposals[:SINGLES]] + several + pairs[:PAIRS]:
+                if self.runs >= TRIALS:
+                    return False
+                patches = self._alike(small, chosen)
+                with self._applied(small, patches):
+                    if self._run(small).beyond(outcome):
+                        self.patches += patches
+                        return True
+        return False
+
+    def _proposals(self, small: nn.Module, name: str) -> list[Patch]:
+        """Numbers of a module that equal a size nearby that has changed."""
+        known = {(p.module, p.attribute, p.place) for p in self.patches}
+        module = small.get_submodule(name)
+        numbers = [n for n in _numbers(module) if (name, *n[:2]) not in known]
+        parts = name.split(".") if name else []
+        found: list[Patch] = []
+        for level in range(len(parts), max(-1, len(parts) - LEVELS), -1):
+            sources = self._sources(".".join(parts[:level]))
+            near = [
+                replace(source, module=name, attribute=attribute, place=place, value=value)
+                for attribute, place, value in numbers
+                for source in sources.get(value, ())
+            ]
+            told = {(p.attribute, p.place) for p in found}
+            found += [p for p in near if (p.attribute, p.place) not in told]
+        return found
+
+    def _sources(self, prefix: str) -> dict[int, list[Patch]]:
+        """Old size to what has it: changed dimensions of weights below a module, and cliques."""
+        found: dict[int, dict[tuple[str, str, int], Patch]] = {}
+
+        def add(value: int, patch: Patch) -> None:
+            found.setdefault(value, {})[(patch.clique, patch.weight, patch.dim)] = patch
+
+        for name, shape in self.trace.shapes.items():
+            if name.startswith(prefix):
+                for dim, (old, new) in enumerate(zip(shape, self._shapes[name], strict=True)):
+                    if old != new:
+                        add(old, Patch("", "", None, old, weight=name, dim=dim))
+        for clique in self.active.values():
+            for member in (*clique.members, *clique.constants):
+                if member.weight.startswith(prefix):
+                    patch = Patch("", "", None, 0, clique=clique.name)
+                    add(clique.channels, patch)
+                    add(member.positions.size, patch)
+                    add(clique.channels * member.repeat, patch)
+                    for rows in self._rows_at[member.weight]:
+                        if rows % clique.channels == 0:
+                            add(rows, patch)
+        return {value: list(patches.values()) for value, patches in found.items()}
+
+    def _alike(self, small: nn.Module, chosen: Sequence[Patch]) -> list[Patch]:
+        """The same patches for every module of the class where the same things are equal."""
+        found = []
+        for patch in chosen:
+            kind = type(small.get_submodule(patch.module))
+            found.append(patch)
+            for name, module in small.named_modules():
+                if type(module) is kind and name != patch.module:
+                    key = _pattern(patch)
+                    found += [p for p in self._proposals(small, name) if _pattern(p) == key][:1]
+        return found
+
+    @contextmanager
+    def _applied(self, small: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
+        apply_patches(small, self.trace, self._sizes(), self._shapes, patches)
+        try:
+            yield
+        finally:
+            for patch in reversed(patches):
+                module = small.get_submodule(patch.module)
+                set_number(module, patch.attribute, patch.place, patch.value)
+
+    def _hold(self, fresh: set[str], outcome: _Outcome) -> set[str]:
+        """Hold the cliques around the module that failed, as few as let the run get further."""
+        where = outcome.stack[-1] if outcome.stack else ""
+        groups: dict[str, list[str]] = {}
+        for name in reversed(("", *outcome.stack)):
+            around = {n for n in fresh if self._touches(self.active[n], name)}
+            if around:
+                for clique in sorted(
+                    around, key=lambda n: self.trace.parameters_in(self.active[n])
+                ):
+                    groups.setdefault(re.sub(r"\d+", "#", clique), []).append(clique)
+                break
+        reason = (
+            f"its size is fixed in the forward pass of {where or 'the network'}: {outcome.error}"
+        )
+        for group in groups.values() if self.runs < TRIALS else ():
+            alike = [n for n in fresh if re.sub(r"\d+", "#", n) == re.sub(r"\d+", "#", group[0])]
+            kept = {n: self.active.pop(n) for n in alike}
+            if self._run(self._build()).beyond(outcome):
+                self.held |= dict.fromkeys(kept, reason)
+                return set(kept)
+            self.active |= kept
+        alike = [n for n in fresh if re.sub(r"\d+", "#", n) in groups]
+        dropped = set(alike or fresh)
+        for name in dropped:
+            self.active.pop(name)
+        self.held |= dict.fromkeys(dropped, reason)
+        return dropped
+
+    def _touches(self, clique: Clique, prefix: str) -> bool:
+        start = f"{prefix}." if prefix else ""
+        return any(m.weight.startswith(start) for m in (*clique.members, *clique.constants))
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = quick.run(func, args, kwargs or {})
+        self.steps += 1
+        return out
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """Attributes that are whole numbers above one, and such numbers in tuples and lists."""
+    for attribute, value in vars(module).items():
+        if type(value) is int and value > 1:
+            yield attribute, None, value
+        elif isinstance(value, tuple | list):
+            for place, number in enumerate(value):
+                if type(number) is int and number > 1:
+                    yield attribute, place, number
+
+
+def _pattern(patch: Patch) -> tuple[Any, ...]:
+    """What patches of different modules have in common: names up to their numbers."""
+    weight, clique = (re.sub(r"\d+", "#", name) for name in (patch.weight, patch.clique))
+    return patch.attribute, patch.place, weight, patch.dim, clique

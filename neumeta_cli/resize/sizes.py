@@ -1,0 +1,89 @@
+"""How many channels each clique has at a width."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.trace import Clique, Trace
+
+SLACK = 0.1  # of its channels, by which a clique may miss its width for pieces to be equal
+
+
+def channels_at(clique: Clique, width: float) -> int:
+    """How many channels ``clique`` has at ``width`` (kept over full), one at least.
+
+    Raises:
+        NeumetaError: the width is no positive, finite number.
+
+    """
+    check_width(width)
+    return max(1, math.floor(width * clique.channels + 0.5))
+
+
+def check_width(width: float) -> None:
+    """Refuse a width that is no positive, finite number."""
+    if not math.isfinite(width) or width <= 0:
+        raise NeumetaError(
+            f"width {width:g} is not a positive number; 0.5 keeps half of the channels"
+        )
+
+
+def sizes_at(trace: Trace, names: Iterable[str], width: float) -> dict[str, int]:
+    """Channels of the cliques in ``names`` at ``width``.
+
+    Rounded, but where a forward pass cuts a tensor into equal pieces that consist of different
+    cliques (ShuffleNet), as close to that as leaves the pieces equal.
+
+    Raises:
+        NeumetaError: the width is no positive, finite number.
+
+    """
+    chosen = set(names)
+    cliques = [c for c in trace.cliques if c.name in chosen]
+    sizes = {c.name: channels_at(c, width) for c in cliques}
+    per_channel, rest = _equations(trace, cliques)
+    if np.allclose(per_channel @ [sizes[c.name] for c in cliques] + rest, 0):
+        return sizes
+    wanted = np.array([width * c.channels for c in cliques])
+    count = len(cliques)
+    # The least sum of distances from the wanted sizes: one more unknown for each distance.
+    equal = LinearConstraint(np.hstack([per_channel, np.zeros_like(per_channel)]), -rest, -rest)
+    above = LinearConstraint(np.hstack([np.eye(count), -np.eye(count)]), -np.inf, wanted)
+    below = LinearConstraint(np.hstack([np.eye(count), np.eye(count)]), wanted, np.inf)
+    slack = np.ceil([SLACK * c.channels for c in cliques])
+    lowest, highest = np.maximum(1, np.floor(wanted) - slack), np.ceil(wanted) + slack
+    found = milp(
+        np.r_[np.zeros(count), np.ones(count)],
+        integrality=np.r_[np.ones(count), np.zeros(count)],
+        bounds=Bounds(np.r_[lowest, np.zeros(count)], np.r_[highest, np.full(count, np.inf)]),
+        constraints=[equal, above, below],
+        options={"time_limit": 10},
+    )
+    if found.x is None:  # then the forward pass will say what is wrong
+        return sizes
+    return {c.name: round(n) for c, n in zip(cliques, found.x[:count], strict=True)}
+
+
+def _equations(trace: Trace, cliques: list[Clique]) -> tuple[np.ndarray, np.ndarray]:
+    """By how much a piece is longer than the next one.
+
+    Returns:
+        (equations, cliques) for each channel of a clique, and (equations,) for all the rest.
+
+    """
+    column = {c.name: i for i, c in enumerate(cliques)}
+    rows, rests = [np.zeros((0, len(cliques)))], [np.zeros(0)]
+    for pieces in trace.equal:
+        counts, rest = np.zeros((len(pieces), len(cliques))), np.zeros(len(pieces))
+        for number, piece in enumerate(pieces):
+            for name, places in piece.items():
+                if name in column:
+                    counts[number, column[name]] = places / cliques[column[name]].channels
+                else:
+                    rest[number] += places
+        rows.append(counts[:-1] - counts[1:])
+        rests.append(rest[:-1] - rest[1:])
+    return np.concatenate(rows), np.concatenate(rests)

@@ -1,0 +1,104 @@
+"""Shapes of the commonest operators, without PyTorch's own meta functions.
+
+Those are written in Python and take most of the time of a trace. What is not covered here, or is
+called in an unusual way, goes to them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+POINTWISE = frozenset(
+    [
+        "relu",
+        "silu",
+        "gelu",
+        "sigmoid",
+        "tanh",
+        "hardswish",
+        "hardsigmoid",
+        "leaky_relu",
+        "elu",
+        "mish",
+        "neg",
+        "exp",
+        "sqrt",
+        "rsqrt",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "clone",
+        "dropout",
+        "_softmax",
+        "_safe_softmax",
+    ]
+)
+PRODUCTS: dict[str, Callable[..., tuple[int, ...]]] = {
+    "mm": lambda a, b: (a.shape[0], b.shape[1]),
+    "addmm": lambda _, a, b: (a.shape[0], b.shape[1]),
+    "bmm": lambda a, b: (a.shape[0], a.shape[1], b.shape[2]),
+}
+REDUCED = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1)}  # operands whose sizes must meet
+
+
+def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of an ATen operator on meta tensors."""
+    name = func.overloadpacket.__name__
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    usual = tensors and not kwargs and all(_same(t, tensors[0]) for t in tensors)
+    if usual and isinstance(args[0], Tensor):
+        if name in POINTWISE:
+            shapes = {t.shape for t in tensors}
+            return _empty(shapes.pop() if len(shapes) == 1 else _broadcast(tensors), tensors[0])
+        if name in PRODUCTS:
+            a, b = (args[i] for i in REDUCED[name])
+            if a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]:
+                return _empty(PRODUCTS[name](*args), a)
+        if name == "convolution" and len(args) == 9 and not args[6]:
+            return _empty(_convolved(*args), tensors[0])
+        if name == "_native_batch_norm_legit_no_training":
+            return _empty(args[0].shape, args[0]), _empty((0,), args[0]), _empty((0,), args[0])
+    return func(*args, **kwargs)
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> tuple[int, ...]:
+    channels, made = weight.shape[1] * groups, weight.shape[0]
+    if x.shape[1] != channels or made % groups or x.dim() != weight.dim():
+        raise RuntimeError(
+            f"a convolution of {channels} to {made} channels in {groups} groups got {x.shape[1]}"
+        )
+    sizes = (
+        (n + 2 * _at(padding, i) - _at(dilation, i) * (k - 1) - 1) // _at(stride, i) + 1
+        for i, (n, k) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True))
+    )
+    return (x.shape[0], made, *sizes)
+
+
+def _at(numbers: Sequence[int], place: int) -> int:
+    return numbers[place] if len(numbers) > 1 else numbers[0]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.dtype.is_floating_point and a.is_meta
+
+
+def _broadcast(tensors: Sequence[Tensor]) -> torch.Size:
+    return torch.broadcast_shapes(*(t.shape for t in tensors))
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    made: Tensor = torch.ops.aten.empty.memory_format(shape, dtype=like.dtype, device=like.device)
+    return made
