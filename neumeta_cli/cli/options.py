@@ -8,6 +8,7 @@ import typer
 
 from neumeta_cli.cli.console import Settings
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.trace import BATCH, Inputs
 
 
 def _set_quiet(value: bool) -> bool:
@@ -43,7 +44,12 @@ ArchOption = Annotated[
     ),
 ]
 InputSizeOption = Annotated[
-    str | None, typer.Option(metavar="C,H,W", help="Input size, where it is not the usual one.")
+    list[str] | None,
+    typer.Option(
+        metavar="C,H,W",
+        help="Size of the input without the batch, where it is not the usual one; once for each "
+        "input of the network; for token numbers LENGTH:int64.",
+    ),
 ]
 DataOption = Annotated[
     str | None,
@@ -59,15 +65,26 @@ TrustCode = Annotated[
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 
 
-def parse_input_size(text: str | None) -> tuple[int, int, int] | None:
-    """``C,H,W`` as three positive numbers."""
-    if text is None:
+def parse_inputs(texts: list[str] | None) -> Inputs | None:
+    """``C,H,W`` as numbers; several, or one with a ``:dtype``, as example tensors."""
+    if not texts:
         return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
-        raise NeumetaError(f"--input-size {text}: give three positive numbers, such as 3,224,224")
-    channels, height, width = map(int, parts)
-    return channels, height, width
+    parsed = [_parse_input(text) for text in texts]
+    (size, dtype), *more = parsed
+    if not more and dtype is torch.float32:
+        return size
+    return tuple(torch.empty(BATCH, *size, dtype=dtype, device="meta") for size, dtype in parsed)
+
+
+def _parse_input(text: str) -> tuple[tuple[int, ...], torch.dtype]:
+    numbers, colon, kind = text.partition(":")
+    parts = numbers.split(",")
+    dtype = getattr(torch, kind, None) if colon else torch.float32
+    if not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        raise NeumetaError(f"--input-size {text}: give positive numbers, such as 3,224,224")
+    if not isinstance(dtype, torch.dtype):
+        raise NeumetaError(f"--input-size {text}: no such type {kind!r}; try 16:int64")
+    return tuple(map(int, parts)), dtype
 
 
 def parse_width(text: str) -> float:

@@ -18,14 +18,14 @@ from neumeta_cli.cli.options import (
     Json,
     Quiet,
     Seed,
-    parse_input_size,
+    parse_inputs,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import plot_graph, plot_permutation
 from neumeta_cli.permute import CliqueOrder, invariance_error
 from neumeta_cli.pipeline import permute_checkpoint, write_permuted
 from neumeta_cli.resize import resizable
-from neumeta_cli.trace import Trace, trace_model
+from neumeta_cli.trace import Clique, Trace, describe, trace_model
 
 SHOWN_MEMBERS = 4
 EXACT = 1e-9  # largest relative difference in float64 that is rounding
@@ -57,18 +57,19 @@ def trace(
 
     Example: neumeta trace resnet18.pth --plot graph.svg
     """
-    size = parse_input_size(input_size)
+    given = parse_inputs(input_size)
     if Path(target).exists() or Path(target).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        checkpoint = load_checkpoint(Path(target), arch, size, TerminalReporter())
+        checkpoint = load_checkpoint(Path(target), arch, reporter=TerminalReporter())
         tell_arch(checkpoint)
-        model, size, name = checkpoint.model, checkpoint.input_size, checkpoint.arch.name
+        model, name = checkpoint.model, checkpoint.arch.name
+        inputs = given or checkpoint.input_size
     else:
         found = resolve(arch or target)
-        model, size, name = found.build(), size or found.default_input_size(), found.name
-    traced = resizable(model, trace_model(model, size), size)
+        model, inputs, name = found.build("cpu"), given or found.default_input_size(), found.name
+    traced = resizable(model, trace_model(model, inputs), inputs)
     if plot is not None:
         plot_graph(traced, plot)
-    write_json(json, {"arch": name, "input_size": list(size), **traced.as_dict()})
+    write_json(json, {"arch": name, "input_size": describe(inputs), **traced.as_dict()})
     if json != "-":
         say(_tree(name, traced))
 
@@ -100,16 +101,17 @@ def permute(
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
-    loaded = load_checkpoint(checkpoint, arch, parse_input_size(input_size), TerminalReporter())
+    loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
     tell_arch(loaded)
-    traced = trace_model(loaded.model, loaded.input_size)
+    inputs = parse_inputs(input_size) or loaded.input_size
+    traced = trace_model(loaded.model, inputs)
     for refusal in traced.refusals:
         note(f"held: {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}")
     weights, orders = permute_checkpoint(loaded, traced, solver, seed, TerminalReporter())
     before = loaded.model
     after = copy.deepcopy(before)
     after.load_state_dict({n: t.float() for n, t in weights.tensors.items()}, strict=False)
-    error = invariance_error(before, after, loaded.input_size)
+    error = invariance_error(before, after, inputs)
     if not error < EXACT:
         raise NeumetaError(
             f"the permuted network computes something else (relative difference {error:.1e}); "
@@ -142,11 +144,10 @@ def _tree(name: str, traced: Trace) -> Tree:
         f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights"
     )
     for clique in traced.cliques:
-        held = f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
-        governed = f"{traced.parameters_in(clique):,}"
         branch = tree.add(
-            f"[cyan]{escape(clique.name)}[/cyan]  {clique.channels} channels, "
-            f"{len(clique.members)} members, governs {governed} weights{held}"
+            f"[cyan]{escape(clique.name)}[/cyan]  {_channels(clique)} channels, "
+            f"{len(clique.members)} members, governs {traced.parameters_in(clique):,} weights"
+            f"{_held(clique)}"
         )
         for member in clique.members[:SHOWN_MEMBERS]:
             branch.add(escape(str(member)), style="dim")
@@ -155,7 +156,21 @@ def _tree(name: str, traced: Trace) -> Tree:
     for refusal in traced.refusals:
         where = refusal.module or "the network"
         tree.add(f"[red]fixed by {refusal.op} in {escape(where)}: {escape(refusal.reason)}[/red]")
+    follows = sorted({p.attribute for p in traced.patches})
+    if follows:
+        names = escape(", ".join(follows))
+        tree.add(f"{len(traced.patches)} numbers in modules follow the widths: {names}")
     return tree
+
+
+def _channels(clique: Clique) -> str:
+    return f"{clique.copies}×{clique.channels}" if clique.copies > 1 else str(clique.channels)
+
+
+def _held(clique: Clique) -> str:
+    if clique.order_only and clique.held.startswith("only"):
+        return f" [yellow]{escape(clique.held)}[/yellow]"
+    return f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
 
 
 def _order_table(orders: list[CliqueOrder]) -> object:

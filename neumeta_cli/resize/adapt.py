@@ -40,7 +40,8 @@ from neumeta_cli.trace import (
 LEVELS = 4  # how far above the module that failed its numbers are looked for
 SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together
 TRIAL_WIDTH = 0.5
-TRIALS = 150  # runs after which cliques are held without looking for better
+SKEW = 0.06
+TRIALS = 100  # runs after which cliques are held without looking for better
 
 
 def resizable(model: nn.Module, trace: Trace, inputs: Inputs) -> Trace:
@@ -55,9 +56,14 @@ def resizable(model: nn.Module, trace: Trace, inputs: Inputs) -> Trace:
         The trace with ``patches``, and a reason in ``held`` of cliques that keep their width.
 
     """
-    search = _Search(on_meta(model), trace, inputs)
-    search.settle([c for c in trace.cliques if not c.order_only])
-    search.settle([c for c in trace.cliques if c.order_only and not search.carriers(c)])
+    base = on_meta(model)
+    # Widths that differ tell whose size a number is; some networks want them alike.
+    search = _Search(base, replace(trace, alike=()), inputs, SKEW)
+    search.settle_all()
+    if search.held:
+        alike = _Search(base, trace, inputs, 0)
+        alike.settle_all()
+        search = min(search, alike, key=lambda s: s.parameters_held())
     cliques = []
     for clique in trace.cliques:
         reason = search.held.get(clique.name, "")
@@ -84,8 +90,11 @@ class _Outcome:
 
 
 class _Search:
-    def __init__(self, model: nn.Module, trace: Trace, inputs: Inputs) -> None:
+    def __init__(self, model: nn.Module, trace: Trace, inputs: Inputs, skew: float) -> None:
         self.model, self.trace, self.inputs = model, trace, inputs
+        self.widths = {
+            c.name: TRIAL_WIDTH + skew * (n % 3 - 1) for n, c in enumerate(trace.cliques)
+        }
         self.held: dict[str, str] = {}
         self.patches: list[Patch] = []
         self.runs = 0
@@ -110,6 +119,15 @@ class _Search:
             )
         ]
 
+    def settle_all(self) -> None:
+        """Settle every clique: those that carry a width, then what none of them carries."""
+        self.settle([c for c in self.trace.cliques if not c.order_only])
+        self.settle([c for c in self.trace.cliques if c.order_only and not self.carriers(c)])
+
+    def parameters_held(self) -> int:
+        """How many weights the cliques that are held govern."""
+        return sum(self.trace.parameters_in(c) for c in self.trace.cliques if c.name in self.held)
+
     def settle(self, cliques: Sequence[Clique]) -> None:
         """Make these cliques resizable or hold them; those of before stay as they are."""
         self.active |= {c.name: c for c in cliques}
@@ -123,7 +141,7 @@ class _Search:
                 fresh -= self._hold(fresh, outcome)
 
     def _sizes(self) -> dict[str, int]:
-        return sizes_at(self.trace, self.active, TRIAL_WIDTH)
+        return sizes_at(self.trace, self.active, self.widths)
 
     def _build(self) -> nn.Module:
         self._shapes = resized_shapes(self.trace, self._sizes())
@@ -220,9 +238,16 @@ class _Search:
             found.append(patch)
             for name, module in small.named_modules():
                 if type(module) is kind and name != patch.module:
-                    key = _pattern(patch)
-                    found += [p for p in self._proposals(small, name) if _pattern(p) == key][:1]
+                    key = self._pattern(patch)
+                    near = self._proposals(small, name)
+                    found += [p for p in near if self._pattern(p) == key][:1]
         return found
+
+    def _pattern(self, patch: Patch) -> tuple[Any, ...]:
+        """What patches of different modules have in common: names up to their numbers."""
+        weight, clique = (re.sub(r"\d+", "#", name) for name in (patch.weight, patch.clique))
+        times = patch.value / self.active[patch.clique].channels if patch.clique else 1.0
+        return patch.attribute, patch.place, weight, patch.dim, clique, times
 
     @contextmanager
     def _applied(self, small: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
@@ -292,9 +317,3 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
             for place, number in enumerate(value):
                 if type(number) is int and number > 1:
                     yield attribute, place, number
-
-
-def _pattern(patch: Patch) -> tuple[Any, ...]:
-    """What patches of different modules have in common: names up to their numbers."""
-    weight, clique = (re.sub(r"\d+", "#", name) for name in (patch.weight, patch.clique))
-    return patch.attribute, patch.place, weight, patch.dim, clique

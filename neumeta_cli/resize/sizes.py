@@ -1,7 +1,7 @@
 """How many channels each clique has at a width."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -31,8 +31,10 @@ def check_width(width: float) -> None:
         )
 
 
-def sizes_at(trace: Trace, names: Iterable[str], width: float) -> dict[str, int]:
-    """Channels of the cliques in ``names`` at ``width``.
+def sizes_at(
+    trace: Trace, names: Iterable[str], width: float | Mapping[str, float]
+) -> dict[str, int]:
+    """Channels of the cliques in ``names`` at ``width``, or at a width for each.
 
     Rounded, but where a forward pass cuts a tensor into equal pieces that consist of different
     cliques (ShuffleNet), as close to that as leaves the pieces equal.
@@ -43,11 +45,12 @@ def sizes_at(trace: Trace, names: Iterable[str], width: float) -> dict[str, int]
     """
     chosen = set(names)
     cliques = [c for c in trace.cliques if c.name in chosen]
-    sizes = {c.name: channels_at(c, width) for c in cliques}
+    widths = [width if isinstance(width, int | float) else width[c.name] for c in cliques]
+    sizes = {c.name: channels_at(c, w) for c, w in zip(cliques, widths, strict=True)}
     per_channel, rest = _equations(trace, cliques)
     if np.allclose(per_channel @ [sizes[c.name] for c in cliques] + rest, 0):
         return sizes
-    wanted = np.array([width * c.channels for c in cliques])
+    wanted = np.array([w * c.channels for c, w in zip(cliques, widths, strict=True)])
     count = len(cliques)
     # The least sum of distances from the wanted sizes: one more unknown for each distance.
     equal = LinearConstraint(np.hstack([per_channel, np.zeros_like(per_channel)]), -rest, -rest)
@@ -76,7 +79,7 @@ def _equations(trace: Trace, cliques: list[Clique]) -> tuple[np.ndarray, np.ndar
     """
     column = {c.name: i for i, c in enumerate(cliques)}
     rows, rests = [np.zeros((0, len(cliques)))], [np.zeros(0)]
-    for pieces in trace.equal:
+    for pieces in (*trace.equal, *trace.alike):
         counts, rest = np.zeros((len(pieces), len(cliques))), np.zeros(len(pieces))
         for number, piece in enumerate(pieces):
             for name, places in piece.items():

@@ -4,8 +4,15 @@ import copy
 
 from torch import Tensor, nn
 
-from neumeta_cli.trace.cliques import Clique, Member, Patch, Trace, find_cliques
-from neumeta_cli.trace.inputs import Inputs, meta_inputs, random_inputs
+from neumeta_cli.trace.cliques import (
+    Clique,
+    Member,
+    Patch,
+    Trace,
+    find_cliques,
+    flat_and_parted,
+)
+from neumeta_cli.trace.inputs import BATCH, Inputs, describe, meta_inputs, random_inputs
 from neumeta_cli.trace.recorder import Refusal, module_names, record
 
 
@@ -32,6 +39,7 @@ def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
         tuple(recording.output_shapes),
         recording.constant_shapes,
         equal,
+        flat_and_parted(cliques),
     )
 
 
@@ -61,12 +69,14 @@ def _same_slices(tensor: Tensor, dim: int) -> bool:
 
 
 __all__ = [
+    "BATCH",
     "Clique",
     "Inputs",
     "Member",
     "Patch",
     "Refusal",
     "Trace",
+    "describe",
     "meta_inputs",
     "module_names",
     "on_meta",

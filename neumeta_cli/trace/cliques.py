@@ -1,6 +1,6 @@
 """Cliques: the (weight, dimension) pairs that must share one channel order."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -10,6 +10,9 @@ import numpy as np
 
 from neumeta_cli.trace.recorder import Recording, Refusal
 from neumeta_cli.trace.structure import Orbit, Structure
+
+Pieces = tuple[tuple[Mapping[str, int], ...], ...]
+"""Sets of pieces that are equally long; for each the places in each clique."""
 
 FEW = 4  # channels below which a block's own number rather than theirs is the width
 
@@ -126,6 +129,7 @@ class Trace:
         constants: name to shape of the buffers that ``Clique.constants`` speaks of.
         equal: sets of pieces, as of a chunked tensor, that must stay equally long; for each piece
             how many of its places lie in each clique, and under "" how many in none.
+        alike: the same for what often has to be, as a stream and the heads that it is divided by.
         patches: what else follows the width of a clique.
 
     """
@@ -136,7 +140,8 @@ class Trace:
     refusals: tuple[Refusal, ...]
     output_shapes: tuple[tuple[int, ...], ...]
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    equal: tuple[tuple[Mapping[str, int], ...], ...] = ()
+    equal: Pieces = ()
+    alike: Pieces = ()
     patches: tuple[Patch, ...] = ()
 
     def parameters_in(self, clique: Clique) -> int:
@@ -157,13 +162,14 @@ class Trace:
             "refusals": [vars(r) for r in self.refusals],
             "operators": self.graph.number_of_nodes(),
             "share_governed": self.share_governed(),
+            "patches": [vars(p) for p in self.patches],
             "weights": {name: list(shape) for name, shape in self.shapes.items()},
         }
 
 
 def find_cliques(
     recording: Recording,
-) -> tuple[tuple[Clique, ...], tuple[tuple[Mapping[str, int], ...], ...]]:
+) -> tuple[tuple[Clique, ...], Pieces]:
     """List where each set of exchangeable channels stands in the weights.
 
     Returns:
@@ -211,10 +217,10 @@ def find_cliques(
             )
         )
     pieces = [owner[structure.channel[array]] for array in recording.atoms.equal]
-    return tuple(cliques), (*_equal(pieces, cliques), *_flat_and_parted(cliques))
+    return tuple(cliques), _equal(pieces, cliques)
 
 
-def _flat_and_parted(cliques: Sequence[Clique]) -> Iterator[tuple[Mapping[str, int], ...]]:
+def flat_and_parted(cliques: Sequence[Clique]) -> Pieces:
     """Cliques of several times as many channels as the copies of another in the same weight.
 
     A stream of 192 channels and 3 heads of 64: what is computed as "channels over heads" from the
@@ -234,12 +240,10 @@ def _flat_and_parted(cliques: Sequence[Clique]) -> Iterator[tuple[Mapping[str, i
         and flat.channels % parted.channels == 0
         and not (flat.order_only or parted.order_only)
     }
-    yield from found.values()
+    return tuple(found.values())
 
 
-def _equal(
-    found: Sequence[np.ndarray], cliques: Sequence[Clique]
-) -> tuple[tuple[Mapping[str, int], ...], ...]:
+def _equal(found: Sequence[np.ndarray], cliques: Sequence[Clique]) -> Pieces:
     """What pieces of a tensor consist of, where they do not all consist of the same."""
     sets = set()
     for owners in found:

@@ -50,17 +50,26 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     tensors = [a for a in args if isinstance(a, Tensor)]
     usual = tensors and not kwargs and all(_same(t, tensors[0]) for t in tensors)
     if usual and isinstance(args[0], Tensor):
-        if name in POINTWISE:
-            shapes = {t.shape for t in tensors}
-            return _empty(shapes.pop() if len(shapes) == 1 else _broadcast(tensors), tensors[0])
+        if name.rstrip("_") in POINTWISE or name in POINTWISE:
+            shape = _broadcast(tensors)
+            if not name.endswith("_"):
+                return _empty(shape, tensors[0])
+            if shape == args[0].shape:
+                return args[0]
         if name in PRODUCTS:
             a, b = (args[i] for i in REDUCED[name])
             if a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]:
                 return _empty(PRODUCTS[name](*args), a)
         if name == "convolution" and len(args) == 9 and not args[6]:
             return _empty(_convolved(*args), tensors[0])
-        if name == "_native_batch_norm_legit_no_training":
+        if name == "_native_batch_norm_legit_no_training" or (
+            name == "native_batch_norm" and not args[5]
+        ):
             return _empty(args[0].shape, args[0]), _empty((0,), args[0]), _empty((0,), args[0])
+        if name == "native_layer_norm":
+            lead = args[0].dim() - len(args[1])
+            statistics = (*args[0].shape[:lead], *(1 for _ in args[1]))
+            return tuple(_empty(s, args[0]) for s in (args[0].shape, statistics, statistics))
     return func(*args, **kwargs)
 
 
@@ -96,6 +105,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _broadcast(tensors: Sequence[Tensor]) -> torch.Size:
+    first = tensors[0].shape
+    if all(t.shape == first for t in tensors):
+        return first
     return torch.broadcast_shapes(*(t.shape for t in tensors))
 
 

@@ -12,6 +12,8 @@ beside it, if installed (``pip install torch-pruning``).
 import argparse
 import gc
 import json
+import multiprocessing
+import resource
 import statistics
 import sys
 import tempfile
@@ -59,6 +61,7 @@ lraspp_mobilenet_v3_large
 MODELS = [f"timm/{n}" for n in TIMM.split()] + [f"torchvision/{n}" for n in TORCHVISION.split()]
 EXACT = 1e-9
 SMALL = 0.4  # of the parameters
+PEER_SECONDS, PEER_BYTES = 30, 14 * 2**30
 
 
 def measure(name: str, peer: bool) -> dict[str, Any]:
@@ -69,7 +72,6 @@ def measure(name: str, peer: bool) -> dict[str, Any]:
     model = randomise(arch.build("cpu"))
     size = arch.default_input_size()
     row["parameters"] = sum(p.numel() for p in model.parameters())
-    trace_model(torch.nn.Linear(2, 2), (2,))  # what the first trace of a process loads
     try:
         start = time.perf_counter()
         trace = trace_model(model, size)
@@ -97,18 +99,39 @@ def measure(name: str, peer: bool) -> dict[str, Any]:
 
 
 def measure_peer(model: torch.nn.Module, size: tuple[int, ...]) -> dict[str, Any]:
-    """Torch-Pruning: seconds for its graph and all its groups, or why it has none."""
+    """Torch-Pruning: seconds for its graph and all its groups, or why it has none.
+
+    In a process of its own with a limit on memory and time: some networks exhaust both.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_run_peer, args=(model, size, sender))
+    child.start()
+    told = receiver.poll(PEER_SECONDS)
+    result: dict[str, Any] = {"peer_error": f"no answer within {PEER_SECONDS} s"}
+    if told:
+        try:
+            result = receiver.recv()
+        except EOFError:
+            result = {"peer_error": "the process died"}
+    child.kill()
+    child.join()
+    return result
+
+
+def _run_peer(model: torch.nn.Module, size: tuple[int, ...], sender: Any) -> None:
     import torch_pruning
 
+    resource.setrlimit(resource.RLIMIT_AS, (PEER_BYTES, PEER_BYTES))
     example = torch.randn(1, *size)
     model.requires_grad_(True)  # its graph is that of autograd
     try:
         start = time.perf_counter()
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
         groups = len(list(graph.get_all_groups()))
-        return {"peer_seconds": time.perf_counter() - start, "peer_groups": groups}
-    except Exception as error:
-        return {"peer_error": repr(error)[:200]}
+        sender.send({"peer_seconds": time.perf_counter() - start, "peer_groups": groups})
+    except BaseException as error:
+        sender.send({"peer_error": repr(error)[:200]})
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -142,6 +165,7 @@ def resized(row: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", default="*", help="pattern of model names")
+    parser.add_argument("--skip", default="", help="pattern of names to leave out")
     parser.add_argument("--part", default="1/1", help="i/n: every n-th model from the i-th on")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -154,7 +178,10 @@ def main() -> None:
             rows += json.loads(path.read_text())["rows"]
         rows.sort(key=lambda r: MODELS.index(r["model"]))
     else:
-        chosen = [n for n in MODELS if fnmatch(n, options.only)][first - 1 :: step]
+        chosen = [n for n in MODELS if fnmatch(n, options.only) and not fnmatch(n, options.skip)][
+            first - 1 :: step
+        ]
+        measure("timm/test_vit", not options.no_peer)  # what first calls load is no model's time
         for name in chosen:
             print(name, file=sys.stderr, flush=True)
             rows.append(measure(name, not options.no_peer))
