@@ -308,3 +308,20 @@ def test_debug_shows_the_traceback(neumeta) -> None:
     result = neumeta("permute", "none.pth", "--debug")
     assert result.code == 1
     assert "Traceback" in result.stderr
+
+
+def test_trace_takes_users_own_networks_with_several_inputs_or_tokens(neumeta) -> None:
+    result = neumeta(
+        "trace", "test_structures:Transformer", "--input-size", "16:int64", "--json", "-"
+    )
+    assert result.code == 0
+    document = json.loads(result.stdout)
+    assert document["share_governed"] > 0.9
+    assert {p["attribute"] for p in document["patches"]} == {"heads", "shared"}
+    sizes = ["--input-size", "5", "--input-size", "5"]
+    result = neumeta("trace", "test_structures:TwoBranches", *sizes)
+    assert result.code == 0
+    assert "encoder.2" in result.stdout
+    result = neumeta("trace", "test_structures:Transformer", "--input-size", "16:int99")
+    assert result.code == 1
+    assert "no such type 'int99'" in result.stderr

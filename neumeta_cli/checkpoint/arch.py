@@ -48,7 +48,8 @@ class Arch:
         if library == "zoo":
             return ZOO[name].input_size
         if library == "timm":
-            size = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+            config = timm.get_pretrained_cfg(name, allow_unregistered=True)  # old names have none
+            size = config.input_size if config else (3, 224, 224)
             return (channels, *size[1:])
         if library == "torchvision":
             crop = _tv_crop_size(name)

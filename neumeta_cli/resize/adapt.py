@@ -8,12 +8,13 @@ cliques around are held at full width.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -108,21 +109,20 @@ class _Search:
 
     def carriers(self, outer: Clique) -> list[Clique]:
         """Cliques with a width of their own that lie across this one."""
-        places = {(m.weight, m.dim): set(m.positions.ravel().tolist()) for m in outer.members}
-        return [
-            c
-            for c in self.active.values()
-            if c is not outer
-            and any(
-                not places.get((m.weight, m.dim), set()).isdisjoint(m.positions.ravel().tolist())
-                for m in c.members
-            )
-        ]
+        return _across(outer, self.active.values())
 
     def settle_all(self) -> None:
         """Settle every clique: those that carry a width, then what none of them carries."""
         self.settle([c for c in self.trace.cliques if not c.order_only])
-        self.settle([c for c in self.trace.cliques if c.order_only and not self.carriers(c)])
+        rest = [c for c in self.trace.cliques if c.order_only]
+        rest.sort(key=lambda c: -c.members[0].repeat)  # what lies across others first
+        while rest := [c for c in rest if c.name not in self.held and not self.carriers(c)]:
+            chosen: list[Clique] = []
+            for clique in rest:
+                if not _across(clique, chosen):
+                    chosen.append(clique)
+            self.settle(chosen)
+            rest = [c for c in rest if c not in chosen]
 
     def parameters_held(self) -> int:
         """How many weights the cliques that are held govern."""
@@ -291,6 +291,19 @@ class _Search:
     def _touches(self, clique: Clique, prefix: str) -> bool:
         start = f"{prefix}." if prefix else ""
         return any(m.weight.startswith(start) for m in (*clique.members, *clique.constants))
+
+
+def _across(clique: Clique, others: Iterable[Clique]) -> list[Clique]:
+    """Which of the others stand in places of this one."""
+    places = {(m.weight, m.dim): m.positions for m in clique.members}
+
+    def meets(other: Clique) -> bool:
+        return any(
+            (m.weight, m.dim) in places and np.isin(m.positions, places[m.weight, m.dim]).any()
+            for m in other.members
+        )
+
+    return [c for c in others if c is not clique and meets(c)]
 
 
 class _Counter(TorchDispatchMode):

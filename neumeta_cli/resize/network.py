@@ -135,15 +135,23 @@ def build_resized(
     """
     small = resize_model(model, trace, sizes)
     state = dict(tensors)
-    first: dict[int, str] = {}
-    for name, shared in small.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(shared), name) != name:  # one tensor under two names
-            state[name] = state[first[id(shared)]]
+    shared = _other_names(small)
+    state |= {name: state[first] for name, first in shared.items()}
     for name, like in small.state_dict().items():
         if name.endswith("num_batches_tracked"):  # which many files leave out
             state.setdefault(name, torch.zeros(like.shape, dtype=like.dtype))
     small.load_state_dict(state, assign=True)
+    for name, first in shared.items():
+        owner, _, key = name.rpartition(".")
+        setattr(small.get_submodule(owner), key, small.get_parameter(first))
     return small.requires_grad_(False).eval()
+
+
+def _other_names(module: nn.Module) -> dict[str, str]:
+    """Further names of parameters that have several, to the first."""
+    first: dict[int, str] = {}
+    named = module.named_parameters(remove_duplicate=False)
+    return {n: first[id(p)] for n, p in named if first.setdefault(id(p), n) != n}
 
 
 def _conv(module: Any) -> None:

@@ -68,11 +68,11 @@ def measure(name: str, peer: bool) -> dict[str, Any]:
     """All figures of one model; what fails is said in ``errors``."""
     torch.manual_seed(0)
     row: dict[str, Any] = {"model": name, "errors": {}}
-    arch = resolve(name)
-    model = randomise(arch.build("cpu"))
-    size = arch.default_input_size()
-    row["parameters"] = sum(p.numel() for p in model.parameters())
     try:
+        arch = resolve(name)
+        model = randomise(arch.build("cpu"))
+        size = arch.default_input_size()
+        row["parameters"] = sum(p.numel() for p in model.parameters())
         start = time.perf_counter()
         trace = trace_model(model, size)
         row["trace_seconds"] = time.perf_counter() - start
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--skip", default="", help="pattern of names to leave out")
     parser.add_argument("--part", default="1/1", help="i/n: every n-th model from the i-th on")
     parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="an unfinished table is gone on with")
     parser.add_argument("--merge", type=Path, nargs="*", help="tables to join; measures nothing")
     options = parser.parse_args()
     first, step = map(int, options.part.split("/"))
@@ -182,7 +182,9 @@ def main() -> None:
             first - 1 :: step
         ]
         measure("timm/test_vit", not options.no_peer)  # what first calls load is no model's time
-        for name in chosen:
+        if options.json and options.json.exists():  # go on where it was stopped
+            rows = json.loads(options.json.read_text())["rows"]
+        for name in [n for n in chosen if n not in {r["model"] for r in rows}]:
             print(name, file=sys.stderr, flush=True)
             rows.append(measure(name, not options.no_peer))
             gc.collect()
