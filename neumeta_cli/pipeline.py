@@ -16,6 +16,7 @@ from neumeta_cli.checkpoint import (
     Weights,
     file_hash,
     load_checkpoint,
+    put_tensors,
     resolve,
     write_text,
     write_weights,
@@ -123,7 +124,7 @@ def run_recipe(
     )
     write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
     model = checkpoint.model
-    model.load_state_dict({n: t.float() for n, t in permuted.tensors.items()}, strict=False)
+    put_tensors(model, {n: t.float() for n, t in permuted.tensors.items()}, strict=False)
     manifold, original, result = distill(
         replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter
     )

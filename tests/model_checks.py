@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from neumeta_cli.checkpoint import put_tensors
 from neumeta_cli.permute import invariance_error, permute_tensors
 from neumeta_cli.resize import build_resized, resizable, select_channels, sizes_at
 from neumeta_cli.trace import Clique, Inputs, Trace, random_inputs
@@ -55,7 +56,7 @@ def permutation_error(model: nn.Module, trace: Trace, inputs: Inputs) -> tuple[f
     state = model.state_dict()
     permuted = permute_tensors(model, state, trace, shuffled(trace))
     other = copy.deepcopy(model)
-    other.load_state_dict(permuted)
+    put_tensors(other, permuted)
     parameters = {name for name, _ in model.named_parameters()}
     sizes = {name: state[name].numel() for name in trace.shapes if name in parameters}
     moved = sum(n for name, n in sizes.items() if not torch.equal(state[name], permuted[name]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint.arch import Arch, fit_arch, resolve
+from neumeta_cli.checkpoint.assign import put_tensors
 from neumeta_cli.checkpoint.atomic import write_atomically, write_text
 from neumeta_cli.checkpoint.detect import detect_arch
 from neumeta_cli.checkpoint.weights import SUFFIXES, Weights, read_weights, write_weights
@@ -106,20 +107,7 @@ def materialise(build: Callable[[str], nn.Module], tensors: Mapping[str, Tensor]
     for name, like in wanted.items():
         if name not in state:
             state[name] = torch.zeros(like.shape, dtype=like.dtype)
-    shared = _shared_names(model)
-    model.load_state_dict(state, assign=True)
-    for first, *others in shared:  # assigning took tied weights apart
-        for name in others:
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
-    return model.requires_grad_(False).eval()
-
-
-def _shared_names(model: nn.Module) -> list[list[str]]:
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [group for group in names.values() if len(group) > 1]
+    return put_tensors(model, state, assign=True).requires_grad_(False).eval()
 
 
 def file_hash(path: Path) -> str:
@@ -137,6 +125,7 @@ __all__ = [
     "file_hash",
     "load_checkpoint",
     "materialise",
+    "put_tensors",
     "read_weights",
     "resolve",
     "write_atomically",

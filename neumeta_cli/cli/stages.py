@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.tree import Tree
 
-from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, resolve
+from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, put_tensors, resolve
 from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
@@ -110,7 +110,7 @@ def permute(
     weights, orders = permute_checkpoint(loaded, traced, solver, seed, TerminalReporter())
     before = loaded.model
     after = copy.deepcopy(before)
-    after.load_state_dict({n: t.float() for n, t in weights.tensors.items()}, strict=False)
+    put_tensors(after, {n: t.float() for n, t in weights.tensors.items()}, strict=False)
     error = invariance_error(before, after, inputs)
     if not error < EXACT:
         raise NeumetaError(

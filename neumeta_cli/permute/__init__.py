@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import put_tensors
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.permute.invariance import invariance_error
 from neumeta_cli.permute.objective import channel_distances, path_length
@@ -134,7 +135,7 @@ def permute_model(
     tensors = model.state_dict()
     orders = find_orders(tensors, trace, [n for n, _ in model.named_parameters()], solver, seed)
     permuted = permute_tensors(model, tensors, trace, {o.clique: o.order for o in orders})
-    model.load_state_dict(permuted)
+    put_tensors(model, permuted)
     return model, orders
 
 

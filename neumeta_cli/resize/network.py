@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import put_tensors
 from neumeta_cli.trace import Clique, Member, Patch, Trace, on_meta
 
 
@@ -135,23 +136,11 @@ def build_resized(
     """
     small = resize_model(model, trace, sizes)
     state = dict(tensors)
-    shared = _other_names(small)
-    state |= {name: state[first] for name, first in shared.items()}
     for name, like in small.state_dict().items():
         if name.endswith("num_batches_tracked"):  # which many files leave out
             state.setdefault(name, torch.zeros(like.shape, dtype=like.dtype))
-    small.load_state_dict(state, assign=True)
-    for name, first in shared.items():
-        owner, _, key = name.rpartition(".")
-        setattr(small.get_submodule(owner), key, small.get_parameter(first))
+    put_tensors(small, state, assign=True)
     return small.requires_grad_(False).eval()
-
-
-def _other_names(module: nn.Module) -> dict[str, str]:
-    """Further names of parameters that have several, to the first."""
-    first: dict[int, str] = {}
-    named = module.named_parameters(remove_duplicate=False)
-    return {n: first[id(p)] for n, p in named if first.setdefault(id(p), n) != n}
 
 
 def _conv(module: Any) -> None:

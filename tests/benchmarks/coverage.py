@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder: numba imports a "coverage"
 from model_checks import permutation_error, randomise, resize
 
 from neumeta_cli.checkpoint import resolve

@@ -1,0 +1,39 @@
+"""Putting tensors into a network."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+def put_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False, strict: bool = True
+) -> nn.Module:
+    """``load_state_dict`` for tensors that come without the versions that modules ask for.
+
+    Args:
+        model: takes the tensors; a parameter with several names stays one.
+        tensors: by name.
+        assign: the model shares the tensors instead of copying them.
+        strict: every name must occur on both sides.
+
+    Raises:
+        RuntimeError: a tensor is missing or of another shape.
+
+    """
+    shared = _other_names(model)
+    state = OrderedDict(tensors)
+    state.update({name: state[first] for name, first in shared.items() if first in state})
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state, assign=assign, strict=strict)
+    for name, first in shared.items():  # assigning took tied weights apart
+        owner, _, key = name.rpartition(".")
+        setattr(model.get_submodule(owner), key, model.get_parameter(first))
+    return model
+
+
+def _other_names(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters that have several, to the first."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {n: first[id(p)] for n, p in named if first.setdefault(id(p), n) != n}
