@@ -26,7 +26,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path[0] = str(Path(__file__).parent.parent)  # not this folder: numba imports a "coverage"
+sys.path.pop(0)  # this folder, in which numba would find a "coverage"
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from model_checks import permutation_error, randomise, resize
 
 from neumeta_cli.checkpoint import resolve
