@@ -270,7 +270,7 @@ def test_a_size_written_in_the_forward_pass_is_held_and_named() -> None:
 
 
 def test_parameters_that_are_alike_but_not_treated_alike_stay_apart() -> None:
-    """Scores of fixed tables do not depend on their rows' names; those of positions do."""
+    """Rows of a position table are added to inputs, whose places are given."""
 
     class Positions(nn.Module):
         def __init__(self) -> None:

@@ -63,15 +63,11 @@ def resize_model(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> nn
         if name not in stored:
             owner, _, key = name.rpartition(".")
             shape = constants.get(name, tuple(constant.shape))
-            value = constant[tuple(slice(n) for n in shape)] if constant.dim() else constant
-            if any(n > m for n, m in zip(shape, constant.shape, strict=True)):
-                first = constant[
-                    tuple(
-                        slice(1 if n != m else None)
-                        for n, m in zip(shape, constant.shape, strict=True)
-                    )
-                ]
-                value = first.expand(shape).clone()  # all slices are equal
+            value = constant
+            if shape != tuple(constant.shape):  # all slices are equal
+                changed = zip(shape, constant.shape, strict=True)
+                first = constant[tuple(slice(1 if n != m else None) for n, m in changed)]
+                value = first.expand(shape).clone()
             small.get_submodule(owner)._buffers[key] = value
     shapes = resized_shapes(trace, sizes)
     canonical = {id(t): n for n, t in (*small.named_parameters(), *small.named_buffers())}

@@ -56,9 +56,6 @@ class Labels:
     def group_of(self, factor: int) -> Group | None:
         return next((g for g in self.groups if factor in g.factors), None)
 
-    def labelled(self) -> bool:
-        return bool(self.groups)
-
     def with_dims(self, dims: Sequence[Sequence[int]]) -> "Labels":
         """Other dimensions over the same factors."""
         return replace(self, dims=tuple(tuple(d) for d in dims))

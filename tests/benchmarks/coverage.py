@@ -3,7 +3,7 @@
 For each, on random weights and random norm statistics: the share of weights in cliques; the
 relative change of the outputs, in float64, when every clique is permuted at random; what is left
 at width 0.5; seconds to trace. Torch-Pruning's ``build_dependency`` and ``get_all_groups`` run
-beside it, if installed (``pip install torch-pruning``).
+beside it, if installed (``pip install 'neumeta[bench]'``).
 
     python tests/benchmarks/coverage.py --json coverage.json
     python tests/benchmarks/coverage.py --only 'timm/*vit*' --no-peer
@@ -108,6 +108,7 @@ def measure_peer(model: torch.nn.Module, size: tuple[int, ...]) -> dict[str, Any
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_run_peer, args=(model, size, sender))
     child.start()
+    sender.close()  # or the end of the child would not be noticed
     told = receiver.poll(PEER_SECONDS)
     result: dict[str, Any] = {"peer_error": f"no answer within {PEER_SECONDS} s"}
     if told:
@@ -121,12 +122,12 @@ def measure_peer(model: torch.nn.Module, size: tuple[int, ...]) -> dict[str, Any
 
 
 def _run_peer(model: torch.nn.Module, size: tuple[int, ...], sender: Any) -> None:
-    import torch_pruning
-
     resource.setrlimit(resource.RLIMIT_AS, (PEER_BYTES, PEER_BYTES))
     example = torch.randn(1, *size)
     model.requires_grad_(True)  # its graph is that of autograd
     try:
+        import torch_pruning
+
         start = time.perf_counter()
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
         groups = len(list(graph.get_all_groups()))
