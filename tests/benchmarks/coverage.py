@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="an unfinished table is gone on with")
     parser.add_argument("--merge", type=Path, nargs="*", help="tables to join; measures nothing")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork for the peer
     first, step = map(int, options.part.split("/"))
     rows: list[dict[str, Any]] = []
     if options.merge:
