@@ -26,7 +26,13 @@ from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_accuracy, sweep
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold, save_manifold
-from neumeta_cli.permute import CliqueOrder, find_orders, permute_tensors
+from neumeta_cli.permute import (
+    CliqueOrder,
+    Objective,
+    Ordering,
+    find_orders,
+    permute_tensors,
+)
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Classification, load_task
@@ -70,8 +76,7 @@ class RunResult:
 def permute_checkpoint(
     checkpoint: Checkpoint,
     trace: Trace,
-    solver: str = "2.5-opt",
-    seed: int = 0,
+    ordering: Ordering,
     reporter: Reporter | None = None,
 ) -> tuple[Weights, list[CliqueOrder]]:
     """Permute a checkpoint in its own dtypes.
@@ -82,7 +87,7 @@ def permute_checkpoint(
     """
     model = checkpoint.model
     parameters = [name for name, _ in model.named_parameters()]
-    orders = find_orders(model.state_dict(), trace, parameters, solver, seed, reporter)
+    orders = find_orders(model.state_dict(), trace, parameters, ordering, reporter)
     by_clique = {o.clique: o.order for o in orders}
     permuted = permute_tensors(model, checkpoint.weights.tensors, trace, by_clique)
     return checkpoint.weights.with_tensors(permuted), orders
@@ -119,9 +124,9 @@ def run_recipe(
     )
     trace = trace_model(checkpoint.model, checkpoint.input_size)
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
-    permuted, orders = permute_checkpoint(
-        checkpoint, trace, recipe.permute.solver, recipe.permute.seed, reporter
-    )
+    by = recipe.permute
+    ordering = Ordering(by.solver, by.seed, by.time_limit, Objective(by.norm, by.weighting))
+    permuted, orders = permute_checkpoint(checkpoint, trace, ordering, reporter)
     write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
     model = checkpoint.model
     put_tensors(model, {n: t.float() for n, t in permuted.tensors.items()}, strict=False)

@@ -44,8 +44,17 @@ class DataSection(_Section):
 
 
 class PermuteSection(_Section):
-    solver: str = Field("2.5-opt", description="2.5-opt, python-tsp, greedy, identity or random")
+    solver: str = Field("2.5-opt", description="2.5-opt, greedy, identity, random or python-tsp")
     seed: int = Field(0, description="of the solver")
+    time_limit: float | None = Field(None, gt=0, description="seconds to solve a clique")
+    norm: Literal["l1", "l2"] = Field(
+        "l1", description="of the difference of two channels within a weight"
+    )
+    weighting: Literal["none", "equal", "producer"] = Field(
+        "none",
+        description="none (the paper's: every weight as it is), equal (every weight counts the "
+        "same) or producer (only the weight that makes the channels)",
+    )
 
 
 class NormSection(_Section):

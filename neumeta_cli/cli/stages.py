@@ -22,7 +22,14 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import plot_graph, plot_permutation
-from neumeta_cli.permute import CliqueOrder, invariance_error
+from neumeta_cli.permute import (
+    CliqueOrder,
+    Norm,
+    Objective,
+    Ordering,
+    Weighting,
+    invariance_error,
+)
 from neumeta_cli.pipeline import permute_checkpoint, write_permuted
 from neumeta_cli.resize import resizable
 from neumeta_cli.trace import Clique, Trace, describe, trace_model
@@ -82,8 +89,27 @@ def permute(
         typer.Option("--output", "-o", help="Default: NAME.permuted.pth beside the input."),
     ] = None,
     solver: Annotated[
-        str, typer.Option(help="2.5-opt, python-tsp, greedy, identity or random.")
+        str,
+        typer.Option(
+            help="2.5-opt, greedy, identity, random, python-tsp or python-tsp:HEURISTIC "
+            "(local_search, simulated_annealing, lin_kernighan, record_to_record; exact for tiny "
+            "cliques: brute_force, dynamic_programming, branch_and_bound)."
+        ),
     ] = "2.5-opt",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.0, help="For solving each clique."),
+    ] = None,
+    norm: Annotated[
+        Norm, typer.Option(help="Of the difference of two channels within a weight.")
+    ] = "l1",
+    weighting: Annotated[
+        Weighting,
+        typer.Option(
+            help="none: every weight counts as it is, as in the paper; equal: all count the same; "
+            "producer: only the one that makes the channels."
+        ),
+    ] = "none",
     input_size: InputSizeOption = None,
     seed: Seed = 0,
     json: Json = None,
@@ -105,9 +131,10 @@ def permute(
     tell_arch(loaded)
     inputs = parse_inputs(input_size) or loaded.input_size
     traced = trace_model(loaded.model, inputs)
+    ordering = Ordering(solver, seed, time_limit, Objective(norm, weighting))
     for refusal in traced.refusals:
         note(f"held: {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}")
-    weights, orders = permute_checkpoint(loaded, traced, solver, seed, TerminalReporter())
+    weights, orders = permute_checkpoint(loaded, traced, ordering, TerminalReporter())
     before = loaded.model
     after = copy.deepcopy(before)
     put_tensors(after, {n: t.float() for n, t in weights.tensors.items()}, strict=False)
@@ -128,6 +155,8 @@ def permute(
         "arch": loaded.arch.name,
         "solver": solver,
         "seed": seed,
+        "norm": norm,
+        "weighting": weighting,
         "relative_error": error,
         "cliques": [_order_as_dict(o) for o in orders],
     }

@@ -1,238 +1,333 @@
-"""2.5-opt for shortest Hamiltonian paths, compiled (Bentley, 1992).
+"""2.5-opt for shortest Hamiltonian paths, compiled, deepened and merged.
 
-A dummy node at distance 0 from every other turns the path into a tour; it is the number ``n`` and
-has no row in the distance matrix. The local search tries 2-opt moves and the insertion of short
-segments (or-opt, of which 2.5-opt's node insertion is the shortest) over lists of near neighbours
-with don't-look bits, and escapes local optima by local double bridges: the tour is kept when it
-is no longer than before.
+A dummy node at distance 0 from every other turns the path into a tour (Bentley, 1992). It is the
+number ``n``; only a row of potentials stands for it.
+
+- *Moves.* From a node the search removes a tour edge, adds one to a near neighbour, removes the
+  next, and so on while the sum stays a gain (Lin & Kernighan, 1973). Every step is one reversal
+  of the path's end: one is a 2-opt move, three can be an or-opt insertion, of which 2.5-opt's node
+  insertion is the shortest; more escape the optima of both. Steps are tried on a list of
+  stretches of the tour, and the tour itself changes only when a chain has gained.
+- *Potentials.* Every node of a tour has two edges, so that d(i,j) − p(i) − p(j) has the same best
+  tour (Held & Karp, 1970). A channel of large weights is far from all others; taking each row's
+  mean off shows which neighbours are near for their size.
+- *Merging.* Descents from several greedy paths agree on most edges. The best of them goes on over
+  the edges of all, few for each node (tour merging: Applegate, Cook & Rohe, 2003), and what comes
+  of several such groups is merged once more. *Kicks* then exchange two neighbouring stretches;
+  the tour is kept if it came out no longer.
 """
+
+import time
 
 import numpy as np
 from numba import njit
 
-NEIGHBOURS = 10
-SEGMENT = 3  # the longest segment that or-opt moves
-BRIDGE = 30  # the longest piece that a double bridge exchanges
-EPSILON = 1e-9
+from neumeta_cli.permute.neighbours import (
+    between,
+    greedy_path,
+    nearest_neighbours,
+    reduce_distances,
+    tour_length,
+    union_of_tours,
+)
+
+NEIGHBOURS = 7
+DESCENT = (5, 3, 2, 1, 1)  # neighbours tried at each step of a chain
+MERGE = (3, 3, 3, 3, 2, 2, 2, 2)
+GROUPS = 7
+STARTS = 8  # greedy paths in each group
+STRETCH = 30  # the longest stretch that a kick moves
+KICKS = 4  # for each channel, of the last merger
+CHUNK = 256  # kicks between two looks at the clock
+LOG = 100_000  # reversals of one kick that can be undone
+EPSILON = 1e-6  # gains below are rounding, in units of the mean distance
 
 
 def two_and_a_half_opt(
-    distances: np.ndarray, start: np.ndarray, seed: int, rounds_per_channel: int = 30
+    distances: np.ndarray, seed: int, time_limit: float | None = None
 ) -> np.ndarray:
-    """Shorten a Hamiltonian path.
+    """Find a short Hamiltonian path.
 
     Args:
         distances: (n, n), symmetric, not negative.
-        start: (n,) the order to begin with.
-        seed: of the double bridges; the same seed gives the same order.
-        rounds_per_channel: double bridges tried per channel.
+        seed: the same seed gives the same order, unless the time limit cuts it short.
+        time_limit: seconds after which nothing more is tried.
 
     Returns:
-        (n,) an order whose path is no longer than that of ``start``.
+        (n,) an order.
 
     """
-    n = len(start)
+    deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+    n = len(distances)
     if n < 4:
-        return start
-    near = np.argsort(distances + np.diag(np.full(n, np.inf)), axis=1)[:, : min(NEIGHBOURS, n - 1)]
-    neighbours = np.full((n + 1, near.shape[1] + 1), n, np.int64)
-    neighbours[:n, 1:] = near  # the dummy comes first: nothing is nearer
-    tour = np.append(start, n).astype(np.int64)
-    tour = _search(np.ascontiguousarray(distances), tour, neighbours, seed, rounds_per_channel * n)
-    at = int(np.flatnonzero(tour == n)[0])
-    return np.concatenate([tour[at + 1 :], tour[:at]])
+        return _of_three(distances)
+    reduced = reduce_distances(distances)
+    near, far = nearest_neighbours(reduced, min(NEIGHBOURS, n))
+    starts = np.random.default_rng(seed).permutation(n)
+    merged: list[_Search] = []
+    for group in range(min(GROUPS, -(-n // STARTS))):
+        found = []
+        for start in starts[group * STARTS : (group + 1) * STARTS]:
+            tour = np.append(greedy_path(reduced[:n], start), n).astype(np.int32)
+            found.append(_Search(reduced, tour, near, far, DESCENT))
+            found[-1].descend()
+            if time.monotonic() > deadline:
+                break
+        merged.append(_merge(reduced, found))
+        merged[-1].kick(n // 10, seed, deadline)
+        if time.monotonic() > deadline:
+            break
+    last = _merge(reduced, merged)
+    last.kick(KICKS * n, seed, deadline)
+    at = int(np.flatnonzero(last.tour == n)[0])
+    return np.concatenate([last.tour[at + 1 :], last.tour[:at]]).astype(np.int64)
 
 
-@njit(cache=True)
-def _between(distances, a, b):  # type: ignore[no-untyped-def]
-    n = distances.shape[0]
-    return 0.0 if a == n or b == n else distances[a, b]
+def _merge(reduced: np.ndarray, searches: list["_Search"]) -> "_Search":
+    """Go on from the shortest tour over the edges of all."""
+    best = min(searches, key=lambda search: search.length())
+    near, far = union_of_tours(reduced, np.stack([search.tour for search in searches]))
+    merged = _Search(reduced, best.tour, near, far, MERGE)
+    merged.descend()
+    return merged
 
 
-@njit(cache=True)
-def _reverse(tour, pos, i, j):  # type: ignore[no-untyped-def]
-    """Reverse the stretch from position i to j, round the end if need be, by its shorter side."""
+class _Search:
+    """A tour and what the compiled functions need to improve it in place."""
+
+    def __init__(
+        self,
+        reduced: np.ndarray,
+        tour: np.ndarray,
+        near: np.ndarray,
+        far: np.ndarray,
+        breadth: tuple[int, ...],
+    ) -> None:
+        size, depth = len(tour), len(breadth)
+        self.tour = tour.copy()
+        position = np.empty(size, np.int32)
+        position[tour] = np.arange(size)
+        self.graph = (reduced, self.tour, position, near, far)
+        self.chain = (
+            np.array(breadth),
+            np.empty((depth + 1, 2 * depth + 2, 2), np.int32),  # stretches at each level
+            np.empty((depth, 3), np.int32),  # near, new end, old end at each level
+            np.empty((depth + 1, 4), np.int32),  # stretches, end, neighbours looked at and tried
+            np.empty(depth + 1),  # gained, in float64 so that no chain of rounding gains for ever
+        )
+        self.queue = (np.empty(size, np.int32), np.zeros(size, np.bool_))
+
+    def length(self) -> float:
+        return float(tour_length(self.graph[0], self.tour))
+
+    def descend(self) -> None:
+        """Improve until no chain gains."""
+        stack, queued = self.queue
+        stack[:] = self.tour[::-1]
+        queued[:] = True
+        _descend(self.graph, self.chain, self.queue, len(stack), np.empty((0, 2), np.int32), 0)
+
+    def kick(self, times: int, seed: int, deadline: float) -> None:
+        """Kick and repair so often, or until the deadline."""
+        if len(self.tour) < 8:
+            return
+        log = np.empty((LOG, 2), np.int32)
+        for chunk in range(0, times, CHUNK):
+            if time.monotonic() > deadline:
+                break
+            _kick(self.graph, self.chain, self.queue, log, min(CHUNK, times - chunk), seed + chunk)
+
+
+def _of_three(distances: np.ndarray) -> np.ndarray:
+    """The best order of up to three channels: the longest side of a triangle is left out."""
+    n = len(distances)
+    if n < 3:
+        return np.arange(n)
+    middle = int(distances.sum(1).argmin())
+    one, two = (i for i in range(3) if i != middle)
+    return np.array([one, middle, two])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _next(tour, position, a, step):  # type: ignore[no-untyped-def]
+    i = position[a] + step
+    if i == len(tour):
+        i = 0
+    return tour[i]
+
+
+@njit(nogil=True, cache=True)
+def _reverse(tour, position, i, j):  # type: ignore[no-untyped-def]
+    """Reverse the stretch from place i to j, round the end if need be, by its shorter side."""
     size = len(tour)
-    inside = (j - i + size) % size + 1
+    inside = j - i + 1 if j >= i else j - i + 1 + size
     if inside * 2 > size:
-        i, j = (j + 1) % size, (i - 1 + size) % size
+        i, j = j + 1, i - 1
+        i = 0 if i == size else i
+        j = size - 1 if j < 0 else j
         inside = size - inside
     for _ in range(inside // 2):
         a, b = tour[i], tour[j]
         tour[i], tour[j] = b, a
-        pos[b], pos[a] = i, j
+        position[b], position[a] = i, j
         i = i + 1 if i + 1 < size else 0
         j = j - 1 if j > 0 else size - 1
 
 
-@njit(cache=True)
-def _two_opt(distances, tour, pos, neighbours, a, touched):  # type: ignore[no-untyped-def]
-    """The first improving 2-opt move at node a; gives the gain, 0 if there is none."""
-    size = len(tour)
-    for step in (1, -1):
-        b = tour[(pos[a] + step + size) % size]
-        d_ab = _between(distances, a, b)
-        for c in neighbours[a]:
-            if c == a:
-                continue
-            gain = d_ab - _between(distances, a, c)
-            if gain <= EPSILON:
-                break
-            d = tour[(pos[c] + step + size) % size]
-            gain += _between(distances, c, d) - _between(distances, b, d)
-            if gain > EPSILON:
-                if step == 1:
-                    _reverse(tour, pos, pos[b], pos[c])
-                else:
-                    _reverse(tour, pos, pos[c], pos[b])
-                touched[0], touched[1], touched[2], touched[3] = a, b, c, d
-                return gain
-    return 0.0
+@njit(nogil=True, cache=True)
+def _turn(tour, position, a, b, step, log, logged):  # type: ignore[no-untyped-def]
+    """Reverse the stretch that runs from node a to node b in this direction, and log it."""
+    if a == b:
+        return logged
+    i, j = (position[a], position[b]) if step == 1 else (position[b], position[a])
+    if logged < len(log):
+        log[logged, 0], log[logged, 1] = i, j
+    _reverse(tour, position, i, j)
+    return logged + 1
 
 
-@njit(cache=True)
-def _or_opt(distances, tour, pos, neighbours, a, touched):  # type: ignore[no-untyped-def]
-    """Move a segment that ends in a to stand beside one of a's neighbours; gives the gain."""
-    size = len(tour)
-    for length in range(1, SEGMENT + 1):
-        if size < length + 3:
-            break
-        for step in (1, -1):
-            # The segment runs from a against `step`; p and q are the nodes around it.
-            i = pos[a]
-            e = tour[(i - step * (length - 1) + size) % size]
-            q = tour[(i + step + size) % size]
-            p = tour[(i - step * length + 2 * size) % size]
-            freed = _between(distances, p, e) + _between(distances, a, q)
-            freed -= _between(distances, p, q)
-            if freed <= EPSILON:
-                continue
-            for c in neighbours[a]:
-                near = _between(distances, a, c)
-                if freed - near <= EPSILON:
-                    break
-                away = (step * (i - pos[c]) + size) % size
-                if c == a or away < length:
-                    continue
-                for side in (1, -1):
-                    d = tour[(pos[c] + side + size) % size]
-                    if (step * (i - pos[d]) + size) % size < length:
-                        continue  # the gap beside c is the segment itself
-                    gain = freed - near - _between(distances, e, d) + _between(distances, c, d)
-                    if gain > EPSILON:
-                        _move(tour, pos, i, step, length, c, d)
-                        touched[0], touched[1], touched[2], touched[3] = p, q, c, d
-                        touched[4], touched[5] = a, e
-                        return gain
-    return 0.0
+@njit(nogil=True, cache=True)
+def _chain(graph, chain, first, step):  # type: ignore[no-untyped-def]
+    """Look for a chain of steps that shortens the tour, beside the edge from ``first``.
+
+    Without that edge the tour is a path that ends in ``first``'s neighbour in direction ``step``.
+    A step joins the end to a near node, takes away the edge after that node and so makes the next
+    node the new end. ``stretches[level]`` is the path as stretches of the tour, counted in places
+    from ``first``. Depth first, a few neighbours at each level.
+
+    Returns:
+        How many steps there are in ``chain`` and what they gain, (0, 0) if nothing was found.
+
+    """
+    reduced, tour, position, near, far = graph
+    breadth, stretches, steps, state, gain = chain
+    count, end, looked, tried = state[:, 0], state[:, 1], state[:, 2], state[:, 3]
+    size, deepest = len(tour), len(breadth)
+    home = position[first]
+    stretches[0, 0, 0], stretches[0, 0, 1] = 0, size - 1
+    count[0], looked[0], tried[0] = 1, 0, 0
+    end[0] = _next(tour, position, first, step)
+    gain[0] = between(reduced, first, end[0])
+    level = 0
+    while level >= 0:
+        k = looked[level]
+        if k == near.shape[1] or tried[level] == breadth[level]:
+            level -= 1
+            continue
+        looked[level] += 1
+        old = end[level]
+        node = near[old, k]
+        left = gain[level] - far[old, k]
+        if left <= EPSILON:
+            level -= 1
+            continue
+        at = (home - position[node]) * step
+        if at < 0:
+            at += size
+        here = stretches[level]
+        s = 0
+        while not (here[s, 0] <= at <= here[s, 1] or here[s, 1] <= at <= here[s, 0]):
+            s += 1
+        if at == here[s, 1]:
+            continue  # the edge after it is the path's end, or one that the chain has added
+        after = at + 1 if here[s, 1] > at else at - 1
+        i = home - after * step
+        new = tour[i - size if i >= size else i]
+        if new == old:
+            continue
+        tried[level] += 1
+        left += between(reduced, node, new)
+        steps[level, 0], steps[level, 1], steps[level, 2] = node, new, old
+        closed = left - between(reduced, first, new)
+        if closed > EPSILON:
+            return level + 1, closed
+        if level + 1 == deepest:
+            continue
+        there = stretches[level + 1]
+        for i in range(s):
+            there[i, 0], there[i, 1] = here[i, 0], here[i, 1]
+        there[s, 0], there[s, 1] = here[s, 0], at
+        last = s + 1
+        for i in range(count[level] - 1, s, -1):
+            there[last, 0], there[last, 1] = here[i, 1], here[i, 0]
+            last += 1
+        there[last, 0], there[last, 1] = here[s, 1], after
+        level += 1
+        count[level] = last + 1
+        looked[level] = tried[level] = 0
+        end[level] = new
+        gain[level] = left
+    return 0, 0.0
 
 
-@njit(cache=True)
-def _move(tour, pos, i, step, length, c, d):  # type: ignore[no-untyped-def]
-    """Take the segment that ends at position i out and put it between c and d, its end at c."""
-    size = len(tour)
-    segment = np.empty(length, np.int64)
-    for k in range(length):
-        segment[k] = tour[(i - step * k + size) % size]
-    # Walk from the gap towards the edge (c, d), whichever way is shorter, shifting nodes over.
-    first, last = (c, d) if tour[(pos[c] + 1) % size] == d else (d, c)  # first precedes last
-    low = i - length + 1 if step == 1 else i
-    low = (low + size) % size
-    high = (low + length - 1) % size
-    forward = (pos[first] - high + size) % size
-    backward = (low - pos[last] + size) % size
-    if forward <= backward:
-        write = low
-        for k in range(forward):
-            node = tour[(high + 1 + k) % size]
-            tour[write] = node
-            pos[node] = write
-            write = (write + 1) % size
-    else:
-        write = high
-        for k in range(backward):
-            node = tour[(low - 1 - k + 2 * size) % size]
-            tour[write] = node
-            pos[node] = write
-            write = (write - 1 + size) % size
-        write = (write - length + 1 + size) % size
-    # Now `write` is the first free position between first and last.
-    for k in range(length):
-        node = segment[k] if first == c else segment[length - 1 - k]
-        tour[write] = node
-        pos[node] = write
-        write = (write + 1) % size
+@njit(nogil=True, cache=True)
+def _descend(graph, chain, queue, top, log, logged):  # type: ignore[no-untyped-def]
+    """Improve at the nodes of the queue until nothing helps; gives the gain and the log's length.
 
-
-@njit(cache=True)
-def _descend(distances, tour, pos, neighbours, stack, top, queued):  # type: ignore[no-untyped-def]
-    """Improve at the nodes on the stack until nothing helps; gives the total gain."""
-    touched = np.empty(6, np.int64)
+    With an empty log nothing can be undone.
+    """
+    tour, position = graph[1], graph[2]
+    breadth, steps = chain[0], chain[2]
+    stack, queued = queue
     total = 0.0
     while top > 0:
         top -= 1
-        a = stack[top]
-        queued[a] = False
-        while True:
-            touched[:] = a
-            gain = _two_opt(distances, tour, pos, neighbours, a, touched)
-            if gain == 0.0:
-                gain = _or_opt(distances, tour, pos, neighbours, a, touched)
-            if gain == 0.0:
-                break
+        first = stack[top]
+        queued[first] = False
+        step = 1
+        while len(log) == 0 or logged + len(breadth) <= len(log):
+            depth, gain = _chain(graph, chain, first, step)
+            if depth == 0:
+                if step == -1:
+                    break
+                step = -1
+                continue
             total += gain
-            for node in touched:
-                if node != a and not queued[node]:
-                    queued[node] = True
-                    stack[top] = node
-                    top += 1
-    return total
+            for level in range(depth):
+                node, new, old = steps[level]
+                toward = 1 if _next(tour, position, old, 1) == first else -1
+                logged = _turn(tour, position, new, old, toward, log, logged)
+                for touched in (node, new, old):
+                    if touched != first and not queued[touched]:
+                        queued[touched] = True
+                        stack[top] = touched
+                        top += 1
+            step = 1
+    return total, logged
 
 
-@njit(cache=True)
-def _search(distances, tour, neighbours, seed, rounds):  # type: ignore[no-untyped-def]
-    np.random.seed(seed)
+@njit(nogil=True, cache=True)
+def _kick(graph, chain, queue, log, times, seed):  # type: ignore[no-untyped-def]
+    """Kick the tour and repair it; what comes out longer is undone."""
+    np.random.seed(seed)  # each thread has a generator of its own
+    reduced, tour, position = graph[0], graph[1], graph[2]
+    stack, queued = queue
     size = len(tour)
-    pos = np.empty(size, np.int64)
-    for i in range(size):
-        pos[tour[i]] = i
-    stack = tour.copy()
-    queued = np.ones(size, np.bool_)
-    _descend(distances, tour, pos, neighbours, stack, size, queued)
-    if size < 8:
-        return tour
-    kept = tour.copy()
-    piece = np.empty(2 * BRIDGE, np.int64)
-    longest = min(BRIDGE, (size - 2) // 2)
-    for _ in range(rounds):
-        # A local double bridge: two neighbouring pieces change places.
-        one, two = np.random.randint(1, longest + 1), np.random.randint(1, longest + 1)
+    longest = min(STRETCH, (size - 2) // 3)
+    for _ in range(times):
         start = np.random.randint(0, size)
-        before = tour[(start - 1 + size) % size]
-        after = tour[(start + one + two) % size]
-        for k in range(one + two):
-            piece[k] = tour[(start + (k + one) % (one + two)) % size]
-        cost = 0.0
-        for i in (0, one, one + two):
-            u, v = tour[(start + i - 1 + size) % size], tour[(start + i) % size]
-            cost -= _between(distances, u, v)
-        for k in range(one + two):
-            tour[(start + k) % size] = piece[k]
-            pos[piece[k]] = (start + k) % size
-        for i in (0, two, one + two):
-            u, v = tour[(start + i - 1 + size) % size], tour[(start + i) % size]
-            cost += _between(distances, u, v)
+        one, two = np.random.randint(1, longest + 1), np.random.randint(1, longest + 1)
+        # before [a … b] [c … d] after
+        before, a = tour[start], tour[(start + 1) % size]
+        b, c = tour[(start + one) % size], tour[(start + one + 1) % size]
+        d, after = tour[(start + one + two) % size], tour[(start + one + two + 1) % size]
+        cost = (
+            0.0 + between(reduced, before, c) + between(reduced, d, a) + between(reduced, b, after)
+        )
+        cost -= between(reduced, before, a) + between(reduced, b, c)
+        cost -= between(reduced, d, after)
+        logged = _turn(tour, position, a, d, 1, log, 0)
+        toward = 1 if _next(tour, position, before, 1) == d else -1
+        logged = _turn(tour, position, d, c, toward, log, logged)
+        toward = 1 if _next(tour, position, before, 1) == c else -1
+        logged = _turn(tour, position, b, a, toward, log, logged)
         top = 0
-        for node in (before, piece[0], piece[two - 1], piece[two], piece[one + two - 1], after):
+        for node in (after, d, c, b, a, before):
             if not queued[node]:
                 queued[node] = True
                 stack[top] = node
                 top += 1
-        cost -= _descend(distances, tour, pos, neighbours, stack, top, queued)
-        if cost <= 0.0:
-            kept[:] = tour
-        else:
-            tour[:] = kept
-            for i in range(size):
-                pos[tour[i]] = i
-    return kept
+        gain, logged = _descend(graph, chain, queue, top, log, logged)
+        if gain < cost:
+            for k in range(logged - 1, -1, -1):
+                _reverse(tour, position, log[k, 0], log[k, 1])

@@ -3,78 +3,126 @@
 import random as stdlib_random
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.permute.local_search import two_and_a_half_opt
+from neumeta_cli.permute.neighbours import greedy_path
 from neumeta_cli.permute.objective import path_length
 
-Solver = Callable[[np.ndarray, int], np.ndarray]  # (n, n) distances and a seed to an (n,) order
+Solver = Callable[[np.ndarray, int, float | None], np.ndarray]
+"""(n, n) distances, a seed and a time limit in seconds, to an (n,) order."""
 
-PYTHON_TSP_EXACT = 9  # up to this many channels python-tsp is asked for the exact answer
+RESOLUTION = 2**30
+ROUNDING = 1e-6  # of float32 distances, relative: a shorter path is shorter by more
 
 
-def identity(distances: np.ndarray, seed: int) -> np.ndarray:
+def identity(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
     """The order of the checkpoint."""
     return np.arange(len(distances))
 
 
-def random(distances: np.ndarray, seed: int) -> np.ndarray:
+def random(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
+    """Any order, longer than the checkpoint's or not."""
     return np.random.default_rng(seed).permutation(len(distances))
 
 
-def greedy(distances: np.ndarray, seed: int) -> np.ndarray:
-    """Nearest neighbour, from whichever start gives the shortest path."""
+def greedy(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
+    """Nearest neighbour, from whichever of 32 starts gives the shortest path."""
     n = len(distances)
-    starts = range(n) if n <= 256 else np.random.default_rng(seed).choice(n, 32, replace=False)
-    best, shortest = np.arange(n), np.inf
-    for start in starts:
-        order = np.empty(n, np.int64)
-        order[0] = start
-        free = np.ones(n, bool)
-        free[start] = False
-        for i in range(1, n):
-            order[i] = np.where(free, distances[order[i - 1]], np.inf).argmin()
-            free[order[i]] = False
-        length = path_length(distances, order)
-        if length < shortest:
-            best, shortest = order, length
-    return best
+    starts = range(n) if n <= 32 else np.random.default_rng(seed).choice(n, 32, replace=False)
+    orders = [greedy_path(distances, start) for start in starts]
+    return min(orders, key=lambda order: path_length(distances, order))
 
 
-def two_and_a_half(distances: np.ndarray, seed: int) -> np.ndarray:
-    """2.5-opt from the nearest-neighbour path; never longer than the checkpoint's own order."""
-    order = two_and_a_half_opt(distances, greedy(distances, seed), seed)
-    stored = np.arange(len(distances))
-    return min(order, stored, key=lambda o: path_length(distances, o))
+def python_tsp(function: str) -> Solver:
+    """One of python-tsp's functions ``solve_tsp_…``; those that take a start get the greedy path.
 
+    Only its local search and simulated annealing know a time limit.
+    """
 
-def python_tsp(distances: np.ndarray, seed: int) -> np.ndarray:
-    """python-tsp: dynamic programming for tiny cliques, its 2-opt local search otherwise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from python_tsp.exact import solve_tsp_dynamic_programming
-        from python_tsp.heuristics import solve_tsp_local_search
+    def solve(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from python_tsp import exact, heuristics
 
-    n = len(distances)
-    with_dummy = np.zeros((n + 1, n + 1))
-    with_dummy[1:, 1:] = distances
-    if n <= PYTHON_TSP_EXACT:
-        tour, _ = solve_tsp_dynamic_programming(with_dummy)
-    else:
-        start = [0, *(greedy(distances, seed) + 1).tolist()]
-        state = stdlib_random.getstate()  # python-tsp shuffles with the global generator
+        n = len(distances)
+        if n < 4:
+            return two_and_a_half_opt(distances, seed)
+        name = "dynamic_programming" if function == "auto" and n <= 9 else function
+        name = "local_search" if name == "auto" else name
+        if name in EXACT and n > EXACT[name]:
+            raise NeumetaError(
+                f"python-tsp's exact {name} takes up to {EXACT[name]} channels in reasonable "
+                f"time, this clique has {n}; choose 2.5-opt or python-tsp"
+            )
+        # Whole numbers: with others its Lin-Kernighan can gain a rounding error for ever.
+        with_dummy = np.zeros((n + 1, n + 1))
+        with_dummy[1:, 1:] = np.rint(distances * (RESOLUTION / max(float(distances.max()), 1e-30)))
+        options: dict[str, Any] = {}
+        if name not in EXACT:
+            options["x0"] = [0, *(greedy(distances, seed, None) + 1).tolist()]
+        if name in ("local_search", "simulated_annealing"):
+            options["max_processing_time"] = time_limit
+        module = exact if name in EXACT else heuristics
+        states = stdlib_random.getstate(), np.random.get_state()  # it uses the global generators
         stdlib_random.seed(seed)
-        tour, _ = solve_tsp_local_search(with_dummy, x0=start, perturbation_scheme="two_opt")
-        stdlib_random.setstate(state)
-    at = tour.index(0)
-    return np.array(tour[at + 1 :] + tour[:at]) - 1
+        np.random.seed(seed)
+        try:
+            tour, _ = getattr(module, f"solve_tsp_{name}")(with_dummy, **options)
+        finally:
+            stdlib_random.setstate(states[0])
+            np.random.set_state(states[1])
+        at = tour.index(0)
+        return np.array(tour[at + 1 :] + tour[:at]) - 1
 
+    return solve
+
+
+def never_longer(solver: Solver) -> Solver:
+    """The order of the checkpoint where the solver's is no shorter."""
+
+    def solve(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
+        order = solver(distances, seed, time_limit)
+        stored = np.arange(len(distances))
+        bound = path_length(distances, stored) * (1 - ROUNDING)
+        return order if path_length(distances, order) < bound else stored
+
+    return solve
+
+
+EXACT = {"brute_force": 9, "dynamic_programming": 16, "branch_and_bound": 12}  # most channels
+
+PYTHON_TSP = (
+    "auto",
+    "local_search",
+    "simulated_annealing",
+    "lin_kernighan",
+    "record_to_record",
+    *EXACT,
+)
 
 SOLVERS: dict[str, Solver] = {
-    "2.5-opt": two_and_a_half,
-    "python-tsp": python_tsp,
-    "greedy": greedy,
+    "2.5-opt": never_longer(two_and_a_half_opt),
+    "greedy": never_longer(greedy),
     "identity": identity,
     "random": random,
+    **{
+        "python-tsp" if name == "auto" else f"python-tsp:{name}": never_longer(python_tsp(name))
+        for name in PYTHON_TSP
+    },
 }
+
+
+def named(solver: str) -> Solver:
+    """The solver of this name.
+
+    Raises:
+        NeumetaError: no such solver.
+
+    """
+    if solver not in SOLVERS:
+        raise NeumetaError(f"unknown solver {solver!r}; choose from {', '.join(SOLVERS)}")
+    return SOLVERS[solver]
