@@ -91,17 +91,47 @@ def test_resnet18_permutes_and_loads_strictly(neumeta, tmp_path: Path) -> None:
     assert (tmp_path / "before after.png").stat().st_size > 1000
 
 
-def test_permuting_keeps_wrappers_dtypes_and_other_entries(neumeta, resnet20_file: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_permuting_keeps_wrappers_dtypes_values_and_other_entries(
+    neumeta, resnet20_file: Path, dtype: torch.dtype
+) -> None:
     state = torch.load(resnet20_file, weights_only=True)
-    half = {f"module.{k}": v.half() if v.is_floating_point() else v for k, v in state.items()}
-    torch.save({"epoch": 7, "state_dict": half, "best": {"acc": 0.5}}, "wrapped_cifar_resnet20.pth")
-    assert neumeta("permute", "wrapped_cifar_resnet20.pth", "-o", "out.pth", "-q").code == 0
-    out = torch.load("out.pth", weights_only=True)
+    cast = {f"module.{k}": v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    torch.save({"epoch": 7, "state_dict": cast, "best": {"acc": 0.5}}, "wrapped_cifar_resnet20.pth")
+    assert neumeta("permute", "wrapped_cifar_resnet20.pth", "-q").code == 0
+    out = torch.load("wrapped_cifar_resnet20.permuted.pth", weights_only=True)
     assert (out["epoch"], out["best"]) == (7, {"acc": 0.5})
-    assert list(out["state_dict"]) == list(half)
-    assert {k: v.dtype for k, v in out["state_dict"].items()} == {
-        k: v.dtype for k, v in half.items()
-    }
+    assert list(out["state_dict"]) == list(cast)
+    for name, tensor in out["state_dict"].items():
+        assert tensor.dtype == cast[name].dtype
+        assert torch.equal(tensor.flatten().sort().values, cast[name].flatten().sort().values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--solver", "python-tsp"],
+        ["--solver", "python-tsp:simulated_annealing", "--time-limit", "0.2"],
+        ["--norm", "l2"],
+        ["--weighting", "equal"],
+        ["--weighting", "producer", "--seed", "3"],
+    ],
+)
+def test_permuting_has_options_that_repeat_themselves(
+    neumeta, resnet20_file: Path, options: list[str]
+) -> None:
+    timed = "--time-limit" in options
+    first = neumeta("permute", resnet20_file, *options, "--json", "-")
+    again = neumeta("permute", resnet20_file, *options, "--json", "-")
+    assert first.code == again.code == 0
+    one, two = (json.loads(r.stdout)["cliques"] for r in (first, again))
+    assert timed or [c["order"] for c in one] == [c["order"] for c in two]
+    assert all(c["tv_after"] <= c["tv_before"] for c in one)
+
+
+def test_an_unknown_solver_is_named(neumeta, resnet20_file: Path) -> None:
+    fails(neumeta("permute", resnet20_file, "--solver", "lkh"), "unknown solver 'lkh'", "2.5-opt")
+    assert neumeta("permute", resnet20_file, "--norm", "l3").code == 2
 
 
 def test_a_permuted_safetensors_file_tells_its_architecture(neumeta, resnet20_file: Path) -> None:

@@ -38,6 +38,7 @@ GROUPS = 7
 STARTS = 8  # greedy paths in each group
 STRETCH = 30  # the longest stretch that a kick moves
 KICKS = 4  # for each channel, of the last merger
+LEAST_KICKS = 500
 CHUNK = 256  # kicks between two looks at the clock
 LOG = 100_000  # reversals of one kick that can be undone
 EPSILON = 1e-6  # gains below are rounding, in units of the mean distance
@@ -78,7 +79,7 @@ def two_and_a_half_opt(
         if time.monotonic() > deadline:
             break
     last = _merge(reduced, merged)
-    last.kick(KICKS * n, seed, deadline)
+    last.kick(max(KICKS * n, LEAST_KICKS), seed, deadline)
     at = int(np.flatnonzero(last.tour == n)[0])
     return np.concatenate([last.tour[at + 1 :], last.tour[:at]]).astype(np.int64)
 

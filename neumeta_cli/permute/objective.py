@@ -1,6 +1,6 @@
 """Total variation, and the distances that a channel order adds up (equation 8)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,8 +42,6 @@ def channel_distances(
 ) -> np.ndarray:
     """Distance between every two channels, summed over the member weights (equation 8).
 
-    Integer tensors (counters) are left out: they are no function of the channel.
-
     Args:
         members: those that count, the producer first.
         rows: which rows of their positions.
@@ -57,12 +55,7 @@ def channel_distances(
     n = len(rows)
     padded = -(-n // 4) * 4
     total = np.zeros((padded, padded), np.float32)
-    counted = [m for m in members if tensors[m.weight].is_floating_point()]
-    if objective.weighting == "producer":
-        counted = counted[:1]
-    for member in counted:
-        along = tensors[member.weight].detach().cpu().movedim(member.dim, 0)
-        values = along[torch.from_numpy(member.positions[rows])].flatten(1).float()
+    for values in channel_rows(members, rows, tensors):
         added = np.zeros_like(total) if objective.weighting == "equal" else total
         if objective.norm == "l1":
             block = np.zeros((padded, values.shape[1]), np.float32)
@@ -71,11 +64,25 @@ def channel_distances(
         else:
             added[:n, :n] += torch.cdist(values, values).numpy()
         if objective.weighting == "equal":
-            mean = float(np.triu(added[:n, :n], 1).sum(dtype=np.float64))
-            total += added / (mean or 1.0)
-    if objective.norm == "l1":
-        _mirror(total)
+            total += added / (float(np.triu(added[:n, :n], 1).sum(dtype=np.float64)) or 1.0)
+        elif objective.weighting == "producer":
+            break
+    _mirror(total)
     return np.ascontiguousarray(total[:n, :n])
+
+
+def channel_rows(
+    members: Sequence[Member], rows: np.ndarray, tensors: Mapping[str, Tensor]
+) -> Iterator[Tensor]:
+    """Per member, its values in these rows of a clique: (rows, values per channel), float32.
+
+    Integer tensors (counters) are left out: they are no function of the channel.
+    """
+    for member in members:
+        weight = tensors[member.weight]
+        if weight.is_floating_point():
+            along = weight.detach().cpu().movedim(member.dim, 0)
+            yield along[torch.from_numpy(member.positions[rows])].flatten(1).float()
 
 
 def path_length(distances: np.ndarray, order: np.ndarray) -> float:
