@@ -39,6 +39,7 @@ from neumeta_cli.tasks import Classification, load_task
 from neumeta_cli.trace import Trace, trace_model
 
 RUNS = Path("runs")
+RECIPE_FILE = "recipe.yaml"
 MANIFOLD_FILE = "manifold.safetensors"
 PERMUTED_FILE = "permuted.safetensors"
 TABLE_FILE = "report/table.json"
@@ -106,7 +107,7 @@ def run_recipe(
         recipe: complete: it names a checkpoint and, unless the data ship with a package, a folder.
         folder: made if need be; a run that was stopped is gone on with if ``resume`` is set.
         device: ``cpu`` or ``cuda``.
-        resume: go on from the last epoch that was saved.
+        resume: go on from the last state that was saved.
         reporter: is told of the progress.
 
     Raises:
@@ -120,7 +121,7 @@ def run_recipe(
         for stale in (STATE_FILE, METRICS_FILE):
             (folder / stale).unlink(missing_ok=True)
     write_text(
-        folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        folder / RECIPE_FILE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     )
     trace = trace_model(checkpoint.model, checkpoint.input_size)
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))

@@ -140,6 +140,9 @@ class FitSection(_Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of matrix products and convolutions in the fit"
     )
+    save_steps: int = Field(
+        500, ge=1, description="steps between two saves of the state; an epoch's end saves too"
+    )
     limit: int | None = Field(None, ge=1, description="use only so many training images")
 
 

@@ -1,12 +1,16 @@
 """The fit: frozen features, losses, what a step trains, and resuming."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from neumeta_cli.distill import Fitter, fit_manifold
+from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.features import FeatureSource, ImageSource
+from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
@@ -141,10 +145,16 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_a_resumed_fit_equals_an_uninterrupted_one(build, image_folder, tmp_path, views) -> None:
+@pytest.mark.parametrize(("views", "stop_at"), [(0, 4), (2, 4), (0, 1), (0, 3)])
+def test_a_resumed_fit_equals_an_uninterrupted_one(
+    build, image_folder, tmp_path, views: int, stop_at: int
+) -> None:
+    """Stopped in the middle of an epoch, at its end, and before anything was saved."""
     recipe = recipe_for(
-        image_folder, norm={"fold": False}, fit={"epochs": 3, "views": views}, loss={"distill": 1.0}
+        image_folder,
+        norm={"fold": False},
+        fit={"epochs": 3, "views": views, "save_steps": 2},
+        loss={"distill": 1.0},
     )
 
     def state(folder: Path, resume: bool, stop_at: int | None) -> dict[str, torch.Tensor]:
@@ -152,7 +162,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(build, image_folder, tmp_path
         manifold, tensors, task = prepared(build, recipe)
         fitter = Fitter(manifold, tensors, task, recipe, folder=folder)
         if resume:
-            fitter.load_state(folder / "state.pt")
+            fitter.resume()
         if stop_at is not None:
             step = fitter.train_step
 
@@ -167,17 +177,63 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(build, image_folder, tmp_path
 
     whole = state(tmp_path / "whole", resume=False, stop_at=None)
     with pytest.raises(StoppedError):
-        state(tmp_path / "cut", resume=False, stop_at=4)  # in the middle of the second epoch
+        state(tmp_path / "cut", resume=False, stop_at=stop_at)
     resumed = state(tmp_path / "cut", resume=True, stop_at=None)
     assert all(torch.equal(resumed[name], t) for name, t in whole.items())
-    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 3
+    logs = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "cut")]
+    one, two = ([json.loads(line) | {"seconds": 0} for line in log] for log in logs)
+    assert one == two
+    assert len(one) == 3
 
 
-def test_a_loss_that_is_not_finite_stops_the_fit(build, image_folder) -> None:
-    recipe = recipe_for(image_folder, fit={"learning_rate": 1e30})
-    with pytest.raises(NeumetaError, match=r"the loss is .* lower fit\.learning_rate"):
-        fit_manifold(*prepared(build, recipe), recipe)
+def broken_at(fitter: Fitter, broken: Callable[[int], bool]) -> list[float]:
+    """Make the losses of some calls not a number; gives the rates of all calls."""
+    original, rates = fitter._task_loss, []
+
+    def loss(*args: Any) -> dict[str, torch.Tensor]:
+        rates.append(fitter.optimizer.param_groups[0]["lr"])
+        parts = original(*args)
+        return {n: p * float("nan") for n, p in parts.items()} if broken(len(rates)) else parts
+
+    fitter._task_loss = loss
+    return rates
+
+
+def test_a_loss_that_is_never_finite_stops_the_fit(build, image_folder) -> None:
+    recipe = recipe_for(image_folder, fit={"epochs": 30})
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    before = {n: t.clone() for n, t in fitter.manifold.field.state_dict().items()}
+    rates = broken_at(fitter, lambda call: True)
+    with pytest.raises(
+        NeumetaError, match=r"the loss is not finite at .* lower fit\.learning_rate"
+    ):
+        fitter.run()
+    assert len(rates) == 4 * BAD_STEPS  # and three times back, at half the rate each
+    starts = rates[::BAD_STEPS]
+    assert starts == pytest.approx([starts[0] * 0.5**k for k in range(4)])
+    assert all(torch.equal(t, before[n]) for n, t in fitter.manifold.field.state_dict().items())
+
+
+def test_a_step_that_is_not_finite_is_left_out(build, image_folder, tmp_path) -> None:
+    recipe = recipe_for(image_folder, fit={"epochs": 2})
+    fitter = Fitter(*prepared(build, recipe), recipe, folder=tmp_path)
+    broken_at(fitter, lambda call: call == 2)
+    result = fitter.run()
+    assert (result.skipped, result.times_back) == (1, 0)
+    assert all(t.isfinite().all() for t in fitter.manifold.field.state_dict().values())
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [1, 1]
+
+
+def test_a_few_in_a_row_take_the_fit_back(build, image_folder) -> None:
+    recipe = recipe_for(image_folder, fit={"epochs": 6, "save_steps": 1})
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    rates = broken_at(fitter, lambda call: 3 <= call < 3 + BAD_STEPS)
+    result = fitter.run()
+    assert (result.skipped, result.times_back) == (BAD_STEPS, 1)
+    assert result.steps == fitter.total_steps
+    assert len(rates) == fitter.total_steps + BAD_STEPS
+    assert rates[2 + BAD_STEPS] == pytest.approx(rates[2] / 2)  # the same step again
 
 
 def test_evaluation_counts_what_is_right(build, image_folder) -> None:

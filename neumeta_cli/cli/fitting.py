@@ -25,7 +25,7 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.cli.stages import tell_arch
 from neumeta_cli.distill import STATE_FILE, train_network
-from neumeta_cli.errors import NeumetaError
+from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.export import to_json
 from neumeta_cli.manifold import save_manifold
 from neumeta_cli.recipe import Recipe, field_paths, load_recipe, parse_recipe, recipe_files
@@ -57,7 +57,7 @@ def _adapted(
             section["format"] = "image_folder"
         recipe = recipe.model_copy(update={"data": type(recipe.data)(**section)})
     if checkpoint is not None:
-        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint)})
+        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint.resolve())})
         recipe = recipe.model_copy(update={"model": model})
     return recipe
 
@@ -86,17 +86,20 @@ def fit(
 
     Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
     """
-    chosen = _adapted(recipe, set_, checkpoint, data, epochs, seed)
-    folder = run or (pipeline.last_folder(chosen) if resume else pipeline.new_folder(chosen))
+    named = load_recipe(recipe)
+    folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
+    resolved = folder / pipeline.RECIPE_FILE  # with what was said when the run began
+    source = str(resolved) if resume and resolved.exists() else recipe
+    chosen = _adapted(source, set_, checkpoint, data, epochs, seed)
     reporter = TerminalReporter()
     try:
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
-    except KeyboardInterrupt:
+    except (StoppedRunError, KeyboardInterrupt) as stop:
         reporter.finish()
-        state = folder / STATE_FILE
         saved = f"go on with: neumeta fit --recipe {recipe} --run {folder} --resume"
-        note(f"stopped; {saved if state.exists() else 'nothing was saved yet'}")
-        raise
+        state = (folder / STATE_FILE).exists()
+        note(f"{stop or 'stopped'}; {saved if state else 'nothing was saved yet'}")
+        raise KeyboardInterrupt from stop
     write_json(json, result.as_dict())
     if json != "-":
         document = result.as_dict()

@@ -1,6 +1,7 @@
 """``neumeta trace`` and ``neumeta permute``."""
 
 import copy
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -123,7 +124,8 @@ def permute(
     """Reorder channels so that weights vary smoothly along them; the function stays the same.
 
     Every clique gets the shortest Hamiltonian path through its channels under the L1 distance
-    between their weights.
+    between their weights. Blocks, such as attention heads, are ordered once the channels in
+    them have their places.
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
@@ -134,7 +136,9 @@ def permute(
     ordering = Ordering(solver, seed, time_limit, Objective(norm, weighting))
     for refusal in traced.refusals:
         note(f"held: {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}")
+    start = time.perf_counter()
     weights, orders = permute_checkpoint(loaded, traced, ordering, TerminalReporter())
+    seconds = time.perf_counter() - start
     before = loaded.model
     after = copy.deepcopy(before)
     put_tensors(after, {n: t.float() for n, t in weights.tensors.items()}, strict=False)
@@ -158,11 +162,13 @@ def permute(
         "norm": norm,
         "weighting": weighting,
         "relative_error": error,
+        "seconds": round(seconds, 3),
         "cliques": [_order_as_dict(o) for o in orders],
     }
     write_json(json, document)
     if json != "-":
         say(_order_table(orders))
+        say(f"{len(orders)} cliques in {seconds:.1f} s (the table's seconds are of one core each)")
         say(f"same function: relative difference {error:.1e} in float64")
         say(f"written: {escape(str(target))}")
 

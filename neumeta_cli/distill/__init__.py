@@ -1,6 +1,7 @@
 """Distilling a checkpoint into a manifold: the fit, its losses, and resuming."""
 
-from neumeta_cli.distill.fit import METRICS_FILE, STATE_FILE, FitResult, Fitter, fit_manifold
+from neumeta_cli.distill.fit import FitResult, Fitter, fit_manifold
+from neumeta_cli.distill.journal import METRICS_FILE, STATE_FILE
 from neumeta_cli.distill.plain import measure_plain_epoch, train_network
 
 __all__ = [

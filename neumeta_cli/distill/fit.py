@@ -1,6 +1,6 @@
 """Fitting the INR: the task, the reconstruction of the checkpoint, a penalty."""
 
-import json
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -12,30 +12,45 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.distill.features import open_source
-from neumeta_cli.errors import NeumetaError
+from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
+from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Classification
 
-STATE_FILE = "state.pt"
-METRICS_FILE = "metrics.jsonl"
+BAD_STEPS = 5  # steps in a row whose loss or gradient is not finite, before going back
+GOING_BACK = 3  # times, each at half the rate, before giving up
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit took: seconds in the steps, seconds in frozen features, epochs and steps."""
+    """What a fit took.
+
+    Attributes:
+        seconds: in the steps.
+        preparation_seconds: in frozen features.
+        epochs, steps: of the whole fit, before and after it was resumed.
+        skipped: steps left out since something in them was not finite.
+        times_back: how often it went back to an earlier state at half the rate.
+
+    """
 
     seconds: float
     preparation_seconds: float
     epochs: int
     steps: int
+    skipped: int = 0
+    times_back: int = 0
 
 
 class Fitter:
-    """A fit under way. ``run`` goes through all epochs; between two of them it can be stopped.
+    """A fit under way. ``run`` goes through all steps; it can be stopped between any two of them.
+
+    The state is saved every ``fit.save_steps`` steps, at the end of each epoch and when a signal
+    stops it. A step whose loss or gradient is not finite changes nothing but is counted; after a
+    few in a row the fit goes back to the last regular save and on at half the rate.
 
     Args:
         manifold: with an INR to fit; it is changed in place.
@@ -43,7 +58,7 @@ class Fitter:
         task: data and loss.
         recipe: the sections noise, loss and fit.
         device: where to compute.
-        folder: where the state and the metrics go after every epoch; nowhere if None.
+        folder: where the state and the metrics go; nowhere if None.
         reporter: is told of the progress.
 
     """
@@ -64,17 +79,21 @@ class Fitter:
         self.manifold = manifold.to(self.device)
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
-        self.task, self.recipe, self.folder = task, recipe, folder
+        self.task, self.recipe = task, recipe
+        self.journal = Journal(folder)
         self.reporter = reporter or Silent()
         field = manifold.field.requires_grad_(True).train()
         self.optimizer = torch.optim.Adam(field.parameters(), lr=recipe.fit.learning_rate)
+        self.good: Mapping[str, Any] = {}  # the last regular save, to go back to
         self.average = AveragedModel(field, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.ema))
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
         self.full = manifold.sizes(1.0)
-        self.epoch = self.step = 0
+        self.step = self.skipped = self.skipped_in_row = self.times_back = 0
         self.seconds = 0.0
+        self.order_state = self.choices.get_state()  # as the epoch's order of images was drawn
+        self.sums: dict[str, float] = {}
         start = time.perf_counter()
         self.source = open_source(
             manifold,
@@ -103,43 +122,125 @@ class Fitter:
         assert self.task.train is not None
         return max(1, len(self.task.train) // self.recipe.fit.batch_size)
 
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.fit.epochs * self.steps_per_epoch
+
     def run(self) -> FitResult:
-        """Fit until the last epoch; the manifold then holds the averaged INR."""
-        fit = self.recipe.fit
-        self.reporter.start("fit", (fit.epochs - self.epoch) * self.steps_per_epoch)
-        while self.epoch < fit.epochs:
-            start = time.perf_counter()
-            record = self._run_epoch()
-            self.seconds += time.perf_counter() - start
-            self.epoch += 1
-            self._save(record)
+        """Fit until the last step; the manifold then holds the averaged INR.
+
+        Raises:
+            StoppedRunError: by Ctrl-C or a signal to end; the state is saved.
+            NeumetaError: the loss stays not finite, or the state cannot be written.
+
+        """
+        self.reporter.start("fit", self.total_steps - self.step)
+        self.good = copy.deepcopy(self.state_dict()) if self.step == 0 else self.good
+        batches: tuple[Tensor, ...] = ()
+        with StopSignals() as stop:
+            while self.step < self.total_steps:
+                start = time.perf_counter()
+                place = self.step % self.steps_per_epoch
+                if place == 0 or not batches:
+                    batches = self._order(place)
+                back = self._add(self.train_step(batches[place]))
+                self.seconds += time.perf_counter() - start
+                if back:
+                    batches = ()
+                elif self.step % self.steps_per_epoch == 0:
+                    self._end_epoch()
+                elif self.step % self.recipe.fit.save_steps == 0:
+                    self._save()
+                if stop.requested and self.journal.folder is None:
+                    raise KeyboardInterrupt
+                if stop.requested:
+                    self.journal.save(self.state_dict() | {"good": self.good})
+                    self.reporter.finish()
+                    raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
         self.reporter.finish()
         self.manifold.field.load_state_dict(self.average.module.state_dict())
         self.manifold.requires_grad_(False).eval()
-        return FitResult(self.seconds, self.preparation_seconds, self.epoch, self.step)
+        epochs = self.step // self.steps_per_epoch
+        return FitResult(
+            self.seconds,
+            self.preparation_seconds,
+            epochs,
+            self.step,
+            self.skipped,
+            self.times_back,
+        )
 
-    def _run_epoch(self) -> dict[str, float]:
+    def _order(self, place: int) -> tuple[Tensor, ...]:
+        """The epoch's batches; within an epoch they are drawn again as they were."""
         assert self.task.train is not None
+        now = self.choices.get_state()
+        if place == 0:
+            self.order_state = now
+            self.sums = {}
+        self.choices.set_state(self.order_state)
         order = torch.randperm(len(self.task.train), generator=self.choices)
-        sums: dict[str, float] = {}
-        batches = order.split(self.recipe.fit.batch_size)[: self.steps_per_epoch]
-        for index in batches:
-            for name, value in self.train_step(index).items():
-                sums[name] = sums.get(name, 0.0) + value
-            self.reporter.advance(1, f"loss {sums['loss'] / sums['steps']:.3f}")
-        return {name: value / sums["steps"] for name, value in sums.items() if name != "steps"}
+        if place:
+            self.choices.set_state(now)
+        return order.split(self.recipe.fit.batch_size)
 
-    def train_step(self, index: Tensor) -> dict[str, float]:
-        """One step on the training images ``index``; gives the parts of its loss.
+    def _add(self, parts: dict[str, float] | None) -> bool:
+        """Count a step, or one that was skipped; tells whether the fit has gone back."""
+        self.step += 1
+        if parts is not None:
+            self.skipped_in_row = 0
+            for name, value in (parts | {"steps": 1.0}).items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            self.reporter.advance(1, self._telling())
+            return False
+        self.skipped += 1
+        self.skipped_in_row += 1
+        self.reporter.advance(1, f"{self.skipped} steps skipped: not finite")
+        if self.skipped_in_row < BAD_STEPS:
+            return False
+        if self.times_back == GOING_BACK:
+            raise NeumetaError(
+                f"the loss is not finite at step {self.step}, also after {GOING_BACK} returns to "
+                f"an earlier state at half the rate; lower fit.learning_rate (now "
+                f"{self.recipe.fit.learning_rate:g}) or set fit.clip"
+            )
+        skipped, times = self.skipped, self.times_back + 1
+        self.restore(self.good)
+        self.skipped, self.times_back = skipped, times
+        return True
 
-        Raises:
-            NeumetaError: the loss is not finite.
+    def _telling(self) -> str:
+        steps = self.sums["steps"]
+        parts = [f"{n} {v / steps:.3f}" for n, v in self.sums.items() if n != "steps" and v]
+        epoch = (self.step - 1) // self.steps_per_epoch + 1
+        return f"epoch {epoch}/{self.recipe.fit.epochs}: {', '.join(parts)}"
+
+    def _end_epoch(self) -> None:
+        record: dict[str, float] = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
+        record |= {"seconds": round(self.seconds, 2), "skipped": self.skipped}
+        steps = self.sums.get("steps", 0.0)
+        record |= {n: v / steps for n, v in self.sums.items() if n != "steps" and steps}
+        self.journal.record(record)
+        self._save()
+
+    def _save(self) -> None:
+        """Save, unless the last step was skipped: then the state is not known to be good."""
+        if self.skipped_in_row == 0:
+            state = self.state_dict()
+            self.good = copy.deepcopy(state)
+            self.journal.save(state)
+
+    def train_step(self, index: Tensor) -> dict[str, float] | None:
+        """One step on the training images ``index``.
+
+        Returns:
+            The parts of its loss, or None if it was skipped: the loss or its gradient is not
+            finite, and nothing has changed.
 
         """
         fit = self.recipe.fit
         for group in self.optimizer.param_groups:
-            total = fit.epochs * self.steps_per_epoch
-            group["lr"] = fit.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / total))
+            decay = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+            group["lr"] = fit.learning_rate * decay * 0.5**self.times_back
         warm = self.step < fit.warmup_steps
         sizes = self.full if warm else self._draw_sizes()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"):
@@ -147,20 +248,15 @@ class Fitter:
             parts = {} if warm else self._task_loss(sizes, generated, index)
         parts |= self._weight_loss(sizes, generated)
         loss = torch.stack(list(parts.values())).sum()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NeumetaError(
-                f"the loss is {value} at step {self.step}; lower fit.learning_rate "
-                f"(now {fit.learning_rate:g}) or set fit.clip"
-            )
         self.optimizer.zero_grad()
         loss.backward()
-        if fit.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.manifold.field.parameters(), fit.clip)
+        most = math.inf if fit.clip is None else fit.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.manifold.field.parameters(), most)
+        if not math.isfinite(float(norm + loss.detach())):
+            return None
         self.optimizer.step()
         self.average.update_parameters(self.manifold.field)
-        self.step += 1
-        return {"loss": value, "steps": 1.0} | {n: float(p.detach()) for n, p in parts.items()}
+        return {"loss": float(loss.detach())} | {n: float(p.detach()) for n, p in parts.items()}
 
     def _task_loss(
         self, sizes: dict[str, int], generated: dict[str, Tensor], index: Tensor
@@ -215,15 +311,6 @@ class Fitter:
         chosen = torch.randperm(len(names), generator=self.choices)[:count]
         return {names[i] for i in chosen.tolist()}
 
-    def _save(self, record: Mapping[str, float]) -> None:
-        if self.folder is None:
-            return
-        line = {"epoch": self.epoch, "step": self.step, "seconds": round(self.seconds, 2), **record}
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        state = self.state_dict()
-        write_atomically(self.folder / STATE_FILE, lambda path: torch.save(state, path))
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the fit depends on."""
         return {
@@ -232,31 +319,46 @@ class Fitter:
             "optimizer": self.optimizer.state_dict(),
             "choices": self.choices.get_state(),
             "noise": self.noise.generator.get_state(),
-            "epoch": self.epoch,
+            "order": self.order_state,
+            "sums": dict(self.sums),
             "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "times_back": self.times_back,
             "seconds": self.seconds,
         }
 
-    def load_state(self, path: Path) -> None:
-        """Go on where ``state_dict`` was taken.
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back, or on, to where ``state_dict`` was taken."""
+        self.manifold.field.load_state_dict(state["field"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors
+        self.choices.set_state(state["choices"].cpu())
+        self.noise.generator.set_state(state["noise"].cpu())
+        self.order_state = state["order"].cpu()
+        self.sums = dict(state["sums"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.skipped_in_row, self.times_back = state["skipped_in_row"], state["times_back"]
+        self.seconds = state["seconds"]
+
+    def resume(self) -> None:
+        """Go on where the state in the folder was saved, if there is one.
 
         Raises:
             NeumetaError: the file is damaged or belongs to another recipe.
 
         """
+        state = self.journal.load(self.device)
+        if state is None:
+            return
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.manifold.field.load_state_dict(state["field"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.choices.set_state(state["choices"].cpu())
-            self.noise.generator.set_state(state["noise"].cpu())
-            self.epoch, self.step = state["epoch"], state["step"]
-            self.seconds = state["seconds"]
-        except Exception as error:  # torch raises many kinds on damaged files
+            self.restore(state)
+            self.good = state.get("good", state)
+        except Exception as error:  # torch raises many kinds on states of other networks
             raise NeumetaError(
-                f"cannot go on from {path}: damaged, or of another recipe; start a new run"
+                f"cannot go on from {STATE_FILE}: it is of another recipe; start a new run"
             ) from error
+        self.journal.forget_after(self.step)
 
 
 def fit_manifold(
@@ -274,6 +376,6 @@ def fit_manifold(
     With ``resume`` it goes on from the state in ``folder``, if there is one.
     """
     fitter = Fitter(manifold, tensors, task, recipe, device, folder, reporter)
-    if resume and folder is not None and (folder / STATE_FILE).exists():
-        fitter.load_state(folder / STATE_FILE)
+    if resume:
+        fitter.resume()
     return fitter.run()

@@ -1,0 +1,110 @@
+"""What a fit leaves in its folder as it goes, and how it is stopped."""
+
+import json
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from neumeta_cli.checkpoint import write_atomically, write_text
+from neumeta_cli.errors import NeumetaError
+
+STATE_FILE = "state.pt"
+METRICS_FILE = "metrics.jsonl"
+
+
+class Journal:
+    """The state and the metrics of a fit in its folder, and TensorBoard's if it is installed.
+
+    Args:
+        folder: nothing is written if None.
+
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._board: Any = None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the state whole or not at all."""
+        if self.folder is not None:
+            write_atomically(self.folder / STATE_FILE, lambda path: torch.save(dict(state), path))
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The state that was saved last, or None.
+
+        Raises:
+            NeumetaError: the file is damaged.
+
+        """
+        if self.folder is None or not (self.folder / STATE_FILE).exists():
+            return None
+        path = self.folder / STATE_FILE
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # torch raises many kinds on damaged files
+            raise NeumetaError(f"cannot go on from {path}: damaged; start a new run") from error
+        return dict(state)
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Add a line to the metrics."""
+        if self.folder is None:
+            return
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(values)) + "\n")
+        board = self._tensorboard()
+        for name, value in values.items() if board is not None else ():
+            board.add_scalar(name, value, int(values["step"]))
+
+    def forget_after(self, step: int) -> None:
+        """Leave out metrics of steps that a resumed fit takes again."""
+        if self.folder is None or not (self.folder / METRICS_FILE).exists():
+            return
+        path = self.folder / METRICS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        if kept != lines:
+            write_text(path, "".join(line + "\n" for line in kept))
+
+    def _tensorboard(self) -> Any:
+        if self._board is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return None
+            self._board = SummaryWriter(str(self.folder))
+        return self._board
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # cut in the middle
+        return float("inf")
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM ask for a stop; the second one does not wait. Main thread only."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
