@@ -69,9 +69,14 @@ class NormSection(_Section):
 
 
 class InrSection(_Section):
-    kind: Literal["mlp", "factorised"] = Field(
+    kind: Literal["mlp", "factorised", "selected"] = Field(
         "mlp",
-        description="mlp (the paper's) or factorised (functions of c_in times those of c_out)",
+        description="mlp (the paper's), factorised (functions of c_in times those of c_out) or "
+        "selected (the checkpoint's largest channels, changed by powers of what is missing)",
+    )
+    degree: int = Field(1, ge=0, description="highest of these powers")
+    store: Literal["float32", "float16"] = Field(
+        "float32", description="of the INR's parameters in the manifold's file"
     )
     per: Literal["type", "layer", "tensor"] = Field(
         "tensor", description="one network for each of: weights and vectors, layer, tensor"

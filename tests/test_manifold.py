@@ -14,6 +14,7 @@ from torch import nn
 
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.export import export_network, load
 from neumeta_cli.manifold import Manifold, Noise, build_manifold, load_manifold, save_manifold
 from neumeta_cli.manifold.calibration import CalibrationSet
@@ -25,6 +26,7 @@ from neumeta_cli.trace import trace_model
 
 MLP = InrSection(hidden=16, layers=3, frequencies=4)
 FACTORISED = InrSection(kind="factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
+SELECTED = InrSection(kind="selected", degree=2)
 NOISE = NoiseSection(channels=0.3, samples=3)
 
 
@@ -99,7 +101,32 @@ def test_the_factorised_inr_begins_as_the_checkpoint(build) -> None:
     assert relative_error(manifold.sample(1.0, samples=0)(x), model(x)) < 1e-4
 
 
-@pytest.mark.parametrize("inr", [MLP, FACTORISED], ids=["mlp", "factorised"])
+@pytest.mark.parametrize("name", ["cifar_resnet20", "lenet", "timm/test_vit"])
+@pytest.mark.parametrize("width", [1.0, 0.6, 0.3])
+def test_the_selected_inr_begins_as_pruning_by_norm(build, name: str, width: float) -> None:
+    """Convolutions, a flattened feature map, heads: all members of a clique choose alike."""
+    manifold = manifold_of(build, name, SELECTED, fold=False)
+    model, _ = build(name)
+    sizes = manifold.sizes(width)
+    pruned = prune_l1(model, manifold.trace, model.state_dict(), sizes).state_dict()
+    generated = manifold.generate(sizes)
+    assert generated
+    assert all(torch.equal(weight, pruned[name]) for name, weight in generated.items())
+
+
+def test_noise_mixes_a_selected_channel_with_its_neighbours(build) -> None:
+    manifold = manifold_of(build, inr=SELECTED)
+    sizes = manifold.sizes(0.5)
+    noise = Noise(0.4, 0.0, torch.Generator().manual_seed(0))
+    name = "layer3.2.conv1.bias"
+    clean, noisy = (manifold.generate(sizes, n)[name] for n in (None, noise))
+    low = torch.minimum(clean, torch.minimum(clean.roll(1), clean.roll(-1)))
+    high = torch.maximum(clean, torch.maximum(clean.roll(1), clean.roll(-1)))
+    assert not torch.equal(clean, noisy)
+    assert ((noisy >= low - 1e-6) & (noisy <= high + 1e-6)).all()
+
+
+@pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED], ids=lambda inr: inr.kind)
 @pytest.mark.parametrize("width", [0.01, 0.25, 0.37, 1.0, 1.6])
 def test_any_width_gives_a_network_that_runs(build, inr: InrSection, width: float) -> None:
     manifold = manifold_of(build, inr=inr)
@@ -163,13 +190,21 @@ def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
     assert [n for n, w in made.items() if w.requires_grad] == ["conv1.weight"]
 
 
-@pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("suffix", "fold", "inr"),
+    [
+        (".pt", True, FACTORISED),
+        (".safetensors", False, FACTORISED),
+        (".pt", False, SELECTED),
+        (".pt", False, SELECTED.model_copy(update={"store": "float16"})),
+    ],
+)
 def test_an_export_computes_what_its_twin_in_memory_does(
-    build, tmp_path: Path, suffix: str, fold: bool
+    build, tmp_path: Path, suffix: str, fold: bool, inr: InrSection
 ) -> None:
     """In a fresh process, bit for bit."""
-    manifold = manifold_of(build, fold=fold)
+    manifold = manifold_of(build, fold=fold, inr=inr)
+    manifold.round_as_stored()
     manifold.calibration.keep(torch.randn(16, 3, 32, 32))
     saved = save_manifold(tmp_path / "manifold.safetensors", manifold)
     exported = export_network(load_manifold(saved), tmp_path / f"half{suffix}", 0.5)

@@ -159,6 +159,7 @@ class Fitter:
                     raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
         self.reporter.finish()
         self.manifold.field.load_state_dict(self.average.module.state_dict())
+        self.manifold.round_as_stored()
         self.manifold.requires_grad_(False).eval()
         epochs = self.step // self.steps_per_epoch
         return FitResult(

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from neumeta_cli.resize import build_resized, select_channels
+from neumeta_cli.resize import build_resized, rank_channels, select_channels
 from neumeta_cli.trace import Trace
 
 
@@ -27,14 +26,7 @@ def prune_l1(
     for clique in trace.cliques:
         if clique.name not in sizes:
             continue
-        norm = torch.zeros(clique.rows, dtype=torch.float64)
-        for member in clique.members:
-            if member.weight in parameters:
-                along = tensors[member.weight].detach().double().abs().movedim(member.dim, 0)
-                norm += along[torch.from_numpy(member.positions)].flatten(1).sum(1)
-        by_copy = norm.reshape(clique.copies, clique.channels)
-        order = torch.argsort(by_copy, dim=1, descending=True, stable=True).numpy()
-        first = np.arange(clique.copies)[:, None] * clique.channels
-        kept[clique.name] = np.sort((first + order[:, : sizes[clique.name]]).ravel())
+        rank = rank_channels(clique, tensors, parameters)
+        kept[clique.name] = np.flatnonzero(rank < sizes[clique.name])
     own = {n: t.clone() for n, t in select_channels(tensors, trace, kept).items()}
     return build_resized(model, trace, sizes, own)

@@ -69,7 +69,11 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise NeumetaError(f"cannot write {path}: a manifold's file ends in .safetensors")
-    tensors = {f"inr.{name}": t.cpu() for name, t in manifold.field.state_dict().items()}
+    half = manifold.inr.store == "float16"
+    tensors = {
+        f"inr.{name}": t.half().cpu() if half and t.is_floating_point() else t.cpu()
+        for name, t in manifold.field.state_dict().items()
+    }
     tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
     if len(manifold.calibration):
         calibration = manifold.calibration.state_dict()
@@ -120,7 +124,8 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
     for name, tensor in weights.tensors.items():
         part, _, inner = name.partition(".")
-        parts[part][inner] = tensor
+        stored_half = part == "inr" and tensor.dtype == torch.float16
+        parts[part][inner] = tensor.float() if stored_half else tensor
     with torch.device("meta"):
         empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in structure.state_dict().items()}
         inr, noise = InrSection(**metadata["inr"]), NoiseSection(**metadata["noise"])

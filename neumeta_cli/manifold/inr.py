@@ -52,6 +52,8 @@ class ResidualMLP(nn.Module):
 class Field(nn.Module):
     """What every kind of INR is to the manifold."""
 
+    selects = False  # whether targets must say which channels are kept
+
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
         """Generate tensors.
 
@@ -228,6 +230,80 @@ class Axis(nn.Module):
         return self.grid[below] * (1 - share) + self.grid[(below + 1).clamp(max=last)] * share
 
 
+class SelectedField(Field):
+    """A choice among the checkpoint's channels, and what the size changes in them.
+
+    ``W[o, i] = G_0[p(c_out), q(c_in)] + Σ_d φ^d · G_d[p(c_out), q(c_in)]``, with φ twice the share
+    of channels that is missing. At a size p and q give the places of the channels of largest norm,
+    in the checkpoint's (smooth) order; between two of them, as under noise, weights are
+    interpolated, and above the checkpoint's size p and q are lines. G_0 begins as the checkpoint
+    and all others at zero: before any training it prunes by ℓ1 norm. With no powers, its fit is
+    that of a slimmable network (Yu et al., 2019) that starts from the checkpoint.
+    """
+
+    selects = True
+
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        space: Space,
+        config: InrSection,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.grids = nn.ModuleDict()
+        for spec in specs:
+            weight = tensors[spec.name].float()
+            powers = [weight.clone(), *(torch.zeros_like(weight) for _ in range(config.degree))]
+            self.grids[spec.name.replace(".", "/")] = nn.ParameterList(powers)
+
+    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        return [self._generate(target, noise) for target in targets]
+
+    def _generate(self, target: Target, noise: Noise | None) -> Tensor:
+        grids = self.grids[target.spec.name.replace(".", "/")]
+        assert isinstance(grids, nn.ParameterList)
+        missing = self._missing(target, noise, grids[0])
+        weight = grids[0]
+        for power, grid in enumerate(list(grids)[1:], start=1):
+            weight = weight + (2 * missing) ** power * grid
+        sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
+        for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
+            weight = _along(weight, dim, size, kept, noise)
+        if len(sizes) == 2 and sizes[1] > target.spec.shape[1]:
+            weight = weight * (target.spec.shape[1] / sizes[1])
+        return weight
+
+    @staticmethod
+    def _missing(target: Target, noise: Noise | None, like: Tensor) -> Tensor:
+        """The share of channels that is missing along the dimensions that shrink, on average."""
+        sizes = torch.tensor([target.c_out, target.c_in], dtype=torch.float32, device=like.device)
+        if noise is not None:
+            sizes = sizes + noise.sizes * noise.draw(2, like=like)
+        full = torch.tensor([*target.spec.shape[:2], 1][:2], device=like.device)
+        shrinks = torch.tensor([k is not None for k in target.kept], device=like.device)
+        return ((1 - sizes / full) * shrinks).sum() / shrinks.sum().clamp(min=1)
+
+
+def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:
+    """Values along a dimension at ``size`` evenly spread places among those that are kept."""
+    if kept is None and size == weight.shape[dim] and noise is None:
+        return weight
+    count = weight.shape[dim] if kept is None else len(kept)
+    at = torch.arange(size, dtype=torch.float32, device=weight.device)
+    if noise is not None and noise.channels:
+        at = at + noise.channels * noise.draw(size, like=weight)
+    elif count == size:
+        return weight if kept is None else weight.index_select(dim, kept)
+    at = (at * (count / size)).clamp(0, count - 1)
+    below = at.floor().long()
+    above = (below + 1).clamp(max=count - 1)
+    share = (at - below).view(-1, *(1,) * (weight.dim() - 1 - dim))
+    if kept is not None:
+        below, above = kept[below], kept[above]
+    return torch.lerp(weight.index_select(dim, below), weight.index_select(dim, above), share)
+
+
 def _spread(values: Tensor) -> Tensor:
     """Standard deviation as a scalar tensor, never 0."""
     return values.float().std(correction=0).clamp(min=1e-8)
@@ -242,7 +318,8 @@ def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (left * root).float(), right.permute(1, 0, 2).flatten(1).float()
 
 
-KINDS: dict[str, type[MlpField] | type[FactorisedField]] = {
+KINDS: dict[str, type[MlpField] | type[FactorisedField] | type[SelectedField]] = {
     "mlp": MlpField,
     "factorised": FactorisedField,
+    "selected": SelectedField,
 }

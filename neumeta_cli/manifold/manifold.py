@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,14 +30,17 @@ from neumeta_cli.resize import (
     fold_batch_norm,
     foldable_pairs,
     has_statistics,
+    kept_places,
+    rank_channels,
     resizable,
     resize_model,
     resized_shapes,
     sizes_at,
 )
-from neumeta_cli.trace import Trace, trace_model
+from neumeta_cli.trace import Clique, Trace, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
+REMEMBERED = 64  # sets of sizes
 SAMPLING_SEED = 0  # of the K perturbed draws, so that every export of a manifold is the same
 
 
@@ -103,6 +107,9 @@ class Manifold(nn.Module):
         largest = max(max(spec.shape[:2]) for spec in self.specs)
         self.space = Space(len(self.specs), largest)
         self.field = KINDS[inr.kind](self.specs, self.space, inr, tensors)
+        if self.field.selects:
+            self._keep_ranks(tensors, parameters)
+        self._kept: dict[tuple[Any, ...], dict[tuple[str, int], Tensor]] = {}
         generated = {spec.name for spec in self.specs}
         self.fixed_names = [name for name in tensors if name not in generated]
         for number, name in enumerate(self.fixed_names):
@@ -132,7 +139,36 @@ class Manifold(nn.Module):
     def targets(self, sizes: Sizes) -> list[Target]:
         """What is to be generated at these sizes."""
         shapes = resized_shapes(self.trace, sizes)
-        return [_target(spec, shapes) for spec in self.specs]
+        kept = self._places(sizes) if self.field.selects else {}
+        return [_target(spec, shapes, kept) for spec in self.specs]
+
+    def _keep_ranks(self, tensors: Mapping[str, Tensor], parameters: Sequence[str]) -> None:
+        """Let the field remember which channels of the checkpoint are the largest."""
+        for number, clique in enumerate(self._scoped()):
+            if any(tensors[m.weight].is_meta for m in clique.members):  # a file will say
+                ranks = torch.empty(clique.rows, dtype=torch.int32, device="meta")
+            else:
+                ranks = torch.from_numpy(rank_channels(clique, tensors, parameters)).int()
+            self.field.register_buffer(f"rank_{number}", ranks)
+
+    def _scoped(self) -> list[Clique]:
+        by_name = {clique.name: clique for clique in self.trace.cliques}
+        return [by_name[name] for name in self.blueprint.scope]
+
+    def _places(self, sizes: Sizes) -> dict[tuple[str, int], Tensor]:
+        """For each (weight, dimension) that shrinks, the checkpoint's places of what is left."""
+        device = next(self.field.parameters()).device
+        key = (device, *sizes.values())
+        if key not in self._kept:
+            kept = {}
+            for number, clique in enumerate(self._scoped()):
+                ranks = self.field.get_buffer(f"rank_{number}").cpu().numpy()
+                if sizes[clique.name] < clique.channels:
+                    kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
+            places = kept_places(self.trace.shapes, self.trace, kept)
+            made = {place: torch.from_numpy(p).to(device) for place, p in places.items()}
+            remember(self._kept, key, made)
+        return self._kept[key]
 
     def generate(
         self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
@@ -190,6 +226,14 @@ class Manifold(nn.Module):
         reporter.finish()
         return {name: weight / count for name, weight in total.items()}
 
+    @torch.no_grad()
+    def round_as_stored(self) -> None:
+        """Give the INR's parameters the precision of the file, so that loading changes nothing."""
+        if self.inr.store == "float16":
+            for tensor in self.field.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.copy_(tensor.half())
+
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.
 
@@ -197,12 +241,10 @@ class Manifold(nn.Module):
         """
         key = tuple(sizes.values())
         if key not in self._skeletons:
-            if len(self._skeletons) >= 64:
-                self._skeletons.pop(next(iter(self._skeletons)))
             made = resize_model(self.structure, self.trace, sizes)
             for name in self.norms:
                 drop_statistics(made.get_submodule(name))
-            self._skeletons[key] = made
+            remember(self._skeletons, key, made)
         return self._skeletons[key]
 
     def fixed_at(self, sizes: Sizes) -> dict[str, Tensor]:
@@ -293,11 +335,23 @@ def _prepared(
     return structure, trace, dict(structure.state_dict())
 
 
-def _target(spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]]) -> Target:
+def remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value, and of all values the newest 64."""
+    if len(cache) >= REMEMBERED:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
+
+
+def _target(
+    spec: TensorSpec,
+    shapes: Mapping[str, tuple[int, ...]],
+    kept: Mapping[tuple[str, int], Tensor],
+) -> Target:
     shape = shapes[spec.name]
     c_in = 1 if spec.is_vector else shape[1]
     size_in = shapes[spec.sibling][1] if spec.sibling is not None else c_in
-    return Target(spec, shape[0], c_in, size_in)
+    places = (kept.get((spec.name, 0)), kept.get((spec.name, 1)))
+    return Target(spec, shape[0], c_in, size_in, places)
 
 
 def _own(tensor: Tensor) -> Tensor:

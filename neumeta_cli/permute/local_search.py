@@ -34,11 +34,12 @@ from neumeta_cli.permute.neighbours import (
 NEIGHBOURS = 7
 DESCENT = (5, 3, 2, 1, 1)  # neighbours tried at each step of a chain
 MERGE = (3, 3, 3, 3, 2, 2, 2, 2)
-GROUPS = 7
+GROUPS = 6
 STARTS = 8  # greedy paths in each group
 STRETCH = 30  # the longest stretch that a kick moves
 KICKS = 4  # for each channel, of the last merger
-LEAST_KICKS = 500
+SMALL = 160  # channels up to which kicks go on over all near neighbours,
+SMALL_KICKS = 1000  # so often
 CHUNK = 256  # kicks between two looks at the clock
 LOG = 100_000  # reversals of one kick that can be undone
 EPSILON = 1e-6  # gains below are rounding, in units of the mean distance
@@ -79,7 +80,10 @@ def two_and_a_half_opt(
         if time.monotonic() > deadline:
             break
     last = _merge(reduced, merged)
-    last.kick(max(KICKS * n, LEAST_KICKS), seed, deadline)
+    last.kick(KICKS * n, seed, deadline)
+    if n <= SMALL:  # too few channels for many different paths
+        last = _Search(reduced, last.tour, near, far, MERGE)
+        last.kick(SMALL_KICKS, seed, deadline)
     at = int(np.flatnonzero(last.tour == n)[0])
     return np.concatenate([last.tour[at + 1 :], last.tour[:at]]).astype(np.int64)
 

@@ -9,7 +9,7 @@ from neumeta_cli.resize.network import (
     resized_shapes,
 )
 from neumeta_cli.resize.norms import calibrate, drop_statistics, has_statistics
-from neumeta_cli.resize.select import select_channels
+from neumeta_cli.resize.select import kept_places, rank_channels, select_channels
 from neumeta_cli.resize.sizes import channels_at, check_width, sizes_at
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "fold_batch_norm",
     "foldable_pairs",
     "has_statistics",
+    "kept_places",
     "measure_cost",
+    "rank_channels",
     "resizable",
     "resize_model",
     "resized_shapes",

@@ -1,12 +1,62 @@
 """Keeping some channels of each clique: what structured pruning does."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neumeta_cli.trace import Trace
+from neumeta_cli.trace import Clique, Trace
+
+
+def rank_channels(
+    clique: Clique, tensors: Mapping[str, Tensor], parameters: Collection[str]
+) -> np.ndarray:
+    """Rank the channels of each copy of a clique by their ℓ1 norm over all members.
+
+    Args:
+        clique: of the network.
+        tensors: weights by name.
+        parameters: the names that count.
+
+    Returns:
+        (rows,), 0 for the largest norm.
+
+    """
+    norm = torch.zeros(clique.rows, dtype=torch.float64)
+    for member in clique.members:
+        if member.weight in parameters:
+            along = tensors[member.weight].detach().double().abs().movedim(member.dim, 0)
+            norm += along[torch.from_numpy(member.positions)].flatten(1).sum(1)
+    by_copy = norm.reshape(clique.copies, clique.channels)
+    order = torch.argsort(by_copy, dim=1, descending=True, stable=True)
+    return torch.argsort(order, dim=1).flatten().numpy()
+
+
+def kept_places(
+    shapes: Mapping[str, tuple[int, ...]], trace: Trace, kept: Mapping[str, np.ndarray]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Where along each dimension the channels lie that stay.
+
+    Args:
+        shapes: of the weights by name.
+        trace: of the network that they belong to.
+        kept: clique name to rows (of each copy equally many); other cliques stay whole.
+
+    Returns:
+        For each (weight, dimension) with a member in ``kept``, the indices in ascending order.
+
+    """
+    masks: dict[tuple[str, int], np.ndarray] = {}
+    for clique in trace.cliques:
+        if clique.name not in kept:
+            continue
+        gone = np.setdiff1d(np.arange(clique.rows), kept[clique.name])
+        for member in clique.members:
+            size = shapes[member.weight][member.dim]
+            mask = masks.setdefault((member.weight, member.dim), np.ones(size, bool))
+            mask[member.positions[gone]] = False
+    return {place: np.flatnonzero(mask) for place, mask in masks.items()}
 
 
 def select_channels(
@@ -20,17 +70,9 @@ def select_channels(
         kept: clique name to rows (of each copy equally many); the channels keep their order.
 
     """
-    masks: dict[tuple[str, int], np.ndarray] = {}
-    for clique in trace.cliques:
-        if clique.name not in kept:
-            continue
-        gone = np.setdiff1d(np.arange(clique.rows), kept[clique.name])
-        for member in clique.members:
-            size = tensors[member.weight].shape[member.dim]
-            mask = masks.setdefault((member.weight, member.dim), np.ones(size, bool))
-            mask[member.positions[gone]] = False
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     selected = dict(tensors)
-    for (name, dim), mask in masks.items():
-        index = torch.from_numpy(np.flatnonzero(mask)).to(selected[name].device)
+    for (name, dim), places in kept_places(shapes, trace, kept).items():
+        index = torch.from_numpy(places).to(selected[name].device)
         selected[name] = selected[name].index_select(dim, index)
     return selected

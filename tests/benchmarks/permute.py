@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--solve-to", type=int, default=8192, help="largest growth to be solved")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=100)
     result: dict[str, Any] = {"cores": torch.get_num_threads(), "networks": [], "solvers": []}
     for name in options.networks:
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # its own peak of memory
