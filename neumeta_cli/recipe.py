@@ -155,6 +155,10 @@ class EvalSection(_Section):
     gammas: list[float] = Field(
         [0.0, 0.25, 0.5, 0.75], description="compression ratios in the table at the end"
     )
+    watch: int = Field(
+        500, ge=0, description="test images on which the accuracy is shown after each epoch"
+    )
+    watch_gammas: list[float] = Field([0.0, 0.5], description="and the compression ratios")
 
 
 class TrainSection(_Section):

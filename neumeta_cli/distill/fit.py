@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neumeta_cli.distill.features import open_source
 from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
+from neumeta_cli.distill.watch import Watch
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
@@ -81,6 +82,8 @@ class Fitter:
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.task, self.recipe = task, recipe
         self.journal = Journal(folder)
+        self.watch = Watch(task, recipe.eval)
+        self.watched = ""
         self.reporter = reporter or Silent()
         field = manifold.field.requires_grad_(True).train()
         self.optimizer = torch.optim.Adam(field.parameters(), lr=recipe.fit.learning_rate)
@@ -213,14 +216,16 @@ class Fitter:
         steps = self.sums["steps"]
         parts = [f"{n} {v / steps:.3f}" for n, v in self.sums.items() if n != "steps" and v]
         epoch = (self.step - 1) // self.steps_per_epoch + 1
-        return f"epoch {epoch}/{self.recipe.fit.epochs}: {', '.join(parts)}"
+        return f"epoch {epoch}/{self.recipe.fit.epochs}: {', '.join(parts)}{self.watched}"
 
     def _end_epoch(self) -> None:
         record: dict[str, float] = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
         record |= {"seconds": round(self.seconds, 2), "skipped": self.skipped}
         steps = self.sums.get("steps", 0.0)
         record |= {n: v / steps for n, v in self.sums.items() if n != "steps" and steps}
-        self.journal.record(record)
+        seen = self.watch.look(self.manifold, self.average.module)
+        self.watched = "".join(f", {n} {value:.1%}" for n, value in seen.items())
+        self.journal.record(record | seen)
         self._save()
 
     def _save(self) -> None:

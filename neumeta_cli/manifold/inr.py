@@ -50,9 +50,32 @@ class ResidualMLP(nn.Module):
 
 
 class Field(nn.Module):
-    """What every kind of INR is to the manifold."""
+    """What every kind of INR is to the manifold.
+
+    Args:
+        specs: the tensors that it generates.
+        space: how coordinates are scaled.
+        config: its kind and size.
+        tensors: the checkpoint's weights by name.
+
+    """
 
     selects = False  # whether targets must say which channels are kept
+
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        space: Space,
+        config: InrSection,
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.space, self.config = space, config
+        self.begin(specs, tensors)
+
+    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
+        """Make the parameters."""
+        raise NotImplementedError
 
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
         """Generate tensors.
@@ -65,6 +88,10 @@ class Field(nn.Module):
             A float32 tensor of ``target.shape`` for each target.
 
         """
+        return [self.generate(target, noise) for target in targets]
+
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
+        """One tensor, where tensors are generated each on its own."""
         raise NotImplementedError
 
 
@@ -83,15 +110,8 @@ class MlpField(Field):
     linear weights and vectors are its mean. Weights are divided by C_in.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[TensorSpec],
-        space: Space,
-        config: InrSection,
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__()
-        self.space, self.config = space, config
+    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
+        config = self.config
         inputs = 2 * (3 * config.frequencies + 3 * config.frequencies_of_sizes)
         self.register_buffer("spread", torch.stack([_spread(tensors[s.name]) for s in specs]))
         self.kernels: dict[str, tuple[int, int]] = {}
@@ -159,30 +179,20 @@ class FactorisedField(Field):
     n·n coordinates.
     """
 
-    def __init__(
-        self,
-        specs: Sequence[TensorSpec],
-        space: Space,
-        config: InrSection,
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__()
+    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
         self.factors = nn.ModuleDict()
         for spec in specs:
             weight = tensors[spec.name].float()
             pair = nn.ModuleDict()
             if spec.is_vector:
-                pair["out"] = Axis(weight[:, None], space, config)
+                pair["out"] = Axis(weight[:, None], self.space, self.config)
             else:
                 left, right = _split(weight)
-                pair["out"] = Axis(left, space, config)
-                pair["in"] = Axis(right, space, config)
+                pair["out"] = Axis(left, self.space, self.config)
+                pair["in"] = Axis(right, self.space, self.config)
             self.factors[spec.name.replace(".", "/")] = pair
 
-    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
-        return [self._generate(target, noise) for target in targets]
-
-    def _generate(self, target: Target, noise: Noise | None) -> Tensor:
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
         pair = self.factors[target.spec.name.replace(".", "/")]
         assert isinstance(pair, nn.ModuleDict)
         left = pair["out"](target.c_out, target, noise)
@@ -243,24 +253,17 @@ class SelectedField(Field):
 
     selects = True
 
-    def __init__(
-        self,
-        specs: Sequence[TensorSpec],
-        space: Space,
-        config: InrSection,
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__()
+    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
         self.grids = nn.ModuleDict()
         for spec in specs:
             weight = tensors[spec.name].float()
-            powers = [weight.clone(), *(torch.zeros_like(weight) for _ in range(config.degree))]
+            powers = [
+                weight.clone(),
+                *(torch.zeros_like(weight) for _ in range(self.config.degree)),
+            ]
             self.grids[spec.name.replace(".", "/")] = nn.ParameterList(powers)
 
-    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
-        return [self._generate(target, noise) for target in targets]
-
-    def _generate(self, target: Target, noise: Noise | None) -> Tensor:
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
         grids = self.grids[target.spec.name.replace(".", "/")]
         assert isinstance(grids, nn.ParameterList)
         missing = self._missing(target, noise, grids[0])
@@ -318,7 +321,7 @@ def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (left * root).float(), right.permute(1, 0, 2).flatten(1).float()
 
 
-KINDS: dict[str, type[MlpField] | type[FactorisedField] | type[SelectedField]] = {
+KINDS: dict[str, type[Field]] = {
     "mlp": MlpField,
     "factorised": FactorisedField,
     "selected": SelectedField,

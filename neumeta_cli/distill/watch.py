@@ -1,0 +1,40 @@
+"""How accurate a fit is at a few widths while it runs."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from neumeta_cli.manifold import Manifold
+from neumeta_cli.recipe import EvalSection
+from neumeta_cli.tasks import Classification
+
+
+class Watch:
+    """Accuracy on a few test images; one unperturbed draw a width, so a little off the table's.
+
+    Args:
+        task: its test images.
+        chosen: how many of them, and at which γ.
+
+    """
+
+    def __init__(self, task: Classification, chosen: EvalSection) -> None:
+        count = min(chosen.watch, len(task.test))
+        self.task = replace(task, train=None, test=task.test.take(count, seed=0))
+        self.gammas = chosen.watch_gammas if count else []
+
+    @torch.no_grad()
+    def look(self, manifold: Manifold, average: nn.Module) -> dict[str, float]:
+        """The metric at each γ with the averaged INR; the fit's own numbers do not change."""
+        fitted = manifold.field
+        manifold.field = average  # type: ignore[assignment]
+        try:
+            return {
+                f"{self.task.metric} at γ {gamma:.0%}": self.task.evaluate(
+                    manifold.sample(1 - gamma, samples=0)
+                )
+                for gamma in self.gammas
+            }
+        finally:
+            manifold.field = fitted

@@ -1,0 +1,151 @@
+"""Seconds of a fit's step against a plain training step of the same network, in the same run.
+
+A CIFAR ResNet-20 and random images of its size. A plain step is forward, loss, backward and update
+of all weights, in float32 and in bfloat16; a fit's step is that of the recipe named. Sampling is
+counted in coordinate evaluations a second of the paper's 5×256 INR.
+
+    python tests/benchmarks/fit.py --json fit.json
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from neumeta_cli.checkpoint import resolve
+from neumeta_cli.distill import Fitter
+from neumeta_cli.manifold import build_manifold
+from neumeta_cli.recipe import DataSection, InrSection, NoiseSection, Recipe, load_recipe
+from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks.images import Images
+
+ARCH, BATCH, IMAGES = "cifar_resnet20", 128, 1024
+FITS = {
+    "scope paper, the paper's MLP": ["cifar10_resnet20", "inr.kind=mlp", "inr.hidden=256"],
+    "scope paper, its recipe": ["cifar10_resnet20"],
+    "scope all, its recipe": ["cifar10_resnet20_all"],
+    "scope all, its recipe in float32": ["cifar10_resnet20_all", "fit.precision=float32"],
+    "scope all, factorised": [
+        *("cifar10_resnet20_all", "inr.kind=factorised", "inr.hidden=64", "inr.layers=3"),
+        *("inr.frequencies=6", "inr.size_frequencies=1", "noise.channels=0.1"),
+    ],
+}
+
+
+def random_task(data: DataSection) -> Classification:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (IMAGES,), generator=generator)
+    images = Images(labels, tuple(str(i) for i in range(10)), pixels)
+    return Classification(data, images, images)
+
+
+def median_seconds(step: Callable[[], object], steps: int) -> float:
+    times = []
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def plain_step(precision: str, steps: int) -> float:
+    """Median seconds of a training step of the whole network."""
+    torch.manual_seed(0)
+    model = resolve(ARCH).build("cpu").train()
+    task = random_task(DataSection(flip=True, crop_padding=4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        assert task.train is not None
+        index = torch.randint(IMAGES, (BATCH,), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            scores = model(task.inputs(task.train, index, generator))
+        loss = task.loss(scores.float(), task.train.labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return median_seconds(step, steps)
+
+
+def fit_step(recipe: Recipe, steps: int) -> float:
+    """Median seconds of a fit's step, frozen features computed beforehand."""
+    torch.manual_seed(0)
+    arch = resolve(ARCH)
+    model = arch.build("cpu").eval().requires_grad_(False)
+    manifold, tensors = build_manifold(
+        model, arch, (3, 32, 32), recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise
+    )
+    fitter = Fitter(manifold, tensors, random_task(recipe.data), recipe)
+    generator = torch.Generator().manual_seed(0)
+    return median_seconds(
+        lambda: fitter.train_step(torch.randint(IMAGES, (BATCH,), generator=generator)), steps
+    )
+
+
+def sampling_rate() -> tuple[int, float]:
+    """Coordinates of one draw of the last block's weights, and evaluations a second."""
+    arch = resolve(ARCH)
+    model = arch.build("cpu").eval().requires_grad_(False)
+    manifold, _ = build_manifold(
+        model, arch, (3, 32, 32), "paper", True, InrSection(), NoiseSection()
+    )
+    sizes = manifold.sizes(1.0)
+    coordinates = sum(t.c_out * t.c_in for t in manifold.targets(sizes))
+    with torch.no_grad():
+        seconds = median_seconds(lambda: manifold.draw(sizes, samples=10), 3)
+    return coordinates, 10 * coordinates / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=15, help="timed steps; the median counts")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    plain = {p: plain_step(p, options.steps) for p in ("float32", "bfloat16")}
+    for precision, seconds in plain.items():
+        rows.append(
+            {"what": f"plain step, {precision}", "precision": precision, "seconds": seconds}
+        )
+    for name, (recipe, *overrides) in FITS.items():
+        chosen = load_recipe(recipe, [*overrides, "norm.images=64", "fit.epochs=1000"])
+        seconds = fit_step(chosen, options.steps)
+        rows.append({"what": name, "precision": chosen.fit.precision, "seconds": seconds})
+    for row in rows:
+        row["of_plain_float32"] = row["seconds"] / plain["float32"]
+        row["of_plain_same_precision"] = row["seconds"] / plain[row["precision"]]
+    coordinates, rate = sampling_rate()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table = Table("step", "seconds", "of plain float32", "of plain, same precision")
+    for row in rows:
+        table.add_row(
+            row["what"],
+            f"{row['seconds']:.3f}",
+            f"{row['of_plain_float32']:.2f}",
+            f"{row['of_plain_same_precision']:.2f}",
+        )
+    console = Console(width=100)
+    console.print(table)
+    console.print(
+        f"sampling, 5×256: {rate:,.0f} coordinate evaluations a second ({coordinates:,} a draw); "
+        f"peak memory {peak:.0f} MiB; {torch.get_num_threads()} threads"
+    )
+    if options.json:
+        result = {"steps": rows, "sampling": {"coordinates": coordinates, "per_second": rate}}
+        result |= {"peak_mib": peak, "threads": torch.get_num_threads()}
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
