@@ -1,6 +1,7 @@
 """Solvers for the shortest Hamiltonian path, by name."""
 
 import random as stdlib_random
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from neumeta_cli.permute.objective import path_length
 Solver = Callable[[np.ndarray, int, float | None], np.ndarray]
 """(n, n) distances, a seed and a time limit in seconds, to an (n,) order."""
 
+_GLOBAL_GENERATORS = threading.Lock()  # python-tsp draws from them, and cliques run side by side
 RESOLUTION = 2**30
 ROUNDING = 1e-6  # of float32 distances, relative: a shorter path is shorter by more
 
@@ -67,14 +69,15 @@ def python_tsp(function: str) -> Solver:
         if name in ("local_search", "simulated_annealing"):
             options["max_processing_time"] = time_limit
         module = exact if name in EXACT else heuristics
-        states = stdlib_random.getstate(), np.random.get_state()  # it uses the global generators
-        stdlib_random.seed(seed)
-        np.random.seed(seed)
-        try:
-            tour, _ = getattr(module, f"solve_tsp_{name}")(with_dummy, **options)
-        finally:
-            stdlib_random.setstate(states[0])
-            np.random.set_state(states[1])
+        with _GLOBAL_GENERATORS:
+            states = stdlib_random.getstate(), np.random.get_state()
+            stdlib_random.seed(seed)
+            np.random.seed(seed)
+            try:
+                tour, _ = getattr(module, f"solve_tsp_{name}")(with_dummy, **options)
+            finally:
+                stdlib_random.setstate(states[0])
+                np.random.set_state(states[1])
         at = tour.index(0)
         return np.array(tour[at + 1 :] + tour[:at]) - 1
 
