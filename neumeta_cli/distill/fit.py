@@ -210,6 +210,7 @@ class Fitter:
         skipped, times = self.skipped, self.times_back + 1
         self.restore(self.good)
         self.skipped, self.times_back = skipped, times
+        self.journal.forget_after(self.step)
         return True
 
     def _telling(self) -> str:
