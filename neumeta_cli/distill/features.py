@@ -11,6 +11,7 @@ from neumeta_cli.distill.frozen import Split, find_split, run_live
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter
+from neumeta_cli.resize import build_resized, fold_batch_norm
 from neumeta_cli.tasks import Classification
 
 FEATURE_BYTES = 10 << 30  # more than this is not held in memory
@@ -28,31 +29,41 @@ class Batch:
 
 
 class ImageSource:
-    """Augmented images; the whole network runs in every step."""
+    """Augmented images; the whole network runs in every step.
+
+    Args:
+        task: its training images.
+        teacher: whose scores the network is to come close to, none if None.
+        layout: of images and kernels in memory.
+        device: where to compute.
+
+    """
 
     def __init__(
         self,
         task: Classification,
-        teacher: Mapping[str, Tensor] | None,
-        manifold: Manifold,
+        teacher: nn.Module | None,
+        layout: torch.memory_format,
         device: torch.device,
     ) -> None:
-        self.task, self.teacher, self.manifold, self.device = task, teacher, manifold, device
+        self.task, self.teacher, self.layout, self.device = task, teacher, layout, device
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Batch:
         """Fetch and augment; the teacher sees the same images."""
         assert self.task.train is not None
         x = self.task.inputs(self.task.train, index, generator).to(self.device)
+        x = x.contiguous(memory_format=self.layout)
         scores = None
         if self.teacher is not None:
             with torch.no_grad():
-                scores = functional_call(self.manifold.structure, dict(self.teacher), (x,))
+                scores = self.teacher(x)
         labels = self.task.train.labels[index].to(self.device)
         return Batch(index, labels, (x,), scores)
 
     def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
         """The network's scores with these weights."""
-        scores: Tensor = functional_call(network, tensors, batch.inputs)
+        laid_out = {n: _laid_out(t, self.layout) for n, t in tensors.items()}
+        scores: Tensor = functional_call(network, laid_out, batch.inputs)
         return scores
 
 
@@ -66,21 +77,43 @@ class FeatureSource:
         teacher: Tensor,
         labels: Tensor,
         input_size: tuple[int, int, int],
+        layout: torch.memory_format,
         device: torch.device,
     ) -> None:
         self.split, self.features, self.teacher = split, features, teacher
-        self.labels, self.input_size, self.device = labels, input_size, device
+        self.labels, self.input_size = labels, input_size
+        self.layout, self.device = layout, device
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Batch:
         """Each image comes as one of its copies, drawn at random."""
         view = torch.randint(len(self.teacher), index.shape, generator=generator)
-        inputs = tuple(f[view, index].to(self.device).float() for f in self.features)
+        drawn = [f[view, index].to(self.device).float() for f in self.features]
+        inputs = tuple(_laid_out(x, self.layout) for x in drawn)
         teacher = self.teacher[view, index].to(self.device)
         return Batch(index, self.labels[index].to(self.device), inputs, teacher)
 
     def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
         """The network's scores with these weights, from the features on."""
-        return run_live(network, tensors, self.split, batch.inputs, self.input_size)
+        laid_out = {n: _laid_out(t, self.layout) for n, t in tensors.items()}
+        return run_live(network, laid_out, self.split, batch.inputs, self.input_size)
+
+
+def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    return tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor
+
+
+@torch.no_grad()
+def _best_layout(network: nn.Module, x: Tensor) -> torch.memory_format:
+    """Channels last, which convolutions with odd numbers of channels need to be quick, if it works.
+
+    A forward that takes views of its activations refuses it.
+    """
+    try:
+        scores = network(x.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return torch.contiguous_format
+    same = torch.allclose(scores, network(x), rtol=1e-3, atol=1e-4)
+    return torch.channels_last if same else torch.contiguous_format
 
 
 def open_source(
@@ -99,13 +132,22 @@ def open_source(
         NeumetaError: the features would not fit in memory.
 
     """
-    weights = {name: t.to(device) for name, t in tensors.items()}
+    assert task.train is not None
+    network = build_resized(manifold.structure, manifold.trace, {}, dict(tensors)).to(device)
+    few = task.inputs(task.train, torch.arange(min(2, len(task.train))), None).to(device)
+    layout = _best_layout(network, few)
     if views:
         live = {spec.name for spec in manifold.specs}
-        source = _compute_features(manifold, weights, live, task, views, seed, device, reporter)
+        weights = {name: t.to(device) for name, t in tensors.items()}
+        source = _compute_features(
+            manifold, weights, live, task, views, seed, layout, device, reporter
+        )
         if source is not None:
             return source
-    return ImageSource(task, weights if distill else None, manifold, device)
+    if not distill:
+        return ImageSource(task, None, layout, device)
+    teacher = fold_batch_norm(network.cpu(), manifold.blueprint.input_size).to(device)
+    return ImageSource(task, teacher.to(memory_format=layout), layout, device)
 
 
 def _compute_features(
@@ -115,6 +157,7 @@ def _compute_features(
     task: Classification,
     views: int,
     seed: int,
+    layout: torch.memory_format,
     device: torch.device,
     reporter: Reporter,
 ) -> FeatureSource | None:
@@ -151,7 +194,7 @@ def _compute_features(
     if not all(bool(s.isfinite().all()) for s in stored):
         return None  # beyond float16's range: run the whole network instead
     size = manifold.blueprint.input_size
-    return FeatureSource(split, stored, scores, images.labels, size, device)
+    return FeatureSource(split, stored, scores, images.labels, size, layout, device)
 
 
 @torch.no_grad()

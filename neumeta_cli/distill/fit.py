@@ -270,9 +270,7 @@ class Fitter:
     ) -> dict[str, Tensor]:
         weights, task = self.recipe.loss, self.task
         batch = self.source.batch(index, self.choices)
-        norms = self.manifold.norms
-        fixed = self.manifold.fixed_at(sizes)
-        tensors = {n: t for n, t in fixed.items() if n.rpartition(".")[0] not in norms} | generated
+        tensors = self.manifold.fixed_at(sizes, statistics=False) | generated
         scores = self.source.run(self.manifold.skeleton(sizes), tensors, batch).float()
         parts = {"task": weights.task * task.loss(scores, batch.labels)}
         if weights.distill and batch.teacher is not None:

@@ -266,7 +266,7 @@ class SelectedField(Field):
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         grids = self.grids[target.spec.name.replace(".", "/")]
         assert isinstance(grids, nn.ParameterList)
-        missing = self._missing(target, noise, grids[0])
+        missing = _missing(target, noise)
         weight = grids[0]
         for power, grid in enumerate(list(grids)[1:], start=1):
             weight = weight + (2 * missing) ** power * grid
@@ -277,15 +277,19 @@ class SelectedField(Field):
             weight = weight * (target.spec.shape[1] / sizes[1])
         return weight
 
-    @staticmethod
-    def _missing(target: Target, noise: Noise | None, like: Tensor) -> Tensor:
-        """The share of channels that is missing along the dimensions that shrink, on average."""
-        sizes = torch.tensor([target.c_out, target.c_in], dtype=torch.float32, device=like.device)
-        if noise is not None:
-            sizes = sizes + noise.sizes * noise.draw(2, like=like)
-        full = torch.tensor([*target.spec.shape[:2], 1][:2], device=like.device)
-        shrinks = torch.tensor([k is not None for k in target.kept], device=like.device)
-        return ((1 - sizes / full) * shrinks).sum() / shrinks.sum().clamp(min=1)
+
+def _missing(target: Target, noise: Noise | None) -> float:
+    """The share of channels that is missing along the dimensions that shrink, on average."""
+    sizes = [float(target.c_out), float(target.c_in)]
+    if noise is not None and noise.sizes:
+        drawn = noise.draw(2, like=torch.empty(0)).tolist()
+        sizes = [size + noise.sizes * by for size, by in zip(sizes, drawn, strict=True)]
+    shares = [
+        1 - size / full
+        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
+        if kept is not None
+    ]
+    return sum(shares) / max(1, len(shares))
 
 
 def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:

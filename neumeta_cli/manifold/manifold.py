@@ -109,12 +109,13 @@ class Manifold(nn.Module):
         self.field = KINDS[inr.kind](self.specs, self.space, inr, tensors)
         if self.field.selects:
             self._keep_ranks(tensors, parameters)
-        self._kept: dict[tuple[Any, ...], dict[tuple[str, int], Tensor]] = {}
+        self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
+        self._targets: dict[Any, list[Target]] = {}
         generated = {spec.name for spec in self.specs}
         self.fixed_names = [name for name in tensors if name not in generated]
         for number, name in enumerate(self.fixed_names):
             self.register_buffer(f"fixed_{number}", tensors[name].detach().clone())
-        self._skeletons: dict[tuple[int, ...], nn.Module] = {}
+        self._skeletons: dict[Any, nn.Module] = {}
 
     @property
     def structure(self) -> nn.Module:
@@ -138,9 +139,19 @@ class Manifold(nn.Module):
 
     def targets(self, sizes: Sizes) -> list[Target]:
         """What is to be generated at these sizes."""
-        shapes = resized_shapes(self.trace, sizes)
-        kept = self._places(sizes) if self.field.selects else {}
-        return [_target(spec, shapes, kept) for spec in self.specs]
+        key = (next(self.field.parameters()).device, *sizes.items())
+        if key not in self._targets:
+            shapes = self.shapes(sizes)
+            kept = self._places(sizes) if self.field.selects else {}
+            remember(self._targets, key, [_target(spec, shapes, kept) for spec in self.specs])
+        return self._targets[key]
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Shapes of all weights at these sizes."""
+        key = tuple(sizes.items())
+        if key not in self._shapes:
+            remember(self._shapes, key, resized_shapes(self.trace, sizes))
+        return self._shapes[key]
 
     def _keep_ranks(self, tensors: Mapping[str, Tensor], parameters: Sequence[str]) -> None:
         """Let the field remember which channels of the checkpoint are the largest."""
@@ -158,17 +169,13 @@ class Manifold(nn.Module):
     def _places(self, sizes: Sizes) -> dict[tuple[str, int], Tensor]:
         """For each (weight, dimension) that shrinks, the checkpoint's places of what is left."""
         device = next(self.field.parameters()).device
-        key = (device, *sizes.values())
-        if key not in self._kept:
-            kept = {}
-            for number, clique in enumerate(self._scoped()):
-                ranks = self.field.get_buffer(f"rank_{number}").cpu().numpy()
-                if sizes[clique.name] < clique.channels:
-                    kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
-            places = kept_places(self.trace.shapes, self.trace, kept)
-            made = {place: torch.from_numpy(p).to(device) for place, p in places.items()}
-            remember(self._kept, key, made)
-        return self._kept[key]
+        kept = {}
+        for number, clique in enumerate(self._scoped()):
+            ranks = self.field.get_buffer(f"rank_{number}").cpu().numpy()
+            if sizes[clique.name] < clique.channels:
+                kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
+        places = kept_places(self.trace.shapes, self.trace, kept)
+        return {place: torch.from_numpy(p).to(device) for place, p in places.items()}
 
     def generate(
         self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
@@ -239,7 +246,7 @@ class Manifold(nn.Module):
 
         Norms in scope have no statistics of their own and use those of the batch.
         """
-        key = tuple(sizes.values())
+        key = tuple(sizes.items())
         if key not in self._skeletons:
             made = resize_model(self.structure, self.trace, sizes)
             for name in self.norms:
@@ -247,12 +254,16 @@ class Manifold(nn.Module):
             remember(self._skeletons, key, made)
         return self._skeletons[key]
 
-    def fixed_at(self, sizes: Sizes) -> dict[str, Tensor]:
-        """The tensors out of scope; statistics of norms along morphing channels are resampled."""
-        shapes = resized_shapes(self.trace, sizes)
+    def fixed_at(self, sizes: Sizes, statistics: bool = True) -> dict[str, Tensor]:
+        """The tensors out of scope; statistics of norms along morphing channels are resampled.
+
+        Without ``statistics`` those of norms in scope are left out, as ``skeleton`` has none.
+        """
+        shapes = self.shapes(sizes)
         return {
             name: _resampled(tensor, shapes[name]) if name in shapes else tensor
             for name, tensor in self.fixed.items()
+            if statistics or name.rpartition(".")[0] not in self.norms
         }
 
     @torch.no_grad()
