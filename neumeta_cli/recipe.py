@@ -106,6 +106,9 @@ class NoiseSection(_Section):
     )
     sizes: float = Field(0.5, ge=0, description="the same on the size coordinates")
     samples: int = Field(50, ge=1, description="K: perturbed draws averaged into one weight")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the INR's matrix products in these draws"
+    )
 
 
 class LossSection(_Section):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.recipe import InrSection
 
-CHUNK = 1 << 16  # coordinates evaluated at once without gradients
+# Coordinates embedded at once and then evaluated at once, without gradients: what caches hold.
+CPU_ROWS, GPU_ROWS = (1 << 14, 1 << 10), (1 << 16, 1 << 16)
 
 
 def embed(values: Tensor, frequencies: int) -> Tensor:
@@ -28,9 +29,22 @@ def embed(values: Tensor, frequencies: int) -> Tensor:
         (n, 2 · d · frequencies).
 
     """
-    octaves = math.pi * 2.0 ** torch.arange(frequencies, device=values.device)
-    angles = (values[:, :, None] * octaves).flatten(1)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    made = values.new_empty(2 * values.shape[1] * frequencies, len(values))
+    _embed_into(made, values, frequencies)
+    return made.T
+
+
+def _embed_into(made: Tensor, values: Tensor, frequencies: int) -> None:
+    """Write the embedding's columns into the rows of ``made``; angles double from one to the next."""
+    if not frequencies:
+        return
+    sin, cos = made.view(2, values.shape[1], frequencies, len(values))
+    angles = math.pi * values.T
+    sin[:, 0], cos[:, 0] = angles.sin(), angles.cos()
+    for k in range(1, frequencies):
+        before = sin[:, k - 1]
+        torch.mul(before, cos[:, k - 1], out=sin[:, k]).mul_(2)
+        torch.mul(before, before, out=cos[:, k]).mul_(-2).add_(1)
 
 
 class ResidualMLP(nn.Module):
@@ -134,23 +148,32 @@ class MlpField(Field):
         device = next(self.parameters()).device
         for part, group in by_part.items():
             points = torch.cat([self.space.coordinates(t, noise, device) for t in group])
-            values = self._evaluate(self.parts[part], points)
+            network = self.parts[part]
+            assert isinstance(network, ResidualMLP)
+            values = self._evaluate(network, points)
             sizes = [t.c_out * t.c_in for t in group]
             for target, rows in zip(group, values.split(sizes), strict=True):
                 made[target.spec.name] = self._shaped(target, rows, self.kernels[part])
         return [made[t.spec.name] for t in targets]
 
-    def _evaluate(self, network: nn.Module, points: Tensor) -> Tensor:
-        def values(chunk: Tensor) -> Tensor:
-            embedded = embed(chunk[:, :3], self.config.frequencies)
-            if self.config.frequencies_of_sizes:
-                sizes = embed(chunk[:, 3:], self.config.frequencies_of_sizes)
-                embedded = torch.cat([embedded, sizes], dim=1)
-            return network(embedded).float()
-
+    def _evaluate(self, network: ResidualMLP, points: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return values(points)
-        return torch.cat([values(chunk) for chunk in points.split(CHUNK)])
+            return network(self._embedded(points)).float()
+        rows = points.new_empty(len(points), network.head.out_features)
+        many, few = CPU_ROWS if points.device.type == "cpu" else GPU_ROWS
+        for start in range(0, len(points), many):
+            embedded = self._embedded(points[start : start + many])
+            for place in range(0, len(embedded), few):
+                first = start + place
+                rows[first : first + few] = network(embedded[place : place + few])
+        return rows
+
+    def _embedded(self, points: Tensor) -> Tensor:
+        few = 6 * self.config.frequencies
+        made = points.new_empty(few + 6 * self.config.frequencies_of_sizes, len(points))
+        _embed_into(made[:few], points[:, :3], self.config.frequencies)
+        _embed_into(made[few:], points[:, 3:], self.config.frequencies_of_sizes)
+        return made.T
 
     def _shaped(self, target: Target, rows: Tensor, kernel: tuple[int, int]) -> Tensor:
         spec = target.spec

@@ -218,8 +218,12 @@ class Manifold(nn.Module):
             reporter: is told of the progress.
 
         """
-        reporter = reporter or Silent()
         count = self.noise.samples if samples is None else samples
+        device = next(self.field.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.noise.precision == "bfloat16"):
+            return self._draw(sizes, count, reporter or Silent())
+
+    def _draw(self, sizes: Sizes, count: int, reporter: Reporter) -> dict[str, Tensor]:
         if count == 0:
             return self.generate(sizes)
         generator = torch.Generator().manual_seed(SAMPLING_SEED)

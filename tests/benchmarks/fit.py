@@ -93,12 +93,12 @@ def fit_step(recipe: Recipe, steps: int) -> float:
     )
 
 
-def sampling_rate() -> tuple[int, float]:
+def sampling_rate(precision: str) -> tuple[int, float]:
     """Coordinates of one draw of the last block's weights, and evaluations a second."""
     arch = resolve(ARCH)
     model = arch.build("cpu").eval().requires_grad_(False)
     manifold, _ = build_manifold(
-        model, arch, (3, 32, 32), "paper", True, InrSection(), NoiseSection()
+        model, arch, (3, 32, 32), "paper", True, InrSection(), NoiseSection(precision=precision)
     )
     sizes = manifold.sizes(1.0)
     coordinates = sum(t.c_out * t.c_in for t in manifold.targets(sizes))
@@ -125,7 +125,7 @@ def main() -> None:
     for row in rows:
         row["of_plain_float32"] = row["seconds"] / plain["float32"]
         row["of_plain_same_precision"] = row["seconds"] / plain[row["precision"]]
-    coordinates, rate = sampling_rate()
+    rates = {p: sampling_rate(p) for p in ("float32", "bfloat16")}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     table = Table("step", "seconds", "of plain float32", "of plain, same precision")
     for row in rows:
@@ -137,12 +137,17 @@ def main() -> None:
         )
     console = Console(width=100)
     console.print(table)
-    console.print(
-        f"sampling, 5×256: {rate:,.0f} coordinate evaluations a second ({coordinates:,} a draw); "
-        f"peak memory {peak:.0f} MiB; {torch.get_num_threads()} threads"
-    )
+    for precision, (coordinates, rate) in rates.items():
+        console.print(
+            f"sampling, 5×256, {precision}: {rate:,.0f} coordinate evaluations a second "
+            f"({coordinates:,} a draw)"
+        )
+    console.print(f"peak memory {peak:.0f} MiB; {torch.get_num_threads()} threads")
     if options.json:
-        result = {"steps": rows, "sampling": {"coordinates": coordinates, "per_second": rate}}
+        sampling = [
+            {"precision": p, "coordinates": c, "per_second": rate} for p, (c, rate) in rates.items()
+        ]
+        result = {"steps": rows, "sampling": sampling}
         result |= {"peak_mib": peak, "threads": torch.get_num_threads()}
         options.json.write_text(json.dumps(result, indent=1))
 
