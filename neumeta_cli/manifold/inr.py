@@ -35,7 +35,7 @@ def embed(values: Tensor, frequencies: int) -> Tensor:
 
 
 def _embed_into(made: Tensor, values: Tensor, frequencies: int) -> None:
-    """Write the embedding's columns into the rows of ``made``; angles double from one to the next."""
+    """Write the embedding's columns into the rows of ``made``, doubling the angles."""
     if not frequencies:
         return
     sin, cos = made.view(2, values.shape[1], frequencies, len(values))
