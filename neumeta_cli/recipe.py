@@ -135,6 +135,13 @@ class FitSection(_Section):
     full_width: float = Field(
         0.0, ge=0, le=1, description="share of the steps at width 1 instead of a drawn one"
     )
+    anchors: list[float] = Field(
+        [], description="γ that every step trains beside the drawn one (the sandwich rule)"
+    )
+    mixed: float = Field(
+        0.0, ge=0, le=1, description="share of the steps in which each clique draws its own γ"
+    )
+    mixed_gamma: tuple[float, float] = Field((0.0, 0.75), description="range of these")
     update: float = Field(
         0.5, gt=0, le=1, description="share of the tensors in scope that a step trains, at random"
     )

@@ -106,8 +106,8 @@ def test_losses_have_the_papers_weights(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"update": 1.0}, inr={"kind": "mlp"})
     fitter = Fitter(*prepared(build, recipe), recipe)
     assert (recipe.loss.recon, recipe.loss.reg) == (1.0, 1e-4)
-    generated = fitter.manifold.generate(fitter.full)
-    parts = fitter._weight_loss(fitter.full, generated)
+    generated = fitter.manifold.generate(fitter.widths.full)
+    parts = fitter._weight_loss(fitter.widths.full, generated)
     recon = sum(
         (w0**2).sum() * ((generated[n] - w0) ** 2).sum() for n, w0 in fitter.original.items()
     )
@@ -123,9 +123,31 @@ def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_fol
     subsets = {frozenset(fitter._draw_trained(warm=False)) for _ in range(20)}
     assert {len(s) for s in subsets} == {2}  # half of the four tensors
     assert len(subsets) > 1
-    sizes = [fitter._draw_sizes()["layer3.2.conv1"] for _ in range(200)]
+    drawn = [fitter.widths.draw(fitter.choices) for _ in range(200)]
+    sizes = [only["layer3.2.conv1"] for (only,) in drawn]
     assert min(sizes) >= round(0.6 * 64)
     assert max(sizes) <= round(0.9 * 64)
+
+
+def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
+    fit = {"gamma": [0.0, 0.5], "mixed": 0.5, "mixed_gamma": [0.5, 0.75], "anchors": [0.5]}
+    recipe = recipe_for(image_folder, scope="all", fit=fit)
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    full, half = fitter.widths.full, fitter.manifold.sizes(0.5)
+    kinds = {"alike": 0, "mixed": 0}
+    for _ in range(100):
+        drawn, *anchors = fitter.widths.draw(fitter.choices)
+        assert anchors == ([half] if drawn != half else [])
+        widths = [drawn[name] / full[name] for name in full]
+        wide = [n for n, w in zip(full, widths, strict=True) if full[n] == 64 and w > 0.51]
+        if max(widths) - min(widths) > 0.1:
+            kinds["mixed"] += 1
+            assert not wide
+            assert min(widths) >= 0.25
+        else:
+            kinds["alike"] += 1
+            assert min(widths) >= 0.5
+    assert min(kinds.values()) > 25
 
 
 def test_a_warm_up_fits_the_reconstruction(build, image_folder) -> None:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from neumeta_cli.distill.features import open_source
+from neumeta_cli.distill.features import Batch, open_source
 from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
 from neumeta_cli.distill.watch import Watch
+from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
@@ -92,7 +93,7 @@ class Fitter:
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
-        self.full = manifold.sizes(1.0)
+        self.widths = WidthPool(manifold, recipe.fit)
         self.step = self.skipped = self.skipped_in_row = self.times_back = 0
         self.seconds = 0.0
         self.order_state = self.choices.get_state()  # as the epoch's order of images was drawn
@@ -248,28 +249,40 @@ class Fitter:
         for group in self.optimizer.param_groups:
             decay = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
             group["lr"] = fit.learning_rate * decay * 0.5**self.times_back
-        warm = self.step < fit.warmup_steps
-        sizes = self.full if warm else self._draw_sizes()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"):
-            generated = self.manifold.generate(sizes, self.noise, self._draw_trained(warm))
-            parts = {} if warm else self._task_loss(sizes, generated, index)
-        parts |= self._weight_loss(sizes, generated)
-        loss = torch.stack(list(parts.values())).sum()
+        parts: dict[str, float] = {}
         self.optimizer.zero_grad()
-        loss.backward()
+        for total in self._losses(index, parts):
+            total.backward()
         most = math.inf if fit.clip is None else fit.clip
         norm = torch.nn.utils.clip_grad_norm_(self.manifold.field.parameters(), most)
-        if not math.isfinite(float(norm + loss.detach())):
+        loss = sum(parts.values())
+        if not math.isfinite(float(norm) + loss):
             return None
         self.optimizer.step()
         self.average.update_parameters(self.manifold.field)
-        return {"loss": float(loss.detach())} | {n: float(p.detach()) for n, p in parts.items()}
+        return {"loss": loss} | parts
+
+    def _losses(self, index: Tensor, parts: dict[str, float]) -> Iterator[Tensor]:
+        """The loss at each width of a step, over the number of widths; adds up its parts."""
+        warm = self.step < self.recipe.fit.warmup_steps
+        pool = [self.widths.full] if warm else self.widths.draw(self.choices)
+        trained = self._draw_trained(warm)
+        lowered = self.recipe.fit.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
+            batch = None if warm else self.source.batch(index, self.choices)
+        for sizes in pool:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
+                generated = self.manifold.generate(sizes, self.noise, trained)
+                own = {} if batch is None else self._task_loss(sizes, generated, batch)
+            own |= self._weight_loss(sizes, generated)
+            for name, value in own.items():
+                parts[name] = parts.get(name, 0.0) + float(value.detach()) / len(pool)
+            yield torch.stack(list(own.values())).sum() / len(pool)
 
     def _task_loss(
-        self, sizes: dict[str, int], generated: dict[str, Tensor], index: Tensor
+        self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
         weights, task = self.recipe.loss, self.task
-        batch = self.source.batch(index, self.choices)
         tensors = self.manifold.fixed_at(sizes, statistics=False) | generated
         scores = self.source.run(self.manifold.skeleton(sizes), tensors, batch).float()
         parts = {"task": weights.task * task.loss(scores, batch.labels)}
@@ -285,7 +298,7 @@ class Fitter:
         loss = self.recipe.loss
         trained = {name: w for name, w in generated.items() if w.requires_grad}
         parts = {}
-        if sizes == self.full:
+        if sizes == self.widths.full:
             parts["recon"] = (
                 loss.recon
                 * torch.stack(
@@ -297,15 +310,6 @@ class Fitter:
             )
         parts["reg"] = loss.reg * torch.stack([w.square().sum() for w in trained.values()]).sum()
         return parts
-
-    def _draw_sizes(self) -> dict[str, int]:
-        """Every clique at one width: 1 in a share of the steps, else 1 - γ with γ drawn."""
-        fit = self.recipe.fit
-        low, high = fit.gamma
-        full, place = torch.rand(2, generator=self.choices).tolist()
-        if full < fit.full_width:
-            return self.full
-        return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
 
     def _draw_trained(self, warm: bool) -> set[str] | None:
         share = self.recipe.fit.update

@@ -1,9 +1,9 @@
 """The weight manifold: one object that gives a network of any width."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ from neumeta_cli.resize import (
 from neumeta_cli.trace import Clique, Trace, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
-REMEMBERED = 64  # sets of sizes
+Value = TypeVar("Value")
+REMEMBERED = 256  # sets of sizes
 SAMPLING_SEED = 0  # of the K perturbed draws, so that every export of a manifold is the same
 
 
@@ -127,8 +128,8 @@ class Manifold(nn.Module):
         """The tensors out of scope."""
         return {n: self.get_buffer(f"fixed_{i}") for i, n in enumerate(self.fixed_names)}
 
-    def sizes(self, width: float) -> dict[str, int]:
-        """Channels of each clique in scope at ``width``.
+    def sizes(self, width: float | Mapping[str, float]) -> dict[str, int]:
+        """Channels of each clique in scope at ``width``, or at a width for each.
 
         Raises:
             NeumetaError: the width is no positive, finite number.
@@ -139,19 +140,18 @@ class Manifold(nn.Module):
 
     def targets(self, sizes: Sizes) -> list[Target]:
         """What is to be generated at these sizes."""
-        key = (next(self.field.parameters()).device, *sizes.items())
-        if key not in self._targets:
-            shapes = self.shapes(sizes)
+
+        def make() -> list[Target]:
             kept = self._places(sizes) if self.field.selects else {}
-            remember(self._targets, key, [_target(spec, shapes, kept) for spec in self.specs])
-        return self._targets[key]
+            return [_target(spec, self.shapes(sizes), kept) for spec in self.specs]
+
+        device = next(self.field.parameters()).device
+        return remembered(self._targets, (device, *sizes.items()), make)
 
     def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights at these sizes."""
         key = tuple(sizes.items())
-        if key not in self._shapes:
-            remember(self._shapes, key, resized_shapes(self.trace, sizes))
-        return self._shapes[key]
+        return remembered(self._shapes, key, lambda: resized_shapes(self.trace, sizes))
 
     def _keep_ranks(self, tensors: Mapping[str, Tensor], parameters: Sequence[str]) -> None:
         """Let the field remember which channels of the checkpoint are the largest."""
@@ -250,13 +250,14 @@ class Manifold(nn.Module):
 
         Norms in scope have no statistics of their own and use those of the batch.
         """
-        key = tuple(sizes.items())
-        if key not in self._skeletons:
+
+        def make() -> nn.Module:
             made = resize_model(self.structure, self.trace, sizes)
             for name in self.norms:
                 drop_statistics(made.get_submodule(name))
-            remember(self._skeletons, key, made)
-        return self._skeletons[key]
+            return made
+
+        return remembered(self._skeletons, tuple(sizes.items()), make)
 
     def fixed_at(self, sizes: Sizes, statistics: bool = True) -> dict[str, Tensor]:
         """The tensors out of scope; statistics of norms along morphing channels are resampled.
@@ -350,11 +351,13 @@ def _prepared(
     return structure, trace, dict(structure.state_dict())
 
 
-def remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    """Keep a value, and of all values the newest 64."""
+def remembered(cache: dict[Any, Value], key: Any, make: Callable[[], Value]) -> Value:
+    """A value from the cache, or made and kept there; of all values the ones last used stay."""
+    value = cache.pop(key) if key in cache else make()
     if len(cache) >= REMEMBERED:
         cache.pop(next(iter(cache)))
     cache[key] = value
+    return value
 
 
 def _target(
