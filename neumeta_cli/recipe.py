@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neumeta_cli.errors import NeumetaError
 
@@ -75,8 +75,10 @@ class InrSection(_Section):
         "selected (the checkpoint's largest channels, changed by powers of what is missing)",
     )
     degree: int = Field(1, ge=0, description="highest of these powers")
-    store: Literal["float32", "float16"] = Field(
-        "float32", description="of the INR's parameters in the manifold's file"
+    store: Literal["float32", "float16", "int8"] = Field(
+        "float32",
+        description="of the INR's parameters in the manifold's file; int8: float16, and in a "
+        "selected INR 8 bits for the changes, with a scale for each output channel",
     )
     per: Literal["type", "layer", "tensor"] = Field(
         "tensor", description="one network for each of: weights and vectors, layer, tensor"
@@ -159,6 +161,20 @@ class FitSection(_Section):
         500, ge=1, description="steps between two saves of the state; an epoch's end saves too"
     )
     limit: int | None = Field(None, ge=1, description="use only so many training images")
+
+    @field_validator("gamma", "mixed_gamma")
+    @classmethod
+    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] <= value[1] < 1:
+            raise ValueError("a range of γ goes from low to high, both below 1")
+        return value
+
+    @field_validator("anchors")
+    @classmethod
+    def _below_one(cls, value: list[float]) -> list[float]:
+        if any(gamma >= 1 for gamma in value):
+            raise ValueError("γ = 1 - width lies below 1")
+        return value
 
 
 class EvalSection(_Section):

@@ -20,6 +20,7 @@ from neumeta_cli.manifold import Manifold, Noise, build_manifold, load_manifold,
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import Space, Target, TensorSpec
 from neumeta_cli.manifold.inr import embed
+from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.resize import build_resized, resize_model, select_channels
 from neumeta_cli.trace import trace_model
@@ -197,6 +198,7 @@ def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
         (".safetensors", False, FACTORISED),
         (".pt", False, SELECTED),
         (".pt", False, SELECTED.model_copy(update={"store": "float16"})),
+        (".pt", False, SELECTED.model_copy(update={"store": "int8"})),
     ],
 )
 def test_an_export_computes_what_its_twin_in_memory_does(
@@ -221,6 +223,27 @@ def test_an_export_computes_what_its_twin_in_memory_does(
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True)["y"], twin)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.floats(1e-30, 1e30),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    st.sampled_from(["float32", "float16", "int8"]),
+)
+def test_packing_what_was_unpacked_changes_nothing(seed, size, shape, store) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    change = size * torch.randn(*shape, generator=generator)
+    change[torch.rand(shape[0], generator=generator) < 0.2] = 0
+    state = {"a": torch.randn(*shape, generator=generator), "b": change, "c": torch.tensor([3])}
+    once = unpack(pack(state, store, {"b"}))
+    again = unpack(pack(once, store, {"b"}))
+    assert once.keys() == again.keys() == state.keys()
+    assert all(torch.equal(once[n], again[n]) for n in state)
+    if store == "int8" and len(shape) > 1:
+        largest = change.flatten(1).abs().amax(1).view(-1, *(1,) * (len(shape) - 1))
+        assert bool(((once["b"] - change).abs() <= largest / 127 * 0.51).all())
 
 
 def test_a_pt_export_is_a_plain_state_dict_for_torch(build, tmp_path: Path) -> None:

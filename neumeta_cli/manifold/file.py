@@ -11,6 +11,7 @@ from neumeta_cli.checkpoint import Arch, Weights, read_weights, write_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
+from neumeta_cli.manifold.storage import unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 
 FORMAT_VERSION = 1
@@ -69,11 +70,7 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise NeumetaError(f"cannot write {path}: a manifold's file ends in .safetensors")
-    half = manifold.inr.store == "float16"
-    tensors = {
-        f"inr.{name}": t.half().cpu() if half and t.is_floating_point() else t.cpu()
-        for name, t in manifold.field.state_dict().items()
-    }
+    tensors = {f"inr.{name}": t.cpu() for name, t in manifold.packed().items()}
     tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
     if len(manifold.calibration):
         calibration = manifold.calibration.state_dict()
@@ -124,13 +121,12 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
     for name, tensor in weights.tensors.items():
         part, _, inner = name.partition(".")
-        stored_half = part == "inr" and tensor.dtype == torch.float16
-        parts[part][inner] = tensor.float() if stored_half else tensor
+        parts[part][inner] = tensor
     with torch.device("meta"):
         empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in structure.state_dict().items()}
         inr, noise = InrSection(**metadata["inr"]), NoiseSection(**metadata["noise"])
         manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
-    manifold.field.load_state_dict(parts["inr"], assign=True)
+    manifold.field.load_state_dict(unpack(parts["inr"]), assign=True)
     manifold.calibration = CalibrationSet()
     for name, tensor in parts["calibration"].items():
         setattr(manifold.calibration, name, tensor)

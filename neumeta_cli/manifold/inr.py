@@ -91,6 +91,10 @@ class Field(nn.Module):
         """Make the parameters."""
         raise NotImplementedError
 
+    def changes(self) -> set[str]:
+        """Names of parameters that are corrections of others, which a file may hold in 8 bits."""
+        return set()
+
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
         """Generate tensors.
 
@@ -285,6 +289,9 @@ class SelectedField(Field):
                 *(torch.zeros_like(weight) for _ in range(self.config.degree)),
             ]
             self.grids[spec.name.replace(".", "/")] = nn.ParameterList(powers)
+
+    def changes(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] != "0"}
 
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         grids = self.grids[target.spec.name.replace(".", "/")]

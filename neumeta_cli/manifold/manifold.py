@@ -21,6 +21,7 @@ from neumeta_cli.manifold.coordinates import (
     tensor_specs,
 )
 from neumeta_cli.manifold.inr import KINDS
+from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
@@ -240,10 +241,11 @@ class Manifold(nn.Module):
     @torch.no_grad()
     def round_as_stored(self) -> None:
         """Give the INR's parameters the precision of the file, so that loading changes nothing."""
-        if self.inr.store == "float16":
-            for tensor in self.field.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.copy_(tensor.half())
+        self.field.load_state_dict(unpack(self.packed()))
+
+    def packed(self) -> dict[str, Tensor]:
+        """The INR's state as the file holds it."""
+        return pack(self.field.state_dict(), self.inr.store, self.field.changes())
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.
