@@ -21,7 +21,13 @@ from neumeta_cli.checkpoint import (
     write_text,
     write_weights,
 )
-from neumeta_cli.distill import METRICS_FILE, STATE_FILE, FitResult, fit_manifold
+from neumeta_cli.distill import (
+    METRICS_FILE,
+    STATE_FILE,
+    FitResult,
+    fit_manifold,
+    launched_processes,
+)
 from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_accuracy, sweep
@@ -100,7 +106,7 @@ def run_recipe(
     device: str = "cpu",
     resume: bool = False,
     reporter: Reporter | None = None,
-) -> RunResult:
+) -> RunResult | None:
     """Run a recipe from the checkpoint to the table, all its files in ``folder``.
 
     Args:
@@ -110,30 +116,31 @@ def run_recipe(
         resume: go on from the last state that was saved.
         reporter: is told of the progress.
 
+    Returns:
+        What it gave; None in all but the first of several processes, which write no files.
+
     Raises:
         NeumetaError: whatever the user can put right.
 
     """
     reporter = reporter or Silent()
+    main = launched_processes()[1] == 0
     checkpoint, task = open_inputs(recipe, reporter)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for stale in (STATE_FILE, METRICS_FILE):
-            (folder / stale).unlink(missing_ok=True)
-    write_text(
-        folder / RECIPE_FILE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    )
     trace = trace_model(checkpoint.model, checkpoint.input_size)
-    write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
+    if main:
+        _begin_folder(folder, recipe, trace, resume)
     by = recipe.permute
     ordering = Ordering(by.solver, by.seed, by.time_limit, Objective(by.norm, by.weighting))
     permuted, orders = permute_checkpoint(checkpoint, trace, ordering, reporter)
-    write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
+    if main:
+        write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
     model = checkpoint.model
     put_tensors(model, {n: t.float() for n, t in permuted.tensors.items()}, strict=False)
     manifold, original, result = distill(
         replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter
     )
+    if not main:
+        return None
     epoch = plain_epoch(model, task, recipe.fit.batch_size, device)
     model.to(device)
     rows = [evaluate_network(model, CHECKPOINT, 1.0, task)]
@@ -148,6 +155,16 @@ def run_recipe(
     plot_accuracy(rows, folder / PICTURE_FILE, recipe.fit.gamma, title)
     _point_latest(folder)
     return run
+
+
+def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for stale in (STATE_FILE, METRICS_FILE):
+            (folder / stale).unlink(missing_ok=True)
+    resolved = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_text(folder / RECIPE_FILE, resolved)
+    write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
 
 
 def distill(

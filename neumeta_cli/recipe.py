@@ -127,6 +127,12 @@ class FitSection(_Section):
     epochs: int = Field(200, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="images a step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's, decayed to 0 along a cosine")
+    rising_steps: int = Field(
+        0, ge=0, description="steps in which the learning rate rises to its full height first"
+    )
+    changes_rate: float = Field(
+        1.0, gt=0, description="that of a selected INR's changes, over that of all else"
+    )
     ema: float = Field(0.995, ge=0, lt=1, description="decay per step of the averaged weights")
     gamma: tuple[float, float] = Field(
         (0.0, 0.5), description="range of γ = 1 - width; each step draws one uniformly"

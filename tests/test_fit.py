@@ -62,7 +62,7 @@ def test_nothing_is_frozen_where_everything_morphs(build, image_folder) -> None:
     live = {s.name for s in manifold.specs}
     assert find_split(manifold.structure, tensors, live, x) is None
     fitter = Fitter(manifold, tensors, task, recipe)
-    assert isinstance(fitter.source, ImageSource)
+    assert isinstance(fitter.stepper.source, ImageSource)
 
 
 @pytest.mark.parametrize("scope", ["paper", "all"])
@@ -85,7 +85,7 @@ def test_a_step_lowers_the_loss_of_its_batch(build, image_folder, kind: str, sco
 def test_a_feature_source_draws_every_view(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"views": 3}, loss={"distill": 1.0})
     fitter = Fitter(*prepared(build, recipe), recipe)
-    source = fitter.source
+    source = fitter.stepper.source
     assert isinstance(source, FeatureSource)
     index = torch.zeros(60, dtype=torch.int64)
     batch = source.batch(index, torch.Generator().manual_seed(0))
@@ -106,24 +106,25 @@ def test_losses_have_the_papers_weights(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"update": 1.0}, inr={"kind": "mlp"})
     fitter = Fitter(*prepared(build, recipe), recipe)
     assert (recipe.loss.recon, recipe.loss.reg) == (1.0, 1e-4)
-    generated = fitter.manifold.generate(fitter.widths.full)
-    parts = fitter._weight_loss(fitter.widths.full, generated)
+    generated = fitter.manifold.generate(fitter.stepper.widths.full)
+    parts = fitter.stepper._weight_loss(fitter.stepper.widths.full, generated)
     recon = sum(
-        (w0**2).sum() * ((generated[n] - w0) ** 2).sum() for n, w0 in fitter.original.items()
+        (w0**2).sum() * ((generated[n] - w0) ** 2).sum()
+        for n, w0 in fitter.stepper.original.items()
     )
     torch.testing.assert_close(parts["recon"], recon)
     torch.testing.assert_close(parts["reg"], 1e-4 * sum((w**2).sum() for w in generated.values()))
     half = fitter.manifold.sizes(0.5)
-    assert "recon" not in fitter._weight_loss(half, fitter.manifold.generate(half))
+    assert "recon" not in fitter.stepper._weight_loss(half, fitter.manifold.generate(half))
 
 
 def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"gamma": [0.1, 0.4]})
     fitter = Fitter(*prepared(build, recipe), recipe)
-    subsets = {frozenset(fitter._draw_trained(warm=False)) for _ in range(20)}
+    subsets = {frozenset(fitter.stepper._draw_trained(warm=False)) for _ in range(20)}
     assert {len(s) for s in subsets} == {2}  # half of the four tensors
     assert len(subsets) > 1
-    drawn = [fitter.widths.draw(fitter.choices) for _ in range(200)]
+    drawn = [fitter.stepper.widths.draw(fitter.stepper.choices) for _ in range(200)]
     sizes = [only["layer3.2.conv1"] for (only,) in drawn]
     assert min(sizes) >= round(0.6 * 64)
     assert max(sizes) <= round(0.9 * 64)
@@ -133,10 +134,10 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
     fit = {"gamma": [0.0, 0.5], "mixed": 0.5, "mixed_gamma": [0.5, 0.75], "anchors": [0.5]}
     recipe = recipe_for(image_folder, scope="all", fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
-    full, half = fitter.widths.full, fitter.manifold.sizes(0.5)
+    full, half = fitter.stepper.widths.full, fitter.manifold.sizes(0.5)
     kinds = {"alike": 0, "mixed": 0}
     for _ in range(100):
-        drawn, *anchors = fitter.widths.draw(fitter.choices)
+        drawn, *anchors = fitter.stepper.widths.draw(fitter.stepper.choices)
         assert anchors == ([half] if drawn != half else [])
         widths = [drawn[name] / full[name] for name in full]
         wide = [n for n, w in zip(full, widths, strict=True) if full[n] == 64 and w > 0.51]
@@ -210,14 +211,14 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
 
 def broken_at(fitter: Fitter, broken: Callable[[int], bool]) -> list[float]:
     """Make the losses of some calls not a number; gives the rates of all calls."""
-    original, rates = fitter._task_loss, []
+    original, rates = fitter.stepper._task_loss, []
 
     def loss(*args: Any) -> dict[str, torch.Tensor]:
-        rates.append(fitter.optimizer.param_groups[0]["lr"])
+        rates.append(fitter.stepper.optimizer.param_groups[0]["lr"])
         parts = original(*args)
         return {n: p * float("nan") for n, p in parts.items()} if broken(len(rates)) else parts
 
-    fitter._task_loss = loss
+    fitter.stepper._task_loss = loss
     return rates
 
 

@@ -9,6 +9,7 @@ import typer
 
 from neumeta_cli.cli import files, fitting, stages
 from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.distill import launched_processes
 from neumeta_cli.errors import NeumetaError
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ def main() -> None:
         return
     if "--debug" not in sys.argv:
         warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
+    Settings.quiet = launched_processes()[1] > 0  # the first of several processes speaks for all
     try:
         app()
     except NeumetaError as error:

@@ -24,7 +24,7 @@ from neumeta_cli.cli.options import (
     choose_device,
 )
 from neumeta_cli.cli.stages import tell_arch
-from neumeta_cli.distill import STATE_FILE, train_network
+from neumeta_cli.distill import STATE_FILE, launched_processes, train_network
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.export import to_json
 from neumeta_cli.manifold import save_manifold
@@ -85,6 +85,8 @@ def fit(
     """Trace, permute, distill and evaluate: the whole job, in one run folder.
 
     Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
+
+    On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (with the same result).
     """
     named = load_recipe(recipe)
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
@@ -92,6 +94,8 @@ def fit(
     source = str(resolved) if resume and resolved.exists() else recipe
     chosen = _adapted(source, set_, checkpoint, data, epochs, seed)
     reporter = TerminalReporter()
+    if launched_processes()[0] > 1:
+        note(f"{launched_processes()[0]} processes share each batch")
     try:
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     except (StoppedRunError, KeyboardInterrupt) as stop:
@@ -100,6 +104,8 @@ def fit(
         state = (folder / STATE_FILE).exists()
         note(f"{stop or 'stopped'}; {saved if state else 'nothing was saved yet'}")
         raise KeyboardInterrupt from stop
+    if result is None:
+        return
     write_json(json, result.as_dict())
     if json != "-":
         document = result.as_dict()
@@ -152,6 +158,8 @@ def distill(
     manifold, _, result = pipeline.distill(
         loaded, task, chosen, choose_device(device), reporter=reporter
     )
+    if launched_processes()[1]:
+        return
     save_manifold(output, manifold)
     say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
     say(f"written: {escape(str(output))}")

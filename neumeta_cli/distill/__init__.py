@@ -3,6 +3,7 @@
 from neumeta_cli.distill.fit import FitResult, Fitter, fit_manifold
 from neumeta_cli.distill.journal import METRICS_FILE, STATE_FILE
 from neumeta_cli.distill.plain import measure_plain_epoch, train_network
+from neumeta_cli.distill.processes import launched_processes
 
 __all__ = [
     "METRICS_FILE",
@@ -10,6 +11,7 @@ __all__ = [
     "FitResult",
     "Fitter",
     "fit_manifold",
+    "launched_processes",
     "measure_plain_epoch",
     "train_network",
 ]

@@ -48,10 +48,11 @@ class ImageSource:
     ) -> None:
         self.task, self.teacher, self.layout, self.device = task, teacher, layout, device
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> Batch:
-        """Fetch and augment; the teacher sees the same images."""
+    def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
+        """Fetch and augment a part of a batch; the teacher sees the same images."""
         assert self.task.train is not None
-        x = self.task.inputs(self.task.train, index, generator).to(self.device)
+        x = self.task.inputs(self.task.train, index, generator, part).to(self.device)
+        index = index[part]
         x = x.contiguous(memory_format=self.layout)
         scores = None
         if self.teacher is not None:
@@ -84,9 +85,10 @@ class FeatureSource:
         self.labels, self.input_size = labels, input_size
         self.layout, self.device = layout, device
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> Batch:
-        """Each image comes as one of its copies, drawn at random."""
-        view = torch.randint(len(self.teacher), index.shape, generator=generator)
+    def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
+        """A part of a batch; each image comes as one of its copies, drawn at random."""
+        view = torch.randint(len(self.teacher), index.shape, generator=generator)[part]
+        index = index[part]
         drawn = [f[view, index].to(self.device).float() for f in self.features]
         inputs = tuple(_laid_out(x, self.layout) for x in drawn)
         teacher = self.teacher[view, index].to(self.device)

@@ -1,9 +1,8 @@
 """Fitting the INR: the task, the reconstruction of the checkpoint, a penalty."""
 
 import copy
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from neumeta_cli.distill.features import Batch, open_source
+from neumeta_cli.distill.features import open_source
 from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
+from neumeta_cli.distill.processes import Processes
+from neumeta_cli.distill.step import Step
 from neumeta_cli.distill.watch import Watch
-from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError, StoppedRunError
-from neumeta_cli.manifold import Manifold, Noise
+from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Classification
@@ -77,29 +77,16 @@ class Fitter:
     ) -> None:
         if task.train is None or len(task.train) == 0:
             raise NeumetaError("there are no training images")
-        self.device = torch.device(device)
+        self.processes = Processes()
+        self.device = self.processes.open(torch.device(device))
         self.manifold = manifold.to(self.device)
-        self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
-        self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.task, self.recipe = task, recipe
-        self.journal = Journal(folder)
+        self.journal = Journal(folder, self.processes.main)
         self.watch = Watch(task, recipe.eval)
         self.watched = ""
         self.reporter = reporter or Silent()
-        field = manifold.field.requires_grad_(True).train()
-        self.optimizer = torch.optim.Adam(field.parameters(), lr=recipe.fit.learning_rate)
-        self.good: Mapping[str, Any] = {}  # the last regular save, to go back to
-        self.average = AveragedModel(field, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.ema))
-        self.choices = torch.Generator().manual_seed(recipe.seed)
-        noise = torch.Generator(self.device).manual_seed(recipe.seed)
-        self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
-        self.widths = WidthPool(manifold, recipe.fit)
-        self.step = self.skipped = self.skipped_in_row = self.times_back = 0
-        self.seconds = 0.0
-        self.order_state = self.choices.get_state()  # as the epoch's order of images was drawn
-        self.sums: dict[str, float] = {}
         start = time.perf_counter()
-        self.source = open_source(
+        source = open_source(
             manifold,
             tensors,
             task,
@@ -111,6 +98,14 @@ class Fitter:
         )
         self._keep_calibration_images()
         self.preparation_seconds = time.perf_counter() - start
+        self.stepper = Step(manifold, tensors, task, source, recipe, self.processes)
+        average = get_ema_multi_avg_fn(recipe.fit.ema)
+        self.average = AveragedModel(manifold.field, multi_avg_fn=average)
+        self.good: Mapping[str, Any] = {}  # the last regular save, to go back to
+        self.step = self.skipped = self.skipped_in_row = self.times_back = 0
+        self.seconds = 0.0
+        self.order_state = self.stepper.choices.get_state()  # as the epoch's order was drawn
+        self.sums: dict[str, float] = {}
 
     def _keep_calibration_images(self) -> None:
         assert self.task.train is not None
@@ -155,9 +150,10 @@ class Fitter:
                     self._end_epoch()
                 elif self.step % self.recipe.fit.save_steps == 0:
                     self._save()
-                if stop.requested and self.journal.folder is None:
+                stopping = self.processes.any(stop.requested, self.device)
+                if stopping and self.journal.folder is None:
                     raise KeyboardInterrupt
-                if stop.requested:
+                if stopping:
                     self.journal.save(self.state_dict() | {"good": self.good})
                     self.reporter.finish()
                     raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
@@ -178,14 +174,14 @@ class Fitter:
     def _order(self, place: int) -> tuple[Tensor, ...]:
         """The epoch's batches; within an epoch they are drawn again as they were."""
         assert self.task.train is not None
-        now = self.choices.get_state()
+        now = self.stepper.choices.get_state()
         if place == 0:
             self.order_state = now
             self.sums = {}
-        self.choices.set_state(self.order_state)
-        order = torch.randperm(len(self.task.train), generator=self.choices)
+        self.stepper.choices.set_state(self.order_state)
+        order = torch.randperm(len(self.task.train), generator=self.stepper.choices)
         if place:
-            self.choices.set_state(now)
+            self.stepper.choices.set_state(now)
         return order.split(self.recipe.fit.batch_size)
 
     def _add(self, parts: dict[str, float] | None) -> bool:
@@ -225,7 +221,8 @@ class Fitter:
         record |= {"seconds": round(self.seconds, 2), "skipped": self.skipped}
         steps = self.sums.get("steps", 0.0)
         record |= {n: v / steps for n, v in self.sums.items() if n != "steps" and steps}
-        seen = self.watch.look(self.manifold, self.average.module)
+        main = self.processes.main
+        seen = self.watch.look(self.manifold, self.average.module) if main else {}
         self.watched = "".join(f", {n} {value:.1%}" for n, value in seen.items())
         self.journal.record(record | seen)
         self._save()
@@ -245,89 +242,20 @@ class Fitter:
             finite, and nothing has changed.
 
         """
-        fit = self.recipe.fit
-        for group in self.optimizer.param_groups:
-            decay = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
-            group["lr"] = fit.learning_rate * decay * 0.5**self.times_back
-        parts: dict[str, float] = {}
-        self.optimizer.zero_grad()
-        for total in self._losses(index, parts):
-            total.backward()
-        most = math.inf if fit.clip is None else fit.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.manifold.field.parameters(), most)
-        loss = sum(parts.values())
-        if not math.isfinite(float(norm) + loss):
-            return None
-        self.optimizer.step()
-        self.average.update_parameters(self.manifold.field)
-        return {"loss": loss} | parts
-
-    def _losses(self, index: Tensor, parts: dict[str, float]) -> Iterator[Tensor]:
-        """The loss at each width of a step, over the number of widths; adds up its parts."""
-        warm = self.step < self.recipe.fit.warmup_steps
-        pool = [self.widths.full] if warm else self.widths.draw(self.choices)
-        trained = self._draw_trained(warm)
-        lowered = self.recipe.fit.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
-            batch = None if warm else self.source.batch(index, self.choices)
-        for sizes in pool:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
-                generated = self.manifold.generate(sizes, self.noise, trained)
-                own = {} if batch is None else self._task_loss(sizes, generated, batch)
-            own |= self._weight_loss(sizes, generated)
-            for name, value in own.items():
-                parts[name] = parts.get(name, 0.0) + float(value.detach()) / len(pool)
-            yield torch.stack(list(own.values())).sum() / len(pool)
-
-    def _task_loss(
-        self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
-    ) -> dict[str, Tensor]:
-        weights, task = self.recipe.loss, self.task
-        tensors = self.manifold.fixed_at(sizes, statistics=False) | generated
-        scores = self.source.run(self.manifold.skeleton(sizes), tensors, batch).float()
-        parts = {"task": weights.task * task.loss(scores, batch.labels)}
-        if weights.distill and batch.teacher is not None:
-            divergence = task.divergence(scores, batch.teacher, weights.temperature)
-            parts["distill"] = weights.distill * divergence
+        self.stepper.set_rate(self.step, self.total_steps, 0.5**self.times_back)
+        parts = self.stepper.take(index, self.step < self.recipe.fit.warmup_steps)
+        if parts is not None:
+            self.average.update_parameters(self.manifold.field)
         return parts
-
-    def _weight_loss(
-        self, sizes: dict[str, int], generated: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """λ1 ‖W0‖²·‖W − W0‖² at full width, and λ2 ‖W‖², over the tensors that this step trains."""
-        loss = self.recipe.loss
-        trained = {name: w for name, w in generated.items() if w.requires_grad}
-        parts = {}
-        if sizes == self.widths.full:
-            parts["recon"] = (
-                loss.recon
-                * torch.stack(
-                    [
-                        self.norms[n] * (w - self.original[n]).square().sum()
-                        for n, w in trained.items()
-                    ]
-                ).sum()
-            )
-        parts["reg"] = loss.reg * torch.stack([w.square().sum() for w in trained.values()]).sum()
-        return parts
-
-    def _draw_trained(self, warm: bool) -> set[str] | None:
-        share = self.recipe.fit.update
-        if warm or share == 1:
-            return None
-        names = [spec.name for spec in self.manifold.specs]
-        count = max(1, round(share * len(names)))
-        chosen = torch.randperm(len(names), generator=self.choices)[:count]
-        return {names[i] for i in chosen.tolist()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the fit depends on."""
         return {
             "field": self.manifold.field.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "choices": self.choices.get_state(),
-            "noise": self.noise.generator.get_state(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "choices": self.stepper.choices.get_state(),
+            "noise": self.stepper.noise.generator.get_state(),
             "order": self.order_state,
             "sums": dict(self.sums),
             "step": self.step,
@@ -341,9 +269,11 @@ class Fitter:
         """Go back, or on, to where ``state_dict`` was taken."""
         self.manifold.field.load_state_dict(state["field"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors
-        self.choices.set_state(state["choices"].cpu())
-        self.noise.generator.set_state(state["noise"].cpu())
+        self.stepper.optimizer.load_state_dict(
+            copy.deepcopy(state["optimizer"])
+        )  # it keeps the tensors
+        self.stepper.choices.set_state(state["choices"].cpu())
+        self.stepper.noise.generator.set_state(state["noise"].cpu())
         self.order_state = state["order"].cpu()
         self.sums = dict(state["sums"])
         self.step, self.skipped = state["step"], state["skipped"]

@@ -22,16 +22,17 @@ class Journal:
 
     Args:
         folder: nothing is written if None.
+        writes: whether this process writes there; the others only read.
 
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
         self._board: Any = None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state whole or not at all."""
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             write_atomically(self.folder / STATE_FILE, lambda path: torch.save(dict(state), path))
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
@@ -52,7 +53,7 @@ class Journal:
 
     def record(self, values: Mapping[str, float]) -> None:
         """Add a line to the metrics."""
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
@@ -62,7 +63,7 @@ class Journal:
 
     def forget_after(self, step: int) -> None:
         """Leave out metrics of steps that a resumed fit takes again."""
-        if self.folder is None or not (self.folder / METRICS_FILE).exists():
+        if self.folder is None or not self.writes or not (self.folder / METRICS_FILE).exists():
             return
         path = self.folder / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines()

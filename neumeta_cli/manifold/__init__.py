@@ -9,6 +9,7 @@ from neumeta_cli.manifold.file import (
     load_manifold,
     save_manifold,
 )
+from neumeta_cli.manifold.inr import Field
 from neumeta_cli.manifold.manifold import (
     Blueprint,
     Manifold,
@@ -20,6 +21,7 @@ from neumeta_cli.manifold.manifold import (
 __all__ = [
     "FORMAT_VERSION",
     "Blueprint",
+    "Field",
     "Manifold",
     "Noise",
     "Provenance",

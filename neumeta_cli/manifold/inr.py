@@ -327,7 +327,7 @@ def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Nois
     if kept is None and size == weight.shape[dim] and noise is None:
         return weight
     count = weight.shape[dim] if kept is None else len(kept)
-    at = torch.arange(size, dtype=torch.float32, device=weight.device)
+    at = torch.arange(size, dtype=weight.dtype, device=weight.device)
     if noise is not None and noise.channels:
         at = at + noise.channels * noise.draw(size, like=weight)
     elif count == size:

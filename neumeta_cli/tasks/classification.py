@@ -29,11 +29,20 @@ class Classification:
 
     metric = "top-1"
 
-    def inputs(self, images: Images, index: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Images by number as the network takes them, augmented if a generator is given."""
-        pixels = images.fetch(index)
+    def inputs(
+        self,
+        images: Images,
+        index: Tensor,
+        generator: torch.Generator | None,
+        part: slice = slice(None),
+    ) -> Tensor:
+        """Images by number as the network takes them, augmented if a generator is given.
+
+        Only those of ``part`` are read, but all are drawn for: parts together are the whole batch.
+        """
+        pixels = images.fetch(index[part])
         if generator is not None:
-            pixels = augment(pixels, self.data, generator)
+            pixels = augment(pixels, self.data, generator, len(index), part)
         return normalise(pixels, self.data)
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:

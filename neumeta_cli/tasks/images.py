@@ -168,21 +168,37 @@ def normalise(pixels: Tensor, data: DataSection) -> Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-def augment(pixels: Tensor, data: DataSection, generator: torch.Generator) -> Tensor:
-    """Random crops after zero padding and random flips, each image its own, in one gather."""
-    count, _, height, width = pixels.shape
+def augment(
+    pixels: Tensor,
+    data: DataSection,
+    generator: torch.Generator,
+    count: int | None = None,
+    part: slice = slice(None),
+) -> Tensor:
+    """Random crops after zero padding and random flips, each image its own, in one gather.
+
+    Args:
+        pixels: (b, C, H, W).
+        data: what to do.
+        generator: of the draws.
+        count: images in the batch that ``pixels`` are a part of, b if None.
+        part: which of them they are.
+
+    """
+    _, _, height, width = pixels.shape
+    count = len(pixels) if count is None else count
     pad = data.crop_padding
     if not (data.flip or pad):
         return pixels
-    rows = torch.arange(height).expand(count, height)
-    columns = torch.arange(width).expand(count, width)
+    rows = torch.arange(height).expand(len(pixels), height)
+    columns = torch.arange(width).expand(len(pixels), width)
     if data.flip:
-        flipped = torch.rand(count, 1, generator=generator) < 0.5
+        flipped = torch.rand(count, 1, generator=generator)[part] < 0.5
         columns = torch.where(flipped, columns.flip(1), columns)
     if pad:
         pixels = F.pad(pixels, (pad, pad, pad, pad))
-        shift = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
+        shift = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)[:, part]
         rows, columns = rows + shift[0], columns + shift[1]
     flat = (rows[:, :, None] * pixels.shape[3] + columns[:, None, :]).flatten(1)
     index = flat[:, None, :].expand(-1, pixels.shape[1], -1).to(pixels.device)
-    return pixels.flatten(2).gather(2, index).view(count, -1, height, width)
+    return pixels.flatten(2).gather(2, index).view(len(pixels), -1, height, width)

@@ -25,8 +25,9 @@ from neumeta_cli.recipe import Recipe, load_recipe
 
 RECIPE = "cifar10_resnet20_all"
 GAMMAS = (0.0, 0.25, 0.5, 0.65, 0.75)
-SLIMMABLE = ("inr.degree=0",)
+SLIMMABLE = ("inr.degree=0", "fit.learning_rate=2e-3")  # the best of 1, 2 and 3e-3 in short runs
 STRICT = ("fit.mixed=0",)
+SANDWICH = ("fit.full_width=0", "fit.anchors=[0.0,0.5]")  # widest, narrowest and a random width
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def _alone(name: str, gamma: float, *more: str, scratch: bool = False) -> Method
 METHODS = [
     Method("NeuMeta", ()),
     Method("NeuMeta, all layers at one width", STRICT),
-    Method("US-Net", (*SLIMMABLE, *STRICT)),
-    Method("US-Net, a width for each clique", SLIMMABLE),
+    Method("US-Net", (*SLIMMABLE, *STRICT, *SANDWICH)),
+    Method("US-Net, drawn as NeuMeta's", SLIMMABLE),
     *(_alone("alone, from its largest channels", g) for g in (0.25, 0.5, 0.75)),
     *(_alone("alone, from scratch", g, "loss.distill=0", scratch=True) for g in (0.25, 0.5, 0.75)),
 ]

@@ -1,0 +1,142 @@
+"""Several processes of ``accelerate launch`` that fit one manifold as one process would.
+
+Every process draws the same widths, noise and order of images and takes its own part of each batch;
+gradients and the statistics of batch norms are those of the whole batch.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from neumeta_cli.errors import NeumetaError
+
+
+class Processes:
+    """The processes of this launch, or this one alone.
+
+    Attributes:
+        count: how many there are.
+        rank: of this one.
+
+    """
+
+    def __init__(self) -> None:
+        self.count, self.rank = launched_processes()
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def open(self, device: torch.device) -> torch.device:
+        """Meet the others; tells where this one is to compute.
+
+        Raises:
+            NeumetaError: accelerate is not installed.
+
+        """
+        if self.count == 1:
+            return device
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise NeumetaError(
+                "several processes need accelerate: pip install 'neumeta[distributed]'"
+            ) from error
+        accelerator = Accelerator(cpu=device.type == "cpu")
+        return torch.device(accelerator.device)
+
+    def part(self, count: int) -> slice:
+        """Which of ``count`` images of a batch are this process's.
+
+        Raises:
+            NeumetaError: there are fewer images than processes.
+
+        """
+        if count < self.count:
+            raise NeumetaError(
+                f"a batch of {count} images is too small for {self.count} processes; "
+                "raise fit.batch_size or launch fewer"
+            )
+        return slice(self.rank, None, self.count)
+
+    def share(self, count: int) -> float:
+        """What a mean over this process's part counts in the mean of all processes' losses."""
+        own = len(range(*self.part(count).indices(count)))
+        return own * self.count / count
+
+    def average_gradients(self, parameters: Iterable[Tensor], values: dict[str, float]) -> None:
+        """Make gradients and numbers the mean over processes, in place."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        numbers = torch.tensor(list(values.values()), device=gradients[0].device)
+        flat = self._mean(torch.cat([*(g.flatten() for g in gradients), numbers]))
+        *pieces, numbers = flat.split([*(g.numel() for g in gradients), len(numbers)])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+        values.update(zip(values, numbers.tolist(), strict=True))
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        return bool(self._mean(torch.tensor([float(flag)], device=device)).item())
+
+    def _mean(self, values: Tensor) -> Tensor:
+        from accelerate.utils import reduce
+
+        return reduce(values, "mean")
+
+
+def launched_processes() -> tuple[int, int]:
+    """How many processes a launcher started, and which of them this is."""
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+
+class SyncedNorms(TorchFunctionMode):
+    """Batch norms that see a batch in parts use the statistics of the whole batch.
+
+    As ``torch.nn.SyncBatchNorm``, for any device and for norms that functional calls run.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        return _synced_batch_norm(*args, **(kwargs or {}))
+
+
+def _synced_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.batch_norm``; without stored statistics over all processes' images."""
+    if not training or running_mean is not None:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    from torch.distributed.nn.functional import all_reduce
+
+    wide = x if x.dtype == torch.float64 else x.float()
+    dims = [0, *range(2, x.dim())]
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    count = wide.new_tensor([wide.numel() / wide.shape[1]])
+    total = all_reduce(torch.cat([wide.sum(dims), count]))
+    mean = total[:-1] / total[-1]
+    centred = wide - mean.view(shape)
+    variance = all_reduce(centred.square().sum(dims)) / total[-1].detach()
+    normal = centred * (variance + eps).rsqrt().view(shape)
+    if weight is not None:
+        normal = normal * weight.view(shape)
+    return (normal if bias is None else normal + bias.view(shape)).to(x.dtype)

@@ -1,0 +1,154 @@
+"""One step of a fit: which widths, which images, the losses, the update."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
+from neumeta_cli.distill.processes import Processes, SyncedNorms
+from neumeta_cli.distill.widths import WidthPool
+from neumeta_cli.manifold import Field, Manifold, Noise
+from neumeta_cli.recipe import FitSection, Recipe
+from neumeta_cli.tasks import Classification
+
+
+class Step:
+    """Takes the steps of a fit; each changes the manifold's INR once, or not at all.
+
+    Args:
+        manifold: on its device.
+        tensors: W0, the weights that it is to learn.
+        task: the loss.
+        source: of images.
+        recipe: the sections noise, loss and fit.
+        processes: that share each batch.
+
+    Attributes:
+        choices: draws widths, tensors and augmentation; the same in every process.
+        noise: of the coordinates; the same in every process.
+
+    """
+
+    def __init__(
+        self,
+        manifold: Manifold,
+        tensors: Mapping[str, Tensor],
+        task: Classification,
+        source: ImageSource | FeatureSource,
+        recipe: Recipe,
+        processes: Processes,
+    ) -> None:
+        field = manifold.field.requires_grad_(True).train()
+        self.device = next(field.parameters()).device
+        self.manifold, self.task, self.source, self.recipe = manifold, task, source, recipe
+        self.processes = processes
+        self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
+        self.norms = {name: w.square().sum() for name, w in self.original.items()}
+        self.widths = WidthPool(manifold, recipe.fit)
+        self.optimizer = _optimizer(field, recipe.fit)
+        self.choices = torch.Generator().manual_seed(recipe.seed)
+        noise = torch.Generator(self.device).manual_seed(recipe.seed)
+        self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
+
+    def set_rate(self, number: int, total: int, factor: float) -> None:
+        """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
+        rise = min(1.0, (number + 1) / max(1, self.recipe.fit.rising_steps))
+        decay = 0.5 * (1 + math.cos(math.pi * number / total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["most"] * rise * decay * factor
+
+    def take(self, index: Tensor, warm: bool = False) -> dict[str, float] | None:
+        """One step on the training images ``index``.
+
+        Args:
+            index: (b,), of all processes together.
+            warm: on the reconstruction alone.
+
+        Returns:
+            The parts of its loss, or None if it was skipped: the loss or its gradient is not
+            finite, and nothing has changed.
+
+        """
+        parts: dict[str, float] = {}
+        parameters = list(self.manifold.field.parameters())
+        self.optimizer.zero_grad()
+        alone = self.processes.count == 1
+        synced: AbstractContextManager[object] = nullcontext() if alone else SyncedNorms()
+        with synced:
+            for loss in self._losses(index, warm, parts):
+                loss.backward()
+        self.processes.average_gradients(parameters, parts)
+        most = math.inf if self.recipe.fit.clip is None else self.recipe.fit.clip
+        norm = torch.nn.utils.clip_grad_norm_(parameters, most)
+        total = sum(parts.values())
+        if not math.isfinite(float(norm) + total):
+            return None
+        self.optimizer.step()
+        return {"loss": total} | parts
+
+    def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
+        """The loss at each width of a step, over the number of widths; adds up its parts."""
+        pool = [self.widths.full] if warm else self.widths.draw(self.choices)
+        trained = self._draw_trained(warm)
+        lowered = self.recipe.fit.precision == "bfloat16"
+        part = self.processes.part(len(index))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
+            batch = None if warm else self.source.batch(index, self.choices, part)
+        for sizes in pool:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
+                generated = self.manifold.generate(sizes, self.noise, trained)
+                own = {} if batch is None else self._task_loss(sizes, generated, batch)
+            own = {n: value * self.processes.share(len(index)) for n, value in own.items()}
+            own |= self._weight_loss(sizes, generated)
+            for name, value in own.items():
+                parts[name] = parts.get(name, 0.0) + float(value.detach()) / len(pool)
+            yield torch.stack(list(own.values())).sum() / len(pool)
+
+    def _task_loss(
+        self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
+    ) -> dict[str, Tensor]:
+        weights, task = self.recipe.loss, self.task
+        tensors = self.manifold.fixed_at(sizes, statistics=False) | generated
+        scores = self.source.run(self.manifold.skeleton(sizes), tensors, batch).float()
+        parts = {"task": weights.task * task.loss(scores, batch.labels)}
+        if weights.distill and batch.teacher is not None:
+            divergence = task.divergence(scores, batch.teacher, weights.temperature)
+            parts["distill"] = weights.distill * divergence
+        return parts
+
+    def _weight_loss(
+        self, sizes: dict[str, int], generated: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """λ1 ‖W0‖²·‖W − W0‖² at full width, and λ2 ‖W‖², over the tensors that this step trains."""
+        loss = self.recipe.loss
+        trained = {name: w for name, w in generated.items() if w.requires_grad}
+        parts = {}
+        if sizes == self.widths.full:
+            apart = [
+                self.norms[n] * (w - self.original[n]).square().sum() for n, w in trained.items()
+            ]
+            parts["recon"] = loss.recon * torch.stack(apart).sum()
+        parts["reg"] = loss.reg * torch.stack([w.square().sum() for w in trained.values()]).sum()
+        return parts
+
+    def _draw_trained(self, warm: bool) -> set[str] | None:
+        share = self.recipe.fit.update
+        if warm or share == 1:
+            return None
+        names = [spec.name for spec in self.manifold.specs]
+        count = max(1, round(share * len(names)))
+        chosen = torch.randperm(len(names), generator=self.choices)[:count]
+        return {names[i] for i in chosen.tolist()}
+
+
+def _optimizer(field: Field, fit: FitSection) -> torch.optim.Optimizer:
+    changes = field.changes()
+    groups = []
+    for rate, chosen in ((1.0, False), (fit.changes_rate, True)):
+        own = [p for name, p in field.named_parameters() if (name in changes) == chosen]
+        if own:
+            groups.append({"params": own, "most": fit.learning_rate * rate})
+    return torch.optim.Adam(groups, lr=fit.learning_rate)

@@ -1,0 +1,159 @@
+"""Several processes give what one process gives."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neumeta_cli.checkpoint import read_weights
+from neumeta_cli.distill.processes import Processes, SyncedNorms
+
+pytest.importorskip("accelerate", reason="several processes need accelerate")
+RECIPE = """
+name: tiny
+model: {{arch: cifar_resnet20, checkpoint: {checkpoint}}}
+data: {{root: {data}, flip: true, crop_padding: 2}}
+scope: {scope}
+norm: {{fold: false, images: 16}}
+inr: {{kind: selected}}
+noise: {{samples: 1}}
+loss: {{distill: 1.0}}
+fit: {{epochs: 1, batch_size: 25, anchors: [0.5], learning_rate: {rate}}}
+eval: {{gammas: [0.5], watch: 8}}
+"""
+
+
+def run_processes(count: int, command: list[str], folder: Path) -> str:
+    """Run a command in ``count`` processes as launchers do; what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    begun = []
+    for rank in range(count):
+        launch = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        environment = os.environ | {n: str(v) for n, v in launch.items()}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, *command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment | {"OMP_WAIT_POLICY": "PASSIVE"},
+                cwd=folder,
+            )
+        )
+    told = "".join(process.communicate(timeout=300)[0] for process in begun)
+    assert all(process.returncode == 0 for process in begun), told
+    return told
+
+
+def fitted(folder: Path, recipe: Path, count: int = 1) -> tuple[dict[str, torch.Tensor], str]:
+    """The INR that a fit in ``count`` processes gave, and what they said."""
+    command = ["-m", "neumeta_cli", "fit", "-r", str(recipe), "--device", "cpu"]
+    told = run_processes(count, [*command, "--run", str(folder)], folder.parent)
+    weights = read_weights(folder / "manifold.safetensors")
+    return {n: t for n, t in weights.tensors.items() if n.startswith("inr.")}, told
+
+
+GRADIENTS = """
+import sys, torch
+import neumeta_cli.tasks.classification as classification
+from neumeta_cli import pipeline
+from neumeta_cli.distill import Fitter
+from neumeta_cli.manifold import build_manifold
+from neumeta_cli.recipe import load_recipe
+recipe = load_recipe(sys.argv[1])
+checkpoint, task = pipeline.open_inputs(recipe)
+single = classification.normalise  # in float64, or ReLUs near 0 flip and hide what is wrong
+classification.normalise = lambda pixels, data: single(pixels, data).double()
+manifold, tensors = build_manifold(
+    checkpoint.model.double(), checkpoint.arch, checkpoint.input_size, recipe.scope, False,
+    recipe.inr, recipe.noise,
+)
+fitter = Fitter(manifold.double(), tensors, task, recipe)
+fitter.train_step(torch.arange(25))
+gradients = {n: p.grad for n, p in manifold.field.named_parameters() if p.grad is not None}
+if fitter.processes.main:
+    torch.save(gradients, sys.argv[2])
+"""
+
+
+@pytest.fixture
+def write_recipe(build, image_folder, tmp_path: Path):
+    model, _ = build("cifar_resnet20")
+    checkpoint = tmp_path / "resnet20.pt"
+    torch.save(model.state_dict(), checkpoint)
+
+    def write(scope: str, rate: float = 1e-3) -> Path:
+        path = tmp_path / f"tiny{rate}.yaml"
+        fields = {"checkpoint": checkpoint, "data": image_folder, "scope": scope, "rate": rate}
+        path.write_text(RECIPE.format(**fields), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("scope", ["all", "paper"])
+def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path, scope: str) -> None:
+    """Of a step on 25 images at two widths, with batch norm."""
+    found = []
+    for count in (1, 2):
+        path = tmp_path / f"gradients{count}.pt"
+        command = ["-c", GRADIENTS, str(write_recipe(scope)), str(path)]
+        run_processes(count, command, tmp_path)
+        found.append(torch.load(path, weights_only=True))
+    one, two = found
+    assert one.keys() == two.keys()
+    assert apart(two, one) < 1e-5 * apart(one, {n: torch.zeros(()) for n in one})
+
+
+def test_two_processes_fit_together(write_recipe, tmp_path: Path) -> None:
+    """Adam enlarges rounding where gradients vanish, so that ends of fits agree less closely."""
+    recipe = write_recipe("all")
+    one, _ = fitted(tmp_path / "one", recipe)
+    two, told = fitted(tmp_path / "two", recipe, 2)
+    before, _ = fitted(tmp_path / "before", write_recipe("all", 1e-30))
+    assert one.keys() == two.keys()
+    assert apart(two, one) < 0.15 * apart(one, before)
+    assert told.count("2 processes share each batch") == 1  # and one of them speaks
+
+
+def apart(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    squares = [(some[n].double() - others[n].double()).square().sum() for n in others]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+def test_synced_norms_of_one_process_are_ordinary_ones(monkeypatch) -> None:
+    """The formula and its gradient, with a reduction over one process."""
+    monkeypatch.setattr("torch.distributed.nn.functional.all_reduce", lambda t: t)
+    x = torch.randn(6, 5, 4, 4, dtype=torch.float64).float().requires_grad_()
+    weight, bias = torch.randn(5, requires_grad=True), torch.randn(5, requires_grad=True)
+    found = []
+    for synced in (False, True):
+        if synced:
+            with SyncedNorms():
+                y = F.batch_norm(x, None, None, weight, bias, training=True)
+        else:
+            y = F.batch_norm(x, None, None, weight, bias, training=True)
+        found.append((y, *torch.autograd.grad((y**3).sum(), [x, weight, bias])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_a_batch_are_the_whole_batch(monkeypatch) -> None:
+    for count in (2, 3, 7):
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        places, shares = [], []
+        for rank in range(count):
+            monkeypatch.setenv("RANK", str(rank))
+            processes = Processes()
+            places += list(range(*processes.part(25).indices(25)))
+            shares.append(processes.share(25))
+        assert sorted(places) == list(range(25))
+        assert sum(shares) == pytest.approx(count)
