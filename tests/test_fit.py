@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from neumeta_cli.distill import Fitter
+from neumeta_cli.distill import METRICS_FILE, Fitter
 from neumeta_cli.distill.features import FeatureSource, ImageSource
 from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
+from neumeta_cli.distill.journal import Journal
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import Recipe, parse_recipe
@@ -291,3 +292,15 @@ def test_augmentation_flips_and_shifts_and_keeps_the_rest() -> None:
     for _ in range(20):
         cropped = augment(pixels, DataSection(crop_padding=1), generator)[0]
         assert any(torch.equal(cropped, c) for c in crops)
+
+
+def test_tensorboard_shows_the_metrics(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    journal = Journal(tmp_path)
+    journal.record({"step": 10, "loss": 2.5})
+    journal.record({"step": 20, "loss": 1.5})
+    journal._tensorboard().close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 2.5), (20, 1.5)]
+    lines = (tmp_path / METRICS_FILE).read_text("utf-8").splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [2.5, 1.5]

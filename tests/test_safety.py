@@ -2,15 +2,20 @@
 
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
+import yaml
 
 from neumeta_cli.checkpoint import read_weights
+from neumeta_cli.distill.journal import Journal
 
 FIT = [
     *(sys.executable, "-m", "neumeta_cli", "fit", "-r", "digits_lenet", "--device", "cpu"),
@@ -44,12 +49,26 @@ def fitted(folder: Path) -> dict[str, torch.Tensor]:
     return {n: t for n, t in weights.tensors.items() if n.startswith("inr.")}
 
 
-def test_killed_and_stopped_fits_end_with_the_same_bits(tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = begin(whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("safety") / "whole"
+    process = begin(folder)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
+    return folder
 
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    left, right = fitted(one), fitted(other)
+    assert list(left) == list(right)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    lines = [(f / "metrics.jsonl").read_text().count("\n") for f in (one, other)]
+    assert lines == [12, 12]
+
+
+def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
     rng = random.Random(0)
     stops = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
     for place, number in enumerate(stops):
@@ -67,8 +86,63 @@ def test_killed_and_stopped_fits_end_with_the_same_bits(tmp_path: Path) -> None:
     process = begin(cut, "--resume")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    one, two = fitted(whole), fitted(cut)
-    assert list(one) == list(two)
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    lines = [(f / "metrics.jsonl").read_text().count("\n") for f in (whole, cut)]
-    assert lines == [12, 12]
+    assert_same_bits(whole, cut)
+
+
+def test_a_full_disk_stops_a_fit_and_leaves_its_last_state(whole: Path, tmp_path: Path) -> None:
+    """Files of this process may grow no more, as on a full disk, from some step on."""
+    full = tmp_path / "full"
+    process = begin(full)
+    wait_for_a_save(process, full / "state.pt", 0)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (256, resource.RLIM_INFINITY))
+    _, errors = process.communicate()
+    assert process.returncode == 1, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: cannot write")
+    assert last.endswith(f"go on with: neumeta fit --recipe digits_lenet --run {full} --resume")
+    assert "Traceback" not in errors
+    assert not list(full.glob(".*partial*"))
+    assert torch.load(full / "state.pt", weights_only=True)["step"] > 0
+    process = begin(full, "--resume")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert_same_bits(whole, full)
+
+
+def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
+    neumeta, build, image_folder, tmp_path: Path, monkeypatch
+) -> None:
+    """Images that do not fit in memory are read from their folder in every step."""
+    model, _ = build("cifar_resnet20")
+    torch.save(model.state_dict(), tmp_path / "resnet20.pt")
+    data, recipe = tmp_path / "data", tmp_path / "tiny.yaml"
+    shutil.copytree(image_folder, data)
+    fields = {
+        "name": "tiny",
+        "model": {"arch": "cifar_resnet20", "checkpoint": "resnet20.pt"},
+        "data": {"root": str(data)},
+        "inr": {"kind": "selected"},
+        "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2},
+    }
+    recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
+    monkeypatch.setattr("neumeta_cli.tasks.images.IN_MEMORY_BYTES", 0)
+    save, saved = Journal.save, []
+
+    def save_and_lose_data(self: Journal, state: dict) -> None:
+        save(self, state)
+        saved.append(state["step"])
+        shutil.rmtree(data / "train", ignore_errors=True)
+
+    monkeypatch.setattr(Journal, "save", save_and_lose_data)
+    result = neumeta("fit", "-r", recipe, "--run", tmp_path / "run")
+    assert result.code == 1
+    assert saved == [2]
+    last = result.stderr.strip().splitlines()[-1]
+    assert "cannot read image" in last
+    assert "--resume" in last
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
+    shutil.rmtree(data)
+    shutil.copytree(image_folder, data)
+    monkeypatch.setattr(Journal, "save", save)
+    again = neumeta("fit", "-r", recipe, "--run", tmp_path / "run", "--resume")
+    assert again.code == 0, again.stderr

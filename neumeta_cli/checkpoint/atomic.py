@@ -7,6 +7,8 @@ from pathlib import Path
 
 from neumeta_cli.errors import NeumetaError
 
+WRITING = ("write", "file", "unexpected pos")  # what libraries' messages on failed writes have
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Call ``write`` on a new file beside ``path``, then rename it to ``path``.
@@ -38,9 +40,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         raise NeumetaError(f"cannot write {path}: {error.strerror or error}") from error
     except RuntimeError as error:  # torch reports a failed write so, safetensors its own way
-        if "write" not in str(error).lower() and "file" not in str(error).lower():
+        reason = str(error).splitlines()[0] if str(error) else ""
+        if not any(word in reason.lower() for word in WRITING):
             raise
-        raise NeumetaError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+        if "unexpected pos" in reason:
+            reason = "not all of it could be written; is the disk full?"
+        raise NeumetaError(f"cannot write {path}: {reason}") from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)

@@ -96,14 +96,19 @@ def fit(
     reporter = TerminalReporter()
     if launched_processes()[0] > 1:
         note(f"{launched_processes()[0]} processes share each batch")
+    before = _saved_at(folder)
     try:
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     except (StoppedRunError, KeyboardInterrupt) as stop:
         reporter.finish()
-        saved = f"go on with: neumeta fit --recipe {recipe} --run {folder} --resume"
-        state = (folder / STATE_FILE).exists()
-        note(f"{stop or 'stopped'}; {saved if state else 'nothing was saved yet'}")
+        note(f"{stop or 'stopped'}; {_going_on(recipe, folder) or 'nothing was saved yet'}")
         raise KeyboardInterrupt from stop
+    except NeumetaError as error:
+        reporter.finish()
+        if _saved_at(folder) == before:
+            raise
+        hint = f"once that is put right, {_going_on(recipe, folder)}"
+        raise NeumetaError(f"{error}; {hint}") from error
     if result is None:
         return
     write_json(json, result.as_dict())
@@ -118,6 +123,18 @@ def fit(
         )
         say(f"stored: {document['stored_bytes']:,} bytes")
         say(f"run folder: {escape(str(folder))}")
+
+
+def _saved_at(folder: Path) -> float:
+    """When the state of a run was saved, 0 if never."""
+    state = folder / STATE_FILE
+    return state.stat().st_mtime if state.exists() else 0.0
+
+
+def _going_on(recipe: str, folder: Path) -> str:
+    """How to go on with a run whose state was saved; empty if it was not."""
+    again = f"go on with: neumeta fit --recipe {recipe} --run {folder} --resume"
+    return again if _saved_at(folder) else ""
 
 
 def distill(
@@ -155,9 +172,14 @@ def distill(
         limit=chosen.fit.limit,
         reporter=reporter,
     )
-    manifold, _, result = pipeline.distill(
-        loaded, task, chosen, choose_device(device), reporter=reporter
-    )
+    try:
+        manifold, _, result = pipeline.distill(
+            loaded, task, chosen, choose_device(device), reporter=reporter
+        )
+    except KeyboardInterrupt:
+        reporter.finish()
+        note("stopped; nothing was saved (a run of neumeta fit can be gone on with)")
+        raise
     if launched_processes()[1]:
         return
     save_manifold(output, manifold)

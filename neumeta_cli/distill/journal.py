@@ -52,11 +52,20 @@ class Journal:
         return dict(state)
 
     def record(self, values: Mapping[str, float]) -> None:
-        """Add a line to the metrics."""
+        """Add a line to the metrics.
+
+        Raises:
+            NeumetaError: it cannot be written.
+
+        """
         if self.folder is None or not self.writes:
             return
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(values)) + "\n")
+        path = self.folder / METRICS_FILE
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(values)) + "\n")
+        except OSError as error:
+            raise NeumetaError(f"cannot write {path}: {error.strerror or error}") from error
         board = self._tensorboard()
         for name, value in values.items() if board is not None else ():
             board.add_scalar(name, value, int(values["step"]))
