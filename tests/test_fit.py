@@ -13,9 +13,10 @@ from neumeta_cli.distill.features import FeatureSource, ImageSource
 from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.distill.journal import Journal
+from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe import Recipe, parse_recipe
+from neumeta_cli.recipe import FitSection, InrSection, NoiseSection, Recipe, parse_recipe
 from neumeta_cli.tasks import load_task
 
 
@@ -150,6 +151,33 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
             kinds["alike"] += 1
             assert min(widths) >= 0.5
     assert min(kinds.values()) > 25
+
+
+def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
+    """Heads' queries, keys and values are cut from one tensor."""
+    model, arch = build("timm/vit_tiny_patch16_224")
+    size = arch.default_input_size()
+    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
+    pool = WidthPool(manifold, FitSection(mixed=1.0))
+    assert max(map(len, pool.groups)) > 1
+    assert len(pool.groups) > 10  # the MLPs' hidden channels are free
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        (sizes,) = pool.draw(generator)
+        manifold.skeleton(sizes)(torch.empty(1, *size, device="meta"))
+
+
+def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
+    model, arch = build("timm/vit_tiny_patch16_224")
+    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    size = arch.default_input_size()
+    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
+    monkeypatch.setattr(
+        "neumeta_cli.distill.widths.linked_cliques", lambda _, names: [[n] for n in names]
+    )
+    with pytest.raises(NeumetaError, match=r"set fit\.mixed=0"):
+        WidthPool(manifold, FitSection(mixed=1.0))
 
 
 def test_a_warm_up_fits_the_reconstruction(build, image_folder) -> None:

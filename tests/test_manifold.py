@@ -333,3 +333,15 @@ def test_a_file_never_names_code_to_import(build, tmp_path: Path) -> None:
     save_file(load_file(path), path, {"neumeta": json.dumps(metadata)})
     with pytest.raises(NeumetaError, match="names code of its own, os:system"):
         load(path)
+
+
+def test_a_tensor_of_several_names_is_generated_once_and_fixed_nowhere(build) -> None:
+    model, arch = build("cifar_resnet20")
+    model.layer3[2].conv2.weight = model.layer3[1].conv2.weight
+    size = arch.default_input_size()
+    manifold, _ = build_manifold(model, arch, size, "all", False, SELECTED, NOISE)
+    names = {spec.name for spec in manifold.specs} | set(manifold.fixed)
+    assert "layer3.1.conv2.weight" in names
+    assert "layer3.2.conv2.weight" not in names
+    half = manifold.sample(0.5)
+    assert half.layer3[2].conv2.weight is half.layer3[1].conv2.weight

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint.arch import Arch, fit_arch, resolve
-from neumeta_cli.checkpoint.assign import put_tensors
+from neumeta_cli.checkpoint.assign import other_names, put_tensors
 from neumeta_cli.checkpoint.atomic import write_atomically, write_text
 from neumeta_cli.checkpoint.detect import detect_arch
 from neumeta_cli.checkpoint.weights import SUFFIXES, Weights, read_weights, write_weights
@@ -125,6 +125,7 @@ __all__ = [
     "file_hash",
     "load_checkpoint",
     "materialise",
+    "other_names",
     "put_tensors",
     "read_weights",
     "resolve",

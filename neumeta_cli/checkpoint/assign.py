@@ -21,7 +21,7 @@ def put_tensors(
         RuntimeError: a tensor is missing or of another shape.
 
     """
-    shared = _other_names(model)
+    shared = other_names(model)
     state = OrderedDict(tensors)
     state.update({name: state[first] for name, first in shared.items() if first in state})
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def put_tensors(
     return model
 
 
-def _other_names(model: nn.Module) -> dict[str, str]:
+def other_names(model: nn.Module) -> dict[str, str]:
     """Further names of parameters that have several, to the first."""
     first: dict[int, str] = {}
     named = model.named_parameters(remove_duplicate=False)

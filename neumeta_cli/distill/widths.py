@@ -2,27 +2,50 @@
 
 import torch
 
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import FitSection
+from neumeta_cli.resize import linked_cliques
+
+TRIALS = 2  # of widths that differ, before a fit draws them
 
 
 class WidthPool:
     """Draws the sizes of a step.
 
     One network is drawn: at width 1 in a share of the steps, else with 1 − γ of every clique's
-    channels, γ from a range, or, in another share, with a γ for each clique. To it come the
-    *anchors*, which every step trains (the sandwich rule of Yu and Huang, 2019).
+    channels, γ from a range, or, in another share, with a γ for each clique (or group of cliques
+    that a forward pass needs alike). To it come the *anchors*, which every step trains (the
+    sandwich rule of Yu and Huang, 2019).
 
     Args:
         manifold: whose cliques in scope change.
         fit: the recipe's section.
+
+    Raises:
+        NeumetaError: cliques are to have widths of their own, and the network does not run so.
 
     """
 
     def __init__(self, manifold: Manifold, fit: FitSection) -> None:
         self.manifold, self.fit = manifold, fit
         self.full = manifold.sizes(1.0)
+        self.groups = linked_cliques(manifold.trace, sorted(self.full))
         self.anchors = [manifold.sizes(1 - gamma) for gamma in fit.anchors]
+        if fit.mixed:
+            self._try_mixed()
+
+    def _try_mixed(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.empty(2, *self.manifold.blueprint.input_size, device="meta")
+        try:
+            for _ in range(TRIALS):
+                self.manifold.skeleton(self._mixed(generator))(x)
+        except Exception as error:  # whatever a forward pass raises on sizes that it refuses
+            raise NeumetaError(
+                "this network does not run with a width of its own for each clique "
+                f"({str(error).splitlines()[0]}); set fit.mixed=0"
+            ) from error
 
     def draw(self, generator: torch.Generator) -> list[dict[str, int]]:
         """Sizes of cliques, one set for each network that the step trains."""
@@ -37,7 +60,14 @@ class WidthPool:
             return self.full
         if mixed >= fit.mixed:
             return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
-        low, high = fit.mixed_gamma
-        places = torch.rand(len(self.full), generator=generator).tolist()
-        widths = [1 - (low + (high - low) * place) for place in places]
-        return self.manifold.sizes(dict(zip(self.full, widths, strict=True)))
+        return self._mixed(generator)
+
+    def _mixed(self, generator: torch.Generator) -> dict[str, int]:
+        low, high = self.fit.mixed_gamma
+        places = torch.rand(len(self.groups), generator=generator).tolist()
+        widths = {
+            name: 1 - (low + (high - low) * place)
+            for group, place in zip(self.groups, places, strict=True)
+            for name in group
+        }
+        return self.manifold.sizes(widths)

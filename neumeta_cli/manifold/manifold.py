@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.checkpoint import Arch, InputSize
+from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import (
@@ -113,8 +113,8 @@ class Manifold(nn.Module):
             self._keep_ranks(tensors, parameters)
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._targets: dict[Any, list[Target]] = {}
-        generated = {spec.name for spec in self.specs}
-        self.fixed_names = [name for name in tensors if name not in generated]
+        known = {spec.name for spec in self.specs} | set(other_names(structure))
+        self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
             self.register_buffer(f"fixed_{number}", tensors[name].detach().clone())
         self._skeletons: dict[Any, nn.Module] = {}

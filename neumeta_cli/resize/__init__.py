@@ -10,7 +10,7 @@ from neumeta_cli.resize.network import (
 )
 from neumeta_cli.resize.norms import calibrate, drop_statistics, has_statistics
 from neumeta_cli.resize.select import kept_places, rank_channels, select_channels
-from neumeta_cli.resize.sizes import channels_at, check_width, sizes_at
+from neumeta_cli.resize.sizes import channels_at, check_width, linked_cliques, sizes_at
 
 __all__ = [
     "Cost",
@@ -23,6 +23,7 @@ __all__ = [
     "foldable_pairs",
     "has_statistics",
     "kept_places",
+    "linked_cliques",
     "measure_cost",
     "rank_channels",
     "resizable",

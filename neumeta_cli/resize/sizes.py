@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
+import networkx as nx
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -68,6 +69,24 @@ def sizes_at(
     if found.x is None:  # then the forward pass will say what is wrong
         return sizes
     return {c.name: round(n) for c, n in zip(cliques, found.x[:count], strict=True)}
+
+
+def linked_cliques(trace: Trace, names: Iterable[str]) -> list[list[str]]:
+    """Cliques that need one width, since a forward pass cuts tensors into equal pieces of them.
+
+    Args:
+        trace: of the network.
+        names: of the cliques to group.
+
+    Returns:
+        The names in groups, most of them of one.
+
+    """
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(names)
+    for pieces in (*trace.equal, *trace.alike):
+        nx.add_path(graph, [name for piece in pieces for name in piece if name in graph])
+    return [list(group) for group in nx.connected_components(graph)]
 
 
 def _equations(trace: Trace, cliques: list[Clique]) -> tuple[np.ndarray, np.ndarray]:
