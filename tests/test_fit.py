@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from neumeta_cli.distill import METRICS_FILE, Fitter
-from neumeta_cli.distill.features import FeatureSource, ImageSource
+from neumeta_cli.distill.features import FeatureSource, ImageSource, _best_layout
 from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.distill.journal import Journal
@@ -151,6 +152,41 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
             kinds["alike"] += 1
             assert min(widths) >= 0.5
     assert min(kinds.values()) > 25
+
+
+class Viewing(nn.Module):
+    """One input channel, for which layouts are the same, and a view of what convolutions give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 5, 3)
+        self.last = nn.Linear(5 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu())
+        return self.last(x.view(len(x), -1))
+
+
+def test_channels_go_last_only_where_the_network_runs_so(build) -> None:
+    assert _best_layout(Viewing().eval(), torch.randn(2, 1, 8, 8)) == torch.contiguous_format
+    model, _ = build("cifar_resnet20")
+    assert _best_layout(model.eval(), torch.randn(2, 3, 32, 32)) == torch.channels_last
+
+
+def test_a_fit_goes_on_at_another_rate(build, image_folder, tmp_path: Path) -> None:
+    fit = {"save_steps": 1, "epochs": 4, "changes_rate": 3.0}
+    recipe = recipe_for(image_folder, inr={"kind": "selected"}, fit=fit)
+    fitter = Fitter(*prepared(build, recipe), recipe, folder=tmp_path)
+    fitter.train_step(torch.arange(40))
+    fitter.step = 1
+    fitter._save()
+    slower = recipe_for(image_folder, inr={"kind": "selected"}, fit={**fit, "learning_rate": 1e-5})
+    again = Fitter(*prepared(build, slower), slower, folder=tmp_path)
+    again.resume()
+    again.train_step(torch.arange(40))
+    rates = [group["lr"] for group in again.stepper.optimizer.param_groups]
+    assert 0 < rates[0] < 1e-5
+    assert rates[1] == pytest.approx(3 * rates[0])
 
 
 def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:

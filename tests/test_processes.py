@@ -23,7 +23,7 @@ norm: {{fold: false, images: 16}}
 inr: {{kind: selected}}
 noise: {{samples: 1}}
 loss: {{distill: 1.0}}
-fit: {{epochs: 1, batch_size: 25, anchors: [0.5], learning_rate: {rate}}}
+fit: {{epochs: 1, batch_size: 25, anchors: [0.5], mixed: 1.0, learning_rate: {rate}}}
 eval: {{gammas: [0.5], watch: 8}}
 """
 

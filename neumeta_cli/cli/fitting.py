@@ -105,7 +105,7 @@ def fit(
         raise KeyboardInterrupt from stop
     except NeumetaError as error:
         reporter.finish()
-        if _saved_at(folder) == before:
+        if _saved_at(folder) in (0.0, before):
             raise
         hint = f"once that is put right, {_going_on(recipe, folder)}"
         raise NeumetaError(f"{error}; {hint}") from error

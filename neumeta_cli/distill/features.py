@@ -110,9 +110,10 @@ def _best_layout(network: nn.Module, x: Tensor) -> torch.memory_format:
 
     A forward that takes views of its activations refuses it.
     """
+    weights = {n: _laid_out(t, torch.channels_last) for n, t in network.state_dict().items()}
     try:
-        scores = network(x.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
+        scores = functional_call(network, weights, (_laid_out(x, torch.channels_last),))
+    except (RuntimeError, ValueError):
         return torch.contiguous_format
     same = torch.allclose(scores, network(x), rtol=1e-3, atol=1e-4)
     return torch.channels_last if same else torch.contiguous_format

@@ -136,7 +136,10 @@ class Fitter:
         self.reporter.start("fit", self.total_steps - self.step)
         self.good = copy.deepcopy(self.state_dict()) if self.step == 0 else self.good
         batches: tuple[Tensor, ...] = ()
-        with StopSignals() as stop:
+        step = torch.tensor(self.step)
+        begun = (step, *self.manifold.state_dict().values(), *self.stepper.original.values())
+        self.processes.check_same(begun, self.device)
+        with StopSignals(patient=self.processes.count > 1) as stop:
             while self.step < self.total_steps:
                 start = time.perf_counter()
                 place = self.step % self.steps_per_epoch
@@ -154,7 +157,10 @@ class Fitter:
                 if stopping and self.journal.folder is None:
                     raise KeyboardInterrupt
                 if stopping:
-                    self.journal.save(self.state_dict() | {"good": self.good})
+                    try:
+                        self.journal.save(self.state_dict() | {"good": self.good})
+                    finally:  # a launcher ends all processes when the first one leaves
+                        self.processes.any(False, self.device)
                     self.reporter.finish()
                     raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
         self.reporter.finish()

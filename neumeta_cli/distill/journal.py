@@ -98,10 +98,15 @@ def _step_of(line: str) -> float:
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM ask for a stop; the second one does not wait. Main thread only."""
+    """Ctrl-C and SIGTERM ask for a stop. Main thread only.
 
-    def __init__(self) -> None:
-        self.requested = False
+    Args:
+        patient: the second one waits too, as launchers repeat the signals that they get.
+
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self.requested, self.patient = False, patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -115,6 +120,6 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and not self.patient:
             raise KeyboardInterrupt
         self.requested = True

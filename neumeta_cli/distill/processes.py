@@ -48,8 +48,38 @@ class Processes:
             raise NeumetaError(
                 "several processes need accelerate: pip install 'neumeta[distributed]'"
             ) from error
-        accelerator = Accelerator(cpu=device.type == "cpu")
+        try:
+            accelerator = Accelerator(cpu=device.type == "cpu")
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise NeumetaError(
+                f"the {self.count} processes do not find each other ({reason}); "
+                "begin them with accelerate launch"
+            ) from error
+        if (accelerator.num_processes, accelerator.process_index) != (self.count, self.rank):
+            raise NeumetaError(
+                f"this is process {self.rank} of {self.count} by its environment, but "
+                f"{accelerator.process_index} of {accelerator.num_processes} for accelerate; "
+                "begin them with accelerate launch"
+            )
         return torch.device(accelerator.device)
+
+    def check_same(self, tensors: Iterable[Tensor], device: torch.device) -> None:
+        """Make sure that every process begins with the same numbers.
+
+        Raises:
+            NeumetaError: in all of them, if one differs.
+
+        """
+        if self.count == 1:
+            return
+        sums = torch.stack([t.detach().double().sum().cpu() for t in tensors]).to(device)
+        same = torch.allclose(self._mean(sums), sums, rtol=1e-9, atol=0)
+        if self.any(not same, device):
+            raise NeumetaError(
+                "the processes begin with different weights or at different steps; they need the "
+                "same run folder, and no permute.time_limit"
+            )
 
     def part(self, count: int) -> slice:
         """Which of ``count`` images of a batch are this process's.
@@ -91,12 +121,16 @@ class Processes:
     def _mean(self, values: Tensor) -> Tensor:
         from accelerate.utils import reduce
 
-        return reduce(values, "mean")
+        try:
+            return reduce(values, "mean")
+        except RuntimeError as error:
+            raise NeumetaError("another process of this fit ended; see what it says") from error
 
 
 def launched_processes() -> tuple[int, int]:
     """How many processes a launcher started, and which of them this is."""
-    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return (count, int(os.environ.get("RANK", "0"))) if count > 1 else (1, 0)
 
 
 class SyncedNorms(TorchFunctionMode):

@@ -48,7 +48,8 @@ class Step:
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit)
-        self.optimizer = _optimizer(field, recipe.fit)
+        # Apart from the optimizer, whose saved state would bring back those of an earlier recipe.
+        self.optimizer, self.rates = _optimizer(field, recipe.fit)
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
@@ -57,8 +58,8 @@ class Step:
         """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
         rise = min(1.0, (number + 1) / max(1, self.recipe.fit.rising_steps))
         decay = 0.5 * (1 + math.cos(math.pi * number / total))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["most"] * rise * decay * factor
+        for group, most in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = most * rise * decay * factor
 
     def take(self, index: Tensor, warm: bool = False) -> dict[str, float] | None:
         """One step on the training images ``index``.
@@ -144,11 +145,13 @@ class Step:
         return {names[i] for i in chosen.tolist()}
 
 
-def _optimizer(field: Field, fit: FitSection) -> torch.optim.Optimizer:
+def _optimizer(field: Field, fit: FitSection) -> tuple[torch.optim.Optimizer, list[float]]:
+    """Adam, and the highest learning rate of each of its groups."""
     changes = field.changes()
-    groups = []
+    groups, rates = [], []
     for rate, chosen in ((1.0, False), (fit.changes_rate, True)):
         own = [p for name, p in field.named_parameters() if (name in changes) == chosen]
         if own:
-            groups.append({"params": own, "most": fit.learning_rate * rate})
-    return torch.optim.Adam(groups, lr=fit.learning_rate)
+            groups.append({"params": own})
+            rates.append(fit.learning_rate * rate)
+    return torch.optim.Adam(groups, lr=fit.learning_rate), rates
