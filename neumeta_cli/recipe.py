@@ -275,7 +275,9 @@ def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             raise NeumetaError(f"{source}: {unknown_field(where)}") from error
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise NeumetaError(f"{source}: {where}: {first['msg']}{given}") from error
+        raise NeumetaError(
+            f"{source}: {where}: {first['msg'].removeprefix('Value error, ')}{given}"
+        ) from error
 
 
 def field_paths(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
