@@ -86,7 +86,7 @@ def fit(
 
     Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
 
-    On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (with the same result).
+    On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (the same up to rounding).
     """
     named = load_recipe(recipe)
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))

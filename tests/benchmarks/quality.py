@@ -25,7 +25,7 @@ from neumeta_cli.recipe import Recipe, load_recipe
 
 RECIPE = "cifar10_resnet20_all"
 GAMMAS = (0.0, 0.25, 0.5, 0.65, 0.75)
-SLIMMABLE = ("inr.degree=0", "fit.learning_rate=2e-3")  # the best of 1, 2 and 3e-3 in short runs
+SLIMMABLE = ("inr.degree=0", "fit.learning_rate=2e-3")  # the best in the README's short runs
 STRICT = ("fit.mixed=0",)
 SANDWICH = ("fit.full_width=0", "fit.anchors=[0.0,0.5]")  # widest, narrowest and a random width
 
