@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
+from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes, SyncedNorms
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.manifold import Field, Manifold, Noise
@@ -48,6 +49,7 @@ class Step:
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit)
+        self.padding = Padding(manifold, self.original, self._few_images())
         # Apart from the optimizer, whose saved state would bring back those of an earlier recipe.
         self.optimizer, self.rates = _optimizer(field, recipe.fit)
         self.choices = torch.Generator().manual_seed(recipe.seed)
@@ -112,8 +114,10 @@ class Step:
         self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
         weights, task = self.recipe.loss, self.task
-        tensors = self.manifold.fixed_at(sizes, statistics=False) | generated
-        scores = self.source.run(self.manifold.skeleton(sizes), tensors, batch).float()
+        wider = self.padding.sizes(sizes)
+        fixed = self.manifold.fixed_at(wider, statistics=False)
+        tensors = fixed | self.padding.pad(generated, sizes)
+        scores = self.source.run(self.manifold.skeleton(wider), tensors, batch).float()
         parts = {"task": weights.task * task.loss(scores, batch.labels)}
         if weights.distill and batch.teacher is not None:
             divergence = task.divergence(scores, batch.teacher, weights.temperature)
@@ -134,6 +138,11 @@ class Step:
             parts["recon"] = loss.recon * torch.stack(apart).sum()
         parts["reg"] = loss.reg * torch.stack([w.square().sum() for w in trained.values()]).sum()
         return parts
+
+    def _few_images(self) -> Tensor:
+        assert self.task.train is not None
+        few = torch.arange(min(2, len(self.task.train)))
+        return self.task.inputs(self.task.train, few, None).to(self.device)
 
     def _draw_trained(self, warm: bool) -> set[str] | None:
         share = self.recipe.fit.update

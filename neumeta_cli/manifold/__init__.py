@@ -16,6 +16,7 @@ from neumeta_cli.manifold.manifold import (
     Provenance,
     build_manifold,
     rebuild_structure,
+    remembered,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "check_version",
     "load_manifold",
     "rebuild_structure",
+    "remembered",
     "resolve_scope",
     "save_manifold",
 ]

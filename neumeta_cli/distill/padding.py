@@ -1,0 +1,118 @@
+"""Channels of zero weight, so that kernels meet numbers of channels that they are quick at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from neumeta_cli.manifold import Manifold, remembered
+from neumeta_cli.resize import kept_places
+
+MULTIPLE = 8  # of channels: what CPU kernels and tensor cores are built for
+TRIED_WIDTH = 0.58
+
+
+class Padding:
+    """Networks of a fit's widths, a few channels wider but computing the same.
+
+    The added channels are written with zero weights and read with zero weights. Networks to whom
+    they are not nothing (layer norm over channels) are left as they are: one is tried.
+
+    Args:
+        manifold: whose networks they are.
+        tensors: weights to try with, at full width.
+        x: (b, C, H, W), images to try with.
+
+    """
+
+    def __init__(self, manifold: Manifold, tensors: Mapping[str, Tensor], x: Tensor) -> None:
+        self.manifold = manifold
+        self.full = manifold.sizes(1.0)
+        self._places: dict[Any, dict[tuple[str, int], np.ndarray]] = {}
+        trace = manifold.trace
+        self.active = not (trace.equal or trace.alike) and self._agrees(tensors, x)
+
+    def sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The next multiple for each clique, but no more than it has; a network that grows stays."""
+        if not self.active or any(size > self.full[name] for name, size in sizes.items()):
+            return dict(sizes)
+        return {
+            name: min(self.full[name], -(-size // MULTIPLE) * MULTIPLE)
+            for name, size in sizes.items()
+        }
+
+    def pad(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """Weights of a network of ``sizes`` as those of one of ``self.sizes(sizes)``."""
+        wider = self.sizes(sizes)
+        if wider == dict(sizes):
+            return dict(tensors)
+        shapes = self.manifold.shapes(wider)
+        places = remembered(
+            self._places, tuple(sizes.items()), lambda: self._places_within(sizes, wider)
+        )
+        return {name: _spread(t, name, shapes, places) for name, t in tensors.items()}
+
+    def _places_within(
+        self, sizes: Mapping[str, int], wider: Mapping[str, int]
+    ) -> dict[tuple[str, int], np.ndarray]:
+        """Where along each dimension of the wider network the channels asked for lie."""
+        trace = self.manifold.trace
+        few, more = (kept_places(trace.shapes, trace, self._first(s)) for s in (sizes, wider))
+        return {
+            place: np.searchsorted(more[place], kept) if place in more else kept
+            for place, kept in few.items()
+        }
+
+    def _first(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The first so many channels of each copy of the cliques that shrink."""
+        cliques = [c for c in self.manifold.trace.cliques if c.name in sizes]
+        return {
+            c.name: np.flatnonzero(np.arange(c.rows) % c.channels < sizes[c.name])
+            for c in cliques
+            if sizes[c.name] < c.channels
+        }
+
+    @torch.no_grad()
+    def _agrees(self, tensors: Mapping[str, Tensor], x: Tensor) -> bool:
+        """Whether a padded network gives the scores of the one that was asked for."""
+        self.active = True
+        manifold = self.manifold
+        sizes = manifold.sizes(TRIED_WIDTH)
+        trace, shapes = manifold.trace, manifold.trace.shapes
+        narrow = {n: tensors[n] for n in (s.name for s in manifold.specs)}
+        for (name, dim), places in kept_places(shapes, trace, self._first(sizes)).items():
+            if name in narrow:
+                index = torch.from_numpy(places).to(x.device)
+                narrow[name] = narrow[name].index_select(dim, index)
+        wider, scores = self.sizes(sizes), []
+        for own, weights in ((sizes, narrow), (wider, self.pad(narrow, sizes))):
+            fixed = manifold.fixed_at(own, statistics=False)
+            try:
+                scores.append(functional_call(manifold.skeleton(own), fixed | weights, (x,)))
+            except Exception:  # whatever a forward pass raises on sizes that it refuses
+                return False
+        return torch.allclose(scores[0], scores[1], rtol=1e-3, atol=1e-4)
+
+
+def _spread(
+    tensor: Tensor,
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    places: Mapping[tuple[str, int], np.ndarray],
+) -> Tensor:
+    """The tensor in a larger one of zeros."""
+    shape = shapes.get(name, tuple(tensor.shape))
+    missing = [new - old for new, old in zip(shape, tensor.shape, strict=True)]
+    own = {dim: places[name, dim] for dim, more in enumerate(missing) if more}
+    if all(at[-1] == len(at) - 1 for at in own.values()):  # zeros at the end: one operation
+        return F.pad(tensor, [n for more in reversed(missing) for n in (0, more)])
+    for dim, at in own.items():
+        wide = tensor.new_zeros(
+            [shape[d] if d == dim else n for d, n in enumerate(tensor.shape)]
+        )
+        tensor = wide.index_copy(dim, torch.from_numpy(at).to(tensor.device), tensor)
+    return tensor
