@@ -111,8 +111,6 @@ def _spread(
     if all(at[-1] == len(at) - 1 for at in own.values()):  # zeros at the end: one operation
         return F.pad(tensor, [n for more in reversed(missing) for n in (0, more)])
     for dim, at in own.items():
-        wide = tensor.new_zeros(
-            [shape[d] if d == dim else n for d, n in enumerate(tensor.shape)]
-        )
+        wide = tensor.new_zeros([shape[d] if d == dim else n for d, n in enumerate(tensor.shape)])
         tensor = wide.index_copy(dim, torch.from_numpy(at).to(tensor.device), tensor)
     return tensor

@@ -57,9 +57,10 @@ class ResidualMLP(nn.Module):
         self.head = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x))
+        x = F.relu(self.first(x), inplace=True)
         for layer in self.hidden:
-            x = x + F.relu(layer(x))
+            change = F.relu(layer(x), inplace=True)
+            x = x + change if torch.is_grad_enabled() else change.add_(x)
         return self.head(x)
 
 
@@ -177,6 +178,9 @@ class MlpField(Field):
         made = points.new_empty(few + 6 * self.config.frequencies_of_sizes, len(points))
         _embed_into(made[:few], points[:, :3], self.config.frequencies)
         _embed_into(made[few:], points[:, 3:], self.config.frequencies_of_sizes)
+        device = points.device.type
+        if torch.is_autocast_enabled(device):  # cheaper here than after the transposition
+            made = made.to(torch.get_autocast_dtype(device))
         return made.T
 
     def _shaped(self, target: Target, rows: Tensor, kernel: tuple[int, int]) -> Tensor:
