@@ -66,19 +66,26 @@ class NormSection(_Section):
     images: int = Field(
         256, ge=2, description="training images kept in the manifold's file to calibrate norms"
     )
+    quality: int | None = Field(
+        90, ge=1, le=100, description="of the JPEG that they are kept as; none: as they are"
+    )
 
 
 class InrSection(_Section):
     kind: Literal["mlp", "factorised", "selected"] = Field(
         "mlp",
         description="mlp (the paper's), factorised (functions of c_in times those of c_out) or "
-        "selected (the checkpoint's largest channels, changed by powers of what is missing)",
+        "selected (the checkpoint's largest channels, changed as more of them are missing)",
     )
-    degree: int = Field(1, ge=0, description="highest of these powers")
+    knots: list[float] = Field(
+        [0.25, 0.5, 0.75],
+        description="γ at which each change of a selected INR is complete; with none it learns "
+        "slices of one network, otherwise the full width stays the checkpoint",
+    )
     store: Literal["float32", "float16", "int8"] = Field(
         "float32",
-        description="of the INR's parameters in the manifold's file; int8: float16, and in a "
-        "selected INR 8 bits for the changes, with a scale for each output channel",
+        description="of the INR's parameters in the manifold's file; int8: 8 bits for matrices, "
+        "with a scale for each output channel, and float16 for vectors",
     )
     per: Literal["type", "layer", "tensor"] = Field(
         "tensor", description="one network for each of: weights and vectors, layer, tensor"
@@ -95,6 +102,13 @@ class InrSection(_Section):
         "fan_in",
         description="outputs are divided by C_in; checkpoint also sets each tensor's spread",
     )
+
+    @field_validator("knots")
+    @classmethod
+    def _ascending(cls, value: list[float]) -> list[float]:
+        if any(not 0 < knot < 1 for knot in value) or sorted(set(value)) != value:
+            raise ValueError("knots ascend between 0 and 1")
+        return value
 
     @property
     def frequencies_of_sizes(self) -> int:
@@ -129,9 +143,6 @@ class FitSection(_Section):
     learning_rate: float = Field(1e-3, gt=0, description="Adam's, decayed to 0 along a cosine")
     rising_steps: int = Field(
         0, ge=0, description="steps in which the learning rate rises to its full height first"
-    )
-    changes_rate: float = Field(
-        1.0, gt=0, description="that of a selected INR's changes, over that of all else"
     )
     ema: float = Field(0.995, ge=0, lt=1, description="decay per step of the averaged weights")
     gamma: tuple[float, float] = Field(

@@ -174,7 +174,7 @@ def test_channels_go_last_only_where_the_network_runs_so(build) -> None:
 
 
 def test_a_fit_goes_on_at_another_rate(build, image_folder, tmp_path: Path) -> None:
-    fit = {"save_steps": 1, "epochs": 4, "changes_rate": 3.0}
+    fit = {"save_steps": 1, "epochs": 4}
     recipe = recipe_for(image_folder, inr={"kind": "selected"}, fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe, folder=tmp_path)
     fitter.train_step(torch.arange(40))
@@ -185,8 +185,7 @@ def test_a_fit_goes_on_at_another_rate(build, image_folder, tmp_path: Path) -> N
     again.resume()
     again.train_step(torch.arange(40))
     rates = [group["lr"] for group in again.stepper.optimizer.param_groups]
-    assert 0 < rates[0] < 1e-5
-    assert rates[1] == pytest.approx(3 * rates[0])
+    assert all(0 < rate < 1e-5 for rate in rates)
 
 
 def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:

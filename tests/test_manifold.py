@@ -27,7 +27,7 @@ from neumeta_cli.trace import trace_model
 
 MLP = InrSection(hidden=16, layers=3, frequencies=4)
 FACTORISED = InrSection(kind="factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
-SELECTED = InrSection(kind="selected", degree=2)
+SELECTED = InrSection(kind="selected", knots=[0.3, 0.6])
 NOISE = NoiseSection(channels=0.3, samples=3)
 
 
@@ -113,6 +113,34 @@ def test_the_selected_inr_begins_as_pruning_by_norm(build, name: str, width: flo
     generated = manifold.generate(sizes)
     assert generated
     assert all(torch.equal(weight, pruned[name]) for name, weight in generated.items())
+
+
+def test_each_knot_of_a_selected_inr_adds_its_change(build) -> None:
+    """None at full width, the first at the first knot, half of the second half-way to it."""
+    manifold = manifold_of(build, inr=SELECTED, fold=False)
+    for number, change in enumerate(manifold.field.grids["layer3/2/conv1/weight"].changes):
+        torch.nn.init.constant_(change, 10.0 ** (number + 1))
+    begun = manifold_of(build, inr=SELECTED, fold=False)
+    expected = {1.0: 0.0, 1 - 0.15: 5.0, 0.7: 10.0, 1 - 0.45: 60.0, 0.4: 110.0, 0.2: 110.0}
+    for width, change in expected.items():
+        sizes = manifold.sizes(width)
+        got, was = (m.generate(sizes)["layer3.2.conv1.weight"] for m in (manifold, begun))
+        largest = float((got - was).max())
+        assert largest == pytest.approx(change, abs=4.0)  # whole channels, so not quite the width
+
+
+def test_a_selected_inr_keeps_the_checkpoint_at_full_width(build) -> None:
+    """Norm statistics included, whatever was learnt for other widths."""
+    manifold = manifold_of(build, inr=SELECTED, fold=False)
+    for parameter in manifold.field.parameters():
+        torch.nn.init.normal_(parameter)
+    manifold.noise = NOISE.model_copy(update={"channels": 0.0, "sizes": 0.0})
+    manifold.calibration.keep(torch.randn(16, 3, 32, 32))
+    model, _ = build("cifar_resnet20")
+    x = torch.randn(2, 3, 32, 32)
+    for _ in range(2):  # and sampling leaves it as it is
+        torch.testing.assert_close(manifold.sample(1.0)(x), model(x))
+    assert not torch.equal(manifold.sample(0.99)(x), model(x))
 
 
 def test_noise_mixes_a_selected_channel_with_its_neighbours(build) -> None:
@@ -236,9 +264,9 @@ def test_packing_what_was_unpacked_changes_nothing(seed, size, shape, store) -> 
     generator = torch.Generator().manual_seed(seed)
     change = size * torch.randn(*shape, generator=generator)
     change[torch.rand(shape[0], generator=generator) < 0.2] = 0
-    state = {"a": torch.randn(*shape, generator=generator), "b": change, "c": torch.tensor([3])}
-    once = unpack(pack(state, store, {"b"}))
-    again = unpack(pack(once, store, {"b"}))
+    state = {"a": torch.randn(7, generator=generator), "b": change, "c": torch.tensor([3])}
+    once = unpack(pack(state, store))
+    again = unpack(pack(once, store))
     assert once.keys() == again.keys() == state.keys()
     assert all(torch.equal(once[n], again[n]) for n in state)
     if store == "int8" and len(shape) > 1:
@@ -270,6 +298,18 @@ def test_calibration_images_of_eight_bits_lose_nothing() -> None:
     kept = CalibrationSet()
     kept.keep((pixels.float() / 255 - 0.4) / 0.3)
     assert torch.equal(kept.pixels, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_calibration_images_come_back_from_the_file_as_they_are_in_memory(channels: int) -> None:
+    down, across = torch.linspace(-1, 1, 12)[:, None], torch.linspace(0, 1, 20)
+    smooth = torch.randn(7, channels, 1, 1) * down + torch.randn(7, 1, 1, 1) * across
+    kept, again = CalibrationSet(), CalibrationSet()
+    kept.keep(smooth, quality=90)
+    again.unpack(kept.packed())
+    assert torch.equal(kept.inputs(), again.inputs())
+    assert float((kept.inputs() - smooth).abs().mean()) < 0.05 * float(smooth.std())
+    assert (kept.jpeg is None) == (channels == 2)
 
 
 def test_selecting_channels_prunes_every_member(build) -> None:

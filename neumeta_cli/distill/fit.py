@@ -113,7 +113,8 @@ class Fitter:
             generator = torch.Generator().manual_seed(self.recipe.seed)
             index = torch.randperm(len(self.task.train), generator=generator)
             chosen = index[: self.recipe.norm.images]
-            self.manifold.calibration.keep(self.task.inputs(self.task.train, chosen, None))
+            images = self.task.inputs(self.task.train, chosen, None)
+            self.manifold.calibration.keep(images, self.recipe.norm.quality)
             self.manifold.calibration.to(self.device)
 
     @property

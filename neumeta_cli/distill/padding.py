@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
 from neumeta_cli.manifold import Manifold, remembered
-from neumeta_cli.resize import kept_places
+from neumeta_cli.resize import kept_places, place_channels
 
 MULTIPLE = 8  # of channels: what CPU kernels and tensor cores are built for
 TRIED_WIDTH = 0.58
@@ -32,12 +31,12 @@ class Padding:
     def __init__(self, manifold: Manifold, tensors: Mapping[str, Tensor], x: Tensor) -> None:
         self.manifold = manifold
         self.full = manifold.sizes(1.0)
-        self._places: dict[Any, dict[tuple[str, int], np.ndarray]] = {}
+        self._places: dict[Any, dict[str, dict[int, np.ndarray]]] = {}
         trace = manifold.trace
         self.active = not (trace.equal or trace.alike) and self._agrees(tensors, x)
 
     def sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """The next multiple for each clique, but no more than it has; a network that grows stays."""
+        """The next multiple for each clique, at most its full size; networks that grow stay."""
         if not self.active or any(size > self.full[name] for name, size in sizes.items()):
             return dict(sizes)
         return {
@@ -54,18 +53,23 @@ class Padding:
         places = remembered(
             self._places, tuple(sizes.items()), lambda: self._places_within(sizes, wider)
         )
-        return {name: _spread(t, name, shapes, places) for name, t in tensors.items()}
+        return {
+            name: place_channels(t, places.get(name, {}), shapes.get(name, t.shape))
+            for name, t in tensors.items()
+        }
 
     def _places_within(
         self, sizes: Mapping[str, int], wider: Mapping[str, int]
-    ) -> dict[tuple[str, int], np.ndarray]:
+    ) -> dict[str, dict[int, np.ndarray]]:
         """Where along each dimension of the wider network the channels asked for lie."""
         trace = self.manifold.trace
         few, more = (kept_places(trace.shapes, trace, self._first(s)) for s in (sizes, wider))
-        return {
-            place: np.searchsorted(more[place], kept) if place in more else kept
-            for place, kept in few.items()
-        }
+        places: dict[str, dict[int, np.ndarray]] = {}
+        for (name, dim), kept in few.items():
+            within = more.get((name, dim))
+            found = kept if within is None else np.searchsorted(within, kept)
+            places.setdefault(name, {})[dim] = found
+        return places
 
     def _first(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         """The first so many channels of each copy of the cliques that shrink."""
@@ -96,21 +100,3 @@ class Padding:
             except Exception:  # whatever a forward pass raises on sizes that it refuses
                 return False
         return torch.allclose(scores[0], scores[1], rtol=1e-3, atol=1e-4)
-
-
-def _spread(
-    tensor: Tensor,
-    name: str,
-    shapes: Mapping[str, tuple[int, ...]],
-    places: Mapping[tuple[str, int], np.ndarray],
-) -> Tensor:
-    """The tensor in a larger one of zeros."""
-    shape = shapes.get(name, tuple(tensor.shape))
-    missing = [new - old for new, old in zip(shape, tensor.shape, strict=True)]
-    own = {dim: places[name, dim] for dim, more in enumerate(missing) if more}
-    if all(at[-1] == len(at) - 1 for at in own.values()):  # zeros at the end: one operation
-        return F.pad(tensor, [n for more in reversed(missing) for n in (0, more)])
-    for dim, at in own.items():
-        wide = tensor.new_zeros([shape[d] if d == dim else n for d, n in enumerate(tensor.shape)])
-        tensor = wide.index_copy(dim, torch.from_numpy(at).to(tensor.device), tensor)
-    return tensor

@@ -11,8 +11,8 @@ from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes, SyncedNorms
 from neumeta_cli.distill.widths import WidthPool
-from neumeta_cli.manifold import Field, Manifold, Noise
-from neumeta_cli.recipe import FitSection, Recipe
+from neumeta_cli.manifold import Manifold, Noise
+from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Classification
 
 
@@ -50,8 +50,7 @@ class Step:
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit)
         self.padding = Padding(manifold, self.original, self._few_images())
-        # Apart from the optimizer, whose saved state would bring back those of an earlier recipe.
-        self.optimizer, self.rates = _optimizer(field, recipe.fit)
+        self.optimizer = torch.optim.Adam(field.parameters(), lr=recipe.fit.learning_rate)
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
@@ -60,8 +59,9 @@ class Step:
         """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
         rise = min(1.0, (number + 1) / max(1, self.recipe.fit.rising_steps))
         decay = 0.5 * (1 + math.cos(math.pi * number / total))
-        for group, most in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = most * rise * decay * factor
+        for group in self.optimizer.param_groups:
+            # Not the group's own rate, which a saved state brings back from an earlier recipe.
+            group["lr"] = self.recipe.fit.learning_rate * rise * decay * factor
 
     def take(self, index: Tensor, warm: bool = False) -> dict[str, float] | None:
         """One step on the training images ``index``.
@@ -103,6 +103,8 @@ class Step:
         for sizes in pool:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
                 generated = self.manifold.generate(sizes, self.noise, trained)
+                if not any(w.requires_grad for w in generated.values()):
+                    continue  # the full width of an INR that keeps the checkpoint there
                 own = {} if batch is None else self._task_loss(sizes, generated, batch)
             own = {n: value * self.processes.share(len(index)) for n, value in own.items()}
             own |= self._weight_loss(sizes, generated)
@@ -152,15 +154,3 @@ class Step:
         count = max(1, round(share * len(names)))
         chosen = torch.randperm(len(names), generator=self.choices)[:count]
         return {names[i] for i in chosen.tolist()}
-
-
-def _optimizer(field: Field, fit: FitSection) -> tuple[torch.optim.Optimizer, list[float]]:
-    """Adam, and the highest learning rate of each of its groups."""
-    changes = field.changes()
-    groups, rates = [], []
-    for rate, chosen in ((1.0, False), (fit.changes_rate, True)):
-        own = [p for name, p in field.named_parameters() if (name in changes) == chosen]
-        if own:
-            groups.append({"params": own})
-            rates.append(fit.learning_rate * rate)
-    return torch.optim.Adam(groups, lr=fit.learning_rate), rates

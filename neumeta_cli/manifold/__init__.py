@@ -1,6 +1,7 @@
 """Model-space coordinates, the INR, sampling, and the file that stores a manifold."""
 
 from neumeta_cli.manifold.coordinates import Noise, resolve_scope
+from neumeta_cli.manifold.field import Field
 from neumeta_cli.manifold.file import (
     FORMAT_VERSION,
     blueprint_from_json,
@@ -9,7 +10,6 @@ from neumeta_cli.manifold.file import (
     load_manifold,
     save_manifold,
 )
-from neumeta_cli.manifold.inr import Field
 from neumeta_cli.manifold.manifold import (
     Blueprint,
     Manifold,

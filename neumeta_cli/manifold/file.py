@@ -9,12 +9,11 @@ from torch import Tensor
 
 from neumeta_cli.checkpoint import Arch, Weights, read_weights, write_weights
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
 from neumeta_cli.manifold.storage import unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KIND = "manifold"
 
 
@@ -73,7 +72,7 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
     tensors = {f"inr.{name}": t.cpu() for name, t in manifold.packed().items()}
     tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
     if len(manifold.calibration):
-        calibration = manifold.calibration.state_dict()
+        calibration = manifold.calibration.packed()
         tensors |= {f"calibration.{name}": t.cpu() for name, t in calibration.items()}
     metadata = {
         "kind": KIND,
@@ -124,13 +123,21 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         parts[part][inner] = tensor
     with torch.device("meta"):
         empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in structure.state_dict().items()}
-        inr, noise = InrSection(**metadata["inr"]), NoiseSection(**metadata["noise"])
+        inr, noise = _inr_section(metadata), NoiseSection(**metadata["noise"])
         manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
     manifold.field.load_state_dict(unpack(parts["inr"]), assign=True)
-    manifold.calibration = CalibrationSet()
-    for name, tensor in parts["calibration"].items():
-        setattr(manifold.calibration, name, tensor)
+    if parts["calibration"]:
+        manifold.calibration.unpack(parts["calibration"])
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")
     return manifold.requires_grad_(False).eval()
+
+
+def _inr_section(metadata: dict[str, Any]) -> InrSection:
+    fields = dict(metadata["inr"])
+    if metadata["format_version"] == 1:
+        if fields["kind"] == "selected":
+            raise ValueError("its format 1 of selected INRs is no longer read; fit it again")
+        fields.pop("degree", None)
+    return InrSection(**fields)

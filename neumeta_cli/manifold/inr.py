@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
+from neumeta_cli.manifold.field import Field, ShapesAt
+from neumeta_cli.manifold.selected import SelectedField
 from neumeta_cli.recipe import InrSection
 
 # Coordinates embedded at once and then evaluated at once, without gradients: what caches hold.
@@ -64,56 +66,6 @@ class ResidualMLP(nn.Module):
         return self.head(x)
 
 
-class Field(nn.Module):
-    """What every kind of INR is to the manifold.
-
-    Args:
-        specs: the tensors that it generates.
-        space: how coordinates are scaled.
-        config: its kind and size.
-        tensors: the checkpoint's weights by name.
-
-    """
-
-    selects = False  # whether targets must say which channels are kept
-
-    def __init__(
-        self,
-        specs: Sequence[TensorSpec],
-        space: Space,
-        config: InrSection,
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__()
-        self.space, self.config = space, config
-        self.begin(specs, tensors)
-
-    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
-        """Make the parameters."""
-        raise NotImplementedError
-
-    def changes(self) -> set[str]:
-        """Names of parameters that are corrections of others, which a file may hold in 8 bits."""
-        return set()
-
-    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
-        """Generate tensors.
-
-        Args:
-            targets: which tensors, at which sizes.
-            noise: perturbation of the coordinates, none if None.
-
-        Returns:
-            A float32 tensor of ``target.shape`` for each target.
-
-        """
-        return [self.generate(target, noise) for target in targets]
-
-    def generate(self, target: Target, noise: Noise | None) -> Tensor:
-        """One tensor, where tensors are generated each on its own."""
-        raise NotImplementedError
-
-
 def part_of(spec: TensorSpec, per: str) -> str:
     """The part of the weights that shares a network with ``spec``: type, layer or tensor."""
     if per == "type":
@@ -129,7 +81,9 @@ class MlpField(Field):
     linear weights and vectors are its mean. Weights are divided by C_in.
     """
 
-    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
+    def begin(
+        self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], shapes: ShapesAt
+    ) -> None:
         config = self.config
         inputs = 2 * (3 * config.frequencies + 3 * config.frequencies_of_sizes)
         self.register_buffer("spread", torch.stack([_spread(tensors[s.name]) for s in specs]))
@@ -210,7 +164,9 @@ class FactorisedField(Field):
     n·n coordinates.
     """
 
-    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
+    def begin(
+        self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], shapes: ShapesAt
+    ) -> None:
         self.factors = nn.ModuleDict()
         for spec in specs:
             weight = tensors[spec.name].float()
@@ -269,80 +225,6 @@ class Axis(nn.Module):
         below = position.floor().long().clamp(max=max(last - 1, 0))
         share = (position - below)[:, None]
         return self.grid[below] * (1 - share) + self.grid[(below + 1).clamp(max=last)] * share
-
-
-class SelectedField(Field):
-    """A choice among the checkpoint's channels, and what the size changes in them.
-
-    ``W[o, i] = G_0[p(c_out), q(c_in)] + Σ_d φ^d · G_d[p(c_out), q(c_in)]``, with φ twice the share
-    of channels that is missing. At a size p and q give the places of the channels of largest norm,
-    in the checkpoint's (smooth) order; between two of them, as under noise, weights are
-    interpolated, and above the checkpoint's size p and q are lines. G_0 begins as the checkpoint
-    and all others at zero: before any training it prunes by ℓ1 norm. With no powers, its fit is
-    that of a slimmable network (Yu et al., 2019) that starts from the checkpoint.
-    """
-
-    selects = True
-
-    def begin(self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> None:
-        self.grids = nn.ModuleDict()
-        for spec in specs:
-            weight = tensors[spec.name].float()
-            powers = [
-                weight.clone(),
-                *(torch.zeros_like(weight) for _ in range(self.config.degree)),
-            ]
-            self.grids[spec.name.replace(".", "/")] = nn.ParameterList(powers)
-
-    def changes(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] != "0"}
-
-    def generate(self, target: Target, noise: Noise | None) -> Tensor:
-        grids = self.grids[target.spec.name.replace(".", "/")]
-        assert isinstance(grids, nn.ParameterList)
-        missing = _missing(target, noise)
-        weight = grids[0]
-        for power, grid in enumerate(list(grids)[1:], start=1):
-            weight = weight + (2 * missing) ** power * grid
-        sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
-        for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
-            weight = _along(weight, dim, size, kept, noise)
-        if len(sizes) == 2 and sizes[1] > target.spec.shape[1]:
-            weight = weight * (target.spec.shape[1] / sizes[1])
-        return weight
-
-
-def _missing(target: Target, noise: Noise | None) -> float:
-    """The share of channels that is missing along the dimensions that shrink, on average."""
-    sizes = [float(target.c_out), float(target.c_in)]
-    if noise is not None and noise.sizes:
-        drawn = noise.draw(2, like=torch.empty(0)).tolist()
-        sizes = [size + noise.sizes * by for size, by in zip(sizes, drawn, strict=True)]
-    shares = [
-        1 - size / full
-        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
-        if kept is not None
-    ]
-    return sum(shares) / max(1, len(shares))
-
-
-def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:
-    """Values along a dimension at ``size`` evenly spread places among those that are kept."""
-    if kept is None and size == weight.shape[dim] and noise is None:
-        return weight
-    count = weight.shape[dim] if kept is None else len(kept)
-    at = torch.arange(size, dtype=weight.dtype, device=weight.device)
-    if noise is not None and noise.channels:
-        at = at + noise.channels * noise.draw(size, like=weight)
-    elif count == size:
-        return weight if kept is None else weight.index_select(dim, kept)
-    at = (at * (count / size)).clamp(0, count - 1)
-    below = at.floor().long()
-    above = (below + 1).clamp(max=count - 1)
-    share = (at - below).view(-1, *(1,) * (weight.dim() - 1 - dim))
-    if kept is not None:
-        below, above = kept[below], kept[above]
-    return torch.lerp(weight.index_select(dim, below), weight.index_select(dim, above), share)
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -108,11 +108,13 @@ class Manifold(nn.Module):
         self.calibration = CalibrationSet()
         largest = max(max(spec.shape[:2]) for spec in self.specs)
         self.space = Space(len(self.specs), largest)
-        self.field = KINDS[inr.kind](self.specs, self.space, inr, tensors)
-        if self.field.selects:
-            self._keep_ranks(tensors, parameters)
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._targets: dict[Any, list[Target]] = {}
+        self.field = KINDS[inr.kind](
+            self.specs, self.space, inr, tensors, lambda gamma: self.shapes(self.sizes(1 - gamma))
+        )
+        if self.field.selects:
+            self._keep_ranks(tensors, parameters)
         known = {spec.name for spec in self.specs} | set(other_names(structure))
         self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
@@ -143,8 +145,13 @@ class Manifold(nn.Module):
         """What is to be generated at these sizes."""
 
         def make() -> list[Target]:
-            kept = self._places(sizes) if self.field.selects else {}
-            return [_target(spec, self.shapes(sizes), kept) for spec in self.specs]
+            shapes = self.shapes(sizes)
+            if not self.field.selects:
+                return [_target(spec, shapes) for spec in self.specs]
+            at_knots = (self.sizes(1 - gamma) for gamma in (0.0, *self.inr.knots[:-1]))
+            rooms = [self._places(s) for s in at_knots] if self.inr.knots else []
+            kept = self._places(sizes)
+            return [_target(spec, shapes, kept, rooms) for spec in self.specs]
 
         device = next(self.field.parameters()).device
         return remembered(self._targets, (device, *sizes.items()), make)
@@ -230,7 +237,7 @@ class Manifold(nn.Module):
         generator = torch.Generator().manual_seed(SAMPLING_SEED)
         noise = Noise(self.noise.channels, self.noise.sizes, generator)
         reporter.start("sample", count)
-        total = self.generate(sizes, noise)
+        total = {name: w.clone() for name, w in self.generate(sizes, noise).items()}
         for _ in range(count - 1):
             reporter.advance()
             for name, weight in self.generate(sizes, noise).items():
@@ -245,7 +252,7 @@ class Manifold(nn.Module):
 
     def packed(self) -> dict[str, Tensor]:
         """The INR's state as the file holds it."""
-        return pack(self.field.state_dict(), self.inr.store, self.field.changes())
+        return pack(self.field.state_dict(), self.inr.store)
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.
@@ -299,7 +306,9 @@ class Manifold(nn.Module):
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = build_resized(self.structure, self.trace, chosen, own)
-        if self.norms and len(self.calibration):
+        full = self.field.keeps_checkpoint and chosen == self.sizes(1.0)
+        exact = full and (samples == 0 or not (self.noise.channels or self.noise.sizes))
+        if self.norms and len(self.calibration) and not exact:
             calibrate(network, self.norms, self.calibration.inputs())
         return network
 
@@ -365,13 +374,16 @@ def remembered(cache: dict[Any, Value], key: Any, make: Callable[[], Value]) -> 
 def _target(
     spec: TensorSpec,
     shapes: Mapping[str, tuple[int, ...]],
-    kept: Mapping[tuple[str, int], Tensor],
+    kept: Mapping[tuple[str, int], Tensor] | None = None,
+    rooms: Sequence[Mapping[tuple[str, int], Tensor]] = (),
 ) -> Target:
     shape = shapes[spec.name]
     c_in = 1 if spec.is_vector else shape[1]
     size_in = shapes[spec.sibling][1] if spec.sibling is not None else c_in
-    places = (kept.get((spec.name, 0)), kept.get((spec.name, 1)))
-    return Target(spec, shape[0], c_in, size_in, places)
+    known = kept or {}
+    places = (known.get((spec.name, 0)), known.get((spec.name, 1)))
+    own = tuple({d: room[spec.name, d] for d in (0, 1) if (spec.name, d) in room} for room in rooms)
+    return Target(spec, shape[0], c_in, size_in, places, own)
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The precision of an INR's parameters in the manifold's file."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,20 +9,19 @@ SCALE = ":scale"  # beside a tensor in 8 bits, one for each output channel
 LEVELS = 127
 
 
-def pack(state: Mapping[str, Tensor], store: str, changes: Collection[str]) -> dict[str, Tensor]:
+def pack(state: Mapping[str, Tensor], store: str) -> dict[str, Tensor]:
     """An INR's state as its file holds it.
 
     Args:
         state: tensors by name; those that are no floating-point numbers stay as they are.
-        store: ``float32``, ``float16``, or ``int8``: float16 but 8 bits for weights in ``changes``.
-        changes: names of parameters that are corrections of others.
+        store: ``float32``, ``float16``, or ``int8``: 8 bits for matrices and float16 for vectors.
 
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if store == "float32" or not tensor.is_floating_point():
             packed[name] = tensor
-        elif store == "int8" and name in changes and tensor.dim() > 1:
+        elif store == "int8" and tensor.dim() > 1:
             scale = _scale(tensor)
             packed[name + SCALE] = scale.flatten()
             packed[name] = (tensor / scale).round().clamp(-LEVELS, LEVELS).to(torch.int8)

@@ -9,7 +9,7 @@ from neumeta_cli.resize.network import (
     resized_shapes,
 )
 from neumeta_cli.resize.norms import calibrate, drop_statistics, has_statistics
-from neumeta_cli.resize.select import kept_places, rank_channels, select_channels
+from neumeta_cli.resize.select import kept_places, place_channels, rank_channels, select_channels
 from neumeta_cli.resize.sizes import channels_at, check_width, linked_cliques, sizes_at
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "kept_places",
     "linked_cliques",
     "measure_cost",
+    "place_channels",
     "rank_channels",
     "resizable",
     "resize_model",

@@ -1,9 +1,10 @@
 """Keeping some channels of each clique: what structured pruning does."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neumeta_cli.trace import Clique, Trace
@@ -76,3 +77,24 @@ def select_channels(
         index = torch.from_numpy(places).to(selected[name].device)
         selected[name] = selected[name].index_select(dim, index)
     return selected
+
+
+def place_channels(
+    tensor: Tensor, places: Mapping[int, np.ndarray | Tensor], shape: Sequence[int]
+) -> Tensor:
+    """The tensor in a larger one of zeros: the reverse of selecting.
+
+    Args:
+        tensor: (…).
+        places: dimension to the ascending places that its entries take; all others agree.
+        shape: of the result.
+
+    """
+    own = {d: at for d, at in places.items() if shape[d] != tensor.shape[d]}
+    if all(int(at[-1]) == len(at) - 1 for at in own.values()):  # zeros at the end: one operation
+        missing = [new - old for new, old in zip(shape, tensor.shape, strict=True)]
+        return F.pad(tensor, [n for more in reversed(missing) for n in (0, more)])
+    for dim, at in own.items():
+        wide = tensor.new_zeros([shape[d] if d == dim else n for d, n in enumerate(tensor.shape)])
+        tensor = wide.index_copy(dim, torch.as_tensor(at, device=tensor.device), tensor)
+    return tensor

@@ -25,9 +25,9 @@ from neumeta_cli.recipe import Recipe, load_recipe
 
 RECIPE = "cifar10_resnet20_all"
 GAMMAS = (0.0, 0.25, 0.5, 0.65, 0.75)
-SLIMMABLE = ("inr.degree=0", "fit.learning_rate=2e-3")  # the best in the README's short runs
+SLIMMABLE = ("inr.knots=[]",)
 STRICT = ("fit.mixed=0",)
-SANDWICH = ("fit.full_width=0", "fit.anchors=[0.0,0.5]")  # widest, narrowest and a random width
+SANDWICH = ("fit.anchors=[0.0,0.5]",)  # widest, narrowest and a random width
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Method:
 
 
 def _alone(name: str, gamma: float, *more: str, scratch: bool = False) -> Method:
-    only = (f"fit.gamma=[{gamma},{gamma}]", "fit.full_width=0", "fit.anchors=[]", *more)
+    only = (f"fit.gamma=[{gamma},{gamma}]", "fit.anchors=[]", *more)
     overrides = (*SLIMMABLE, *STRICT, *only)
     return Method(f"{name}, γ {gamma:.0%}", overrides, (gamma,), scratch)
 

@@ -1,0 +1,102 @@
+"""The INR that begins with the checkpoint's largest channels."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from neumeta_cli.manifold.coordinates import Noise, Target, TensorSpec
+from neumeta_cli.manifold.field import Field, ShapesAt
+from neumeta_cli.resize import place_channels
+
+
+class SelectedField(Field):
+    """A choice among the checkpoint's channels, and what their number changes in them.
+
+    ``W[o, i] = W_0[p(c_out), q(c_in)] + Σ_k φ_k(m) · G_k[p(c_out), q(c_in)]``, with m the share of
+    channels that is missing and φ_k a line from 0 at the knot before κ_k to 1 at κ_k, then flat:
+    each knot adds a change to those before it. W_0 is the checkpoint, whose function at full width
+    therefore stays as it is. G_k begins at zero and has the channels that are left at the knot
+    before its own. At a size p and q give the places of the channels of largest norm, in the
+    checkpoint's (smooth) order; between two of them, as under noise, weights are interpolated, and
+    above the checkpoint's size p and q are lines. Before any training it prunes by ℓ1 norm.
+
+    Without knots W_0 itself is learnt: the slices of a slimmable network (Yu et al., 2019).
+    """
+
+    selects = True
+
+    def begin(
+        self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], shapes: ShapesAt
+    ) -> None:
+        knots = self.config.knots
+        self.keeps_checkpoint = bool(knots)
+        rooms = [shapes(gamma) for gamma in (0.0, *knots[:-1])] if knots else []
+        self.grids = nn.ModuleDict()
+        for spec in specs:
+            weight = tensors[spec.name].float()
+            grid = _Grid(weight, [weight.new_zeros(room[spec.name]) for room in rooms])
+            self.grids[spec.name.replace(".", "/")] = grid
+
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
+        grid = cast(_Grid, self.grids[target.spec.name.replace(".", "/")])
+        weight, missing, before = grid.whole, _missing(target, noise), 0.0
+        for knot, change, room in zip(self.config.knots, grid.changes, target.rooms, strict=True):
+            share = min(1.0, (missing - before) / (knot - before))
+            if share > 0:
+                weight = weight + share * place_channels(change, room, weight.shape)
+            before = knot
+        sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
+        for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
+            weight = _along(weight, dim, size, kept, noise)
+        if len(sizes) == 2 and sizes[1] > target.spec.shape[1]:
+            weight = weight * (target.spec.shape[1] / sizes[1])
+        return weight
+
+
+class _Grid(nn.Module):
+    """The checkpoint's tensor, learnt itself where there are no changes, and the changes."""
+
+    whole: Tensor
+
+    def __init__(self, weight: Tensor, changes: Sequence[Tensor]) -> None:
+        super().__init__()
+        if changes:
+            self.register_buffer("whole", weight.clone())
+        else:
+            self.whole = nn.Parameter(weight.clone())
+        self.changes = nn.ParameterList(changes)
+
+
+def _missing(target: Target, noise: Noise | None) -> float:
+    """The share of channels that is missing along the dimensions that shrink, on average."""
+    sizes = [float(target.c_out), float(target.c_in)]
+    if noise is not None and noise.sizes:
+        drawn = noise.draw(2, like=torch.empty(0)).tolist()
+        sizes = [size + noise.sizes * by for size, by in zip(sizes, drawn, strict=True)]
+    shares = [
+        1 - size / full
+        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
+        if kept is not None
+    ]
+    return sum(shares) / max(1, len(shares))
+
+
+def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:
+    """Values along a dimension at ``size`` evenly spread places among those that are kept."""
+    if kept is None and size == weight.shape[dim] and noise is None:
+        return weight
+    count = weight.shape[dim] if kept is None else len(kept)
+    at = torch.arange(size, dtype=weight.dtype, device=weight.device)
+    if noise is not None and noise.channels:
+        at = at + noise.channels * noise.draw(size, like=weight)
+    elif count == size:
+        return weight if kept is None else weight.index_select(dim, kept)
+    at = (at * (count / size)).clamp(0, count - 1)
+    below = at.floor().long()
+    above = (below + 1).clamp(max=count - 1)
+    share = (at - below).view(-1, *(1,) * (weight.dim() - 1 - dim))
+    if kept is not None:
+        below, above = kept[below], kept[above]
+    return torch.lerp(weight.index_select(dim, below), weight.index_select(dim, above), share)
