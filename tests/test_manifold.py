@@ -302,7 +302,7 @@ def test_calibration_images_of_eight_bits_lose_nothing() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_calibration_images_come_back_from_the_file_as_they_are_in_memory(channels: int) -> None:
-    down, across = torch.linspace(-1, 1, 12)[:, None], torch.linspace(0, 1, 20)
+    down, across = torch.linspace(-1, 1, 16)[:, None], torch.linspace(0, 1, 32)
     smooth = torch.randn(7, channels, 1, 1) * down + torch.randn(7, 1, 1, 1) * across
     kept, again = CalibrationSet(), CalibrationSet()
     kept.keep(smooth, quality=90)
