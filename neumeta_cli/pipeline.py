@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from neumeta_cli.checkpoint import (
     Checkpoint,
     Weights,
-    file_hash,
     load_checkpoint,
     put_tensors,
     resolve,
@@ -25,13 +23,13 @@ from neumeta_cli.distill import (
     METRICS_FILE,
     STATE_FILE,
     FitResult,
-    fit_manifold,
+    distill_checkpoint,
     launched_processes,
 )
 from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_accuracy, sweep
-from neumeta_cli.manifold import Manifold, Provenance, build_manifold, save_manifold
+from neumeta_cli.manifold import save_manifold
 from neumeta_cli.permute import (
     CliqueOrder,
     Objective,
@@ -62,6 +60,8 @@ class RunResult:
     plain_epoch_seconds: float
     stored_bytes: int
     orders: list[CliqueOrder]
+    checkpoint_bytes: int
+    test_images: int
 
     def as_dict(self) -> dict[str, Any]:
         """As the run's ``table.json`` has it."""
@@ -76,6 +76,8 @@ class RunResult:
                 "plain_epochs": round(seconds / self.plain_epoch_seconds, 3),
             },
             "stored_bytes": self.stored_bytes,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "test_images": self.test_images,
             "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
         }
 
@@ -136,7 +138,7 @@ def run_recipe(
         write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
     model = checkpoint.model
     put_tensors(model, {n: t.float() for n, t in permuted.tensors.items()}, strict=False)
-    manifold, original, result = distill(
+    manifold, original, result = distill_checkpoint(
         replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter
     )
     if not main:
@@ -149,7 +151,8 @@ def run_recipe(
     metrics = {"table": [row.as_dict() for row in rows]}
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
-    run = RunResult(folder, rows, result, epoch, path.stat().st_size, orders)
+    sizes = path.stat().st_size, checkpoint.path.stat().st_size
+    run = RunResult(folder, rows, result, epoch, sizes[0], orders, sizes[1], len(task.test))
     write_text(folder / TABLE_FILE, json.dumps(run.as_dict(), indent=1, ensure_ascii=False))
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
     plot_accuracy(rows, folder / PICTURE_FILE, recipe.fit.gamma, title)
@@ -162,41 +165,8 @@ def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> N
     if not resume:
         for stale in (STATE_FILE, METRICS_FILE):
             (folder / stale).unlink(missing_ok=True)
-    resolved = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    write_text(folder / RECIPE_FILE, resolved)
+    write_text(folder / RECIPE_FILE, recipe.as_yaml())
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
-
-
-def distill(
-    checkpoint: Checkpoint,
-    task: Classification,
-    recipe: Recipe,
-    device: str = "cpu",
-    folder: Path | None = None,
-    resume: bool = False,
-    reporter: Reporter | None = None,
-) -> tuple[Manifold, dict[str, Tensor], FitResult]:
-    """Fit a manifold to a checkpoint as it is.
-
-    Returns:
-        The manifold, the weights that it learnt (folded), and what the fit took.
-
-    """
-    torch.manual_seed(recipe.seed)  # of the INR's first weights
-    manifold, original = build_manifold(
-        checkpoint.model,
-        checkpoint.arch,
-        checkpoint.input_size,
-        recipe.scope,
-        recipe.norm.fold,
-        recipe.inr,
-        recipe.noise,
-    )
-    manifold.provenance = Provenance(
-        checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")
-    )
-    result = fit_manifold(manifold, original, task, recipe, device, folder, resume, reporter)
-    return manifold, original, result
 
 
 def open_inputs(

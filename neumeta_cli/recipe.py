@@ -72,10 +72,11 @@ class NormSection(_Section):
 
 
 class InrSection(_Section):
-    kind: Literal["mlp", "factorised", "selected"] = Field(
+    kind: Literal["mlp", "factorised", "selected", "integral"] = Field(
         "mlp",
-        description="mlp (the paper's), factorised (functions of c_in times those of c_out) or "
-        "selected (the checkpoint's largest channels, changed as more of them are missing)",
+        description="mlp (the paper's), factorised (functions of c_in times those of c_out), "
+        "selected (the checkpoint's largest channels, changed as more of them are missing) or "
+        "integral (the checkpoint's weights, interpolated along all its channels)",
     )
     knots: list[float] = Field(
         [0.25, 0.5, 0.75],
@@ -204,6 +205,23 @@ class EvalSection(_Section):
     watch_gammas: list[float] = Field([0.0, 0.5], description="and the compression ratios")
 
 
+class CompareSection(_Section):
+    methods: list[str] = Field(
+        ["neumeta", "individual", "us_net", "integral", "l1", "l1_bn"],
+        description="what neumeta compare runs; all: every method",
+    )
+    seeds: int = Field(1, ge=1, description="runs of each method, with seeds 0, 1, …")
+    vary: dict[str, list[Any]] = Field(
+        {},
+        description="an ablation: recipe fields and their values; NeuMeta is run with every "
+        "combination in place of the methods",
+    )
+    layer: str | None = Field(
+        None, description="whose outputs CKA compares; the last linear layer's inputs if not given"
+    )
+    images: int = Field(1000, ge=2, description="test images for CKA and KL")
+
+
 class TrainSection(_Section):
     epochs: int = Field(30, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="images a step")
@@ -228,7 +246,12 @@ class Recipe(_Section):
     fit: FitSection = FitSection()
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
+    compare: CompareSection = CompareSection()
     seed: int = Field(0, description="of everything random in the fit")
+
+    def as_yaml(self) -> str:
+        """The recipe with every field, as it can be read again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def recipe_files() -> dict[str, Path]:

@@ -24,7 +24,12 @@ from neumeta_cli.cli.options import (
     choose_device,
 )
 from neumeta_cli.cli.stages import tell_arch
-from neumeta_cli.distill import STATE_FILE, launched_processes, train_network
+from neumeta_cli.distill import (
+    STATE_FILE,
+    distill_checkpoint,
+    launched_processes,
+    train_network,
+)
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.export import to_json
 from neumeta_cli.manifold import save_manifold
@@ -36,7 +41,7 @@ RecipeName = Annotated[
 ]
 
 
-def _adapted(
+def adapted(
     name: str,
     overrides: list[str] | None,
     checkpoint: Path | None = None,
@@ -92,7 +97,7 @@ def fit(
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
     resolved = folder / pipeline.RECIPE_FILE  # with what was said when the run began
     source = str(resolved) if resume and resolved.exists() else recipe
-    chosen = _adapted(source, set_, checkpoint, data, epochs, seed)
+    chosen = adapted(source, set_, checkpoint, data, epochs, seed)
     reporter = TerminalReporter()
     if launched_processes()[0] > 1:
         note(f"{launched_processes()[0]} processes share each batch")
@@ -164,7 +169,7 @@ def distill(
     tell_arch(loaded)
     name = recipe or _recipe_for(loaded)
     note(f"recipe: {name}")
-    chosen = _adapted(name, set_, checkpoint, data, epochs, seed)
+    chosen = adapted(name, set_, checkpoint, data, epochs, seed)
     task = load_task(
         chosen.data,
         loaded.model,
@@ -173,7 +178,7 @@ def distill(
         reporter=reporter,
     )
     try:
-        manifold, _, result = pipeline.distill(
+        manifold, _, result = distill_checkpoint(
             loaded, task, chosen, choose_device(device), reporter=reporter
         )
     except KeyboardInterrupt:
@@ -201,7 +206,7 @@ def train(
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
     """
-    chosen = _adapted(recipe, set_, data=data, seed=seed)
+    chosen = adapted(recipe, set_, data=data, seed=seed)
     model, arch = pipeline.build_untrained(chosen)
     size = arch.default_input_size()
     reporter = TerminalReporter()

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 from neumeta_cli.cli.console import Settings
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.trace import BATCH, Inputs
+
+MOST_WIDTHS = 1000
 
 
 def _set_quiet(value: bool) -> bool:
@@ -95,6 +98,30 @@ def parse_width(text: str) -> float:
         raise NeumetaError(
             f"width {text!r} is not a number; 0.5 keeps half of the channels"
         ) from error
+
+
+def parse_widths(text: str) -> list[float]:
+    """``1,0.75,0.5``, or from, to and step, ``0.25:1.25:0.05``, or both."""
+    widths: list[float] = []
+    for part in text.split(","):
+        ends = [parse_width(number) for number in part.split(":")]
+        if len(ends) == 1:
+            widths += ends
+            continue
+        if len(ends) != 3 or not ends[2] > 0 or not ends[0] <= ends[1]:
+            raise NeumetaError(f"widths {part!r}: a range is FROM:TO:STEP, such as 0.25:1.25:0.05")
+        count = math.floor((ends[1] - ends[0]) / ends[2] + 1e-6) + 1
+        if not count <= MOST_WIDTHS:
+            raise NeumetaError(f"widths {part!r}: {count} are too many; use a larger step")
+        widths += [round(ends[0] + n * ends[2], 9) for n in range(count)]
+    return list(dict.fromkeys(widths))
+
+
+def parse_counts(text: str) -> list[int]:
+    """``1,50``: whole numbers, none of them negative."""
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise NeumetaError(f"--samples {text}: give whole numbers, such as 1,50")
+    return [int(part) for part in text.split(",")]
 
 
 def choose_device(name: str) -> str:

@@ -1,6 +1,7 @@
 """Distilling a checkpoint into a manifold: the fit, its losses, and resuming."""
 
 from neumeta_cli.distill.fit import FitResult, Fitter, fit_manifold
+from neumeta_cli.distill.job import distill_checkpoint
 from neumeta_cli.distill.journal import METRICS_FILE, STATE_FILE
 from neumeta_cli.distill.plain import measure_plain_epoch, train_network
 from neumeta_cli.distill.processes import launched_processes
@@ -10,6 +11,7 @@ __all__ = [
     "STATE_FILE",
     "FitResult",
     "Fitter",
+    "distill_checkpoint",
     "fit_manifold",
     "launched_processes",
     "measure_plain_epoch",

@@ -1,15 +1,18 @@
 """Width sweeps, baselines and pictures."""
 
 from neumeta_cli.evaluate.baselines import prune_l1
+from neumeta_cli.evaluate.latency import BATCHES, measure_latency
 from neumeta_cli.evaluate.plots import plot_accuracy, plot_graph, plot_permutation
 from neumeta_cli.evaluate.sweep import CHECKPOINT, MANIFOLD, PRUNED, Row, evaluate_network, sweep
 
 __all__ = [
+    "BATCHES",
     "CHECKPOINT",
     "MANIFOLD",
     "PRUNED",
     "Row",
     "evaluate_network",
+    "measure_latency",
     "plot_accuracy",
     "plot_graph",
     "plot_permutation",

@@ -44,7 +44,7 @@ def plot_accuracy(
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(framealpha=0.9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_graph(trace: Trace, path: Path) -> Path:
@@ -87,12 +87,17 @@ def plot_graph(trace: Trace, path: Path) -> Path:
     axes.set_xlim(min(xs) - 0.3, max(xs) + 0.3)
     axes.set_ylim(min(ys) - 0.05, max(ys) + 0.05)
     axes.axis("off")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_permutation(before: Any, after: Any, path: Path, title: str) -> Path:
     """Draw a weight matrix as an image before and after permutation, both (channels, values)."""
     _check_ending(path)
+    return save_figure(weight_matrices(before, after, title), path)
+
+
+def weight_matrices(before: Any, after: Any, title: str) -> Figure:
+    """A weight as an image (output channel, input channel), before and after permutation."""
     figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     limit = float(abs(before).max()) * 0.5 or 1.0
     for place, (values, name) in enumerate(((before, "as stored"), (after, "permuted")), start=1):
@@ -101,7 +106,7 @@ def plot_permutation(before: Any, after: Any, path: Path, title: str) -> Path:
         axes.set_title(f"{title}, {name}", fontsize=9)
         axes.set_xlabel("input channel")
         axes.set_ylabel("output channel")
-    return _save(figure, path)
+    return figure
 
 
 def _weighted_operators(graph: nx.DiGraph) -> nx.DiGraph:
@@ -140,7 +145,14 @@ def _check_ending(path: Path) -> None:
         raise NeumetaError(f"cannot draw {path}: use one of the endings {', '.join(PICTURES)}")
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a picture; its ending says in which format.
+
+    Raises:
+        NeumetaError: an ending that is none of ``.png``, ``.svg`` and ``.pdf``.
+
+    """
+    _check_ending(path)
     # Without dates a picture changes only when what it shows does.
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neumeta"}):

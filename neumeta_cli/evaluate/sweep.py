@@ -1,13 +1,14 @@
 """Accuracy and cost over widths."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neumeta_cli.evaluate.baselines import prune_l1
+from neumeta_cli.evaluate.latency import measure_latency
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Cost, measure_cost
@@ -27,6 +28,8 @@ class Row:
         width: channels kept over channels of the checkpoint.
         cost: parameters, MACs, bytes.
         accuracy: top-1, 0 to 1.
+        latency: seconds of a forward pass by batch size, where it was measured.
+        samples: K, for a network that was sampled.
 
     """
 
@@ -34,6 +37,8 @@ class Row:
     width: float
     cost: Cost
     accuracy: float
+    latency: Mapping[int, float] = field(default_factory=dict)
+    samples: int | None = None
 
     @property
     def gamma(self) -> float:
@@ -46,13 +51,24 @@ class Row:
             "gamma": round(self.gamma, 6),
             **asdict(self.cost),
             "accuracy": self.accuracy,
+            **{f"seconds_batch_{batch}": seconds for batch, seconds in self.latency.items()},
+            **({} if self.samples is None else {"samples": self.samples}),
         }
 
 
-def evaluate_network(model: nn.Module, method: str, width: float, task: Classification) -> Row:
-    """Measure one network."""
-    size = task.inputs(task.test, torch.arange(1), None).shape[1:]
-    return Row(method, width, measure_cost(model, tuple(size)), task.evaluate(model))
+def evaluate_network(
+    model: nn.Module,
+    method: str,
+    width: float,
+    task: Classification,
+    batches: Sequence[int] = (),
+    samples: int | None = None,
+) -> Row:
+    """Measure one network, its latency at each of these batch sizes too."""
+    size = tuple(task.inputs(task.test, torch.arange(1), None).shape[1:])
+    latency = {batch: measure_latency(model, size, batch) for batch in batches}
+    cost = measure_cost(model, size)
+    return Row(method, width, cost, task.evaluate(model), latency, samples)
 
 
 def sweep(
@@ -60,8 +76,9 @@ def sweep(
     task: Classification,
     widths: Sequence[float],
     original: Mapping[str, Tensor] | None = None,
-    samples: int | None = None,
+    samples: Sequence[int] = (),
     reporter: Reporter | None = None,
+    batches: Sequence[int] = (),
 ) -> list[Row]:
     """Sample the manifold at each width and measure it, side by side with pruning.
 
@@ -71,19 +88,23 @@ def sweep(
         widths: kept over full channels, of the cliques in scope.
         original: the checkpoint's weights as the manifold learnt them; without them nothing is
             pruned.
-        samples: K, the manifold's own if None.
+        samples: every K to sample with, the manifold's own if there are none.
         reporter: is told of the progress.
+        batches: sizes of batches whose latency is measured.
 
     """
     reporter = reporter or Silent()
     device = next(iter(manifold.field.parameters())).device
-    methods = 1 if original is None else 2
-    reporter.start("evaluate", methods * len(widths))
+    counts: Sequence[int | None] = list(samples) or [None]
+    pruned_too = original is not None
+    reporter.start("evaluate", (len(counts) + pruned_too) * len(widths))
     rows = []
-    for width in widths:
-        network = manifold.sample(width, samples=samples)
-        rows.append(evaluate_network(network, MANIFOLD, width, task))
-        reporter.advance(1, f"width {width:g}: {rows[-1].accuracy:.2%}")
+    for count in counts:
+        for width in widths:
+            network = manifold.sample(width, samples=count)
+            k = manifold.noise.samples if count is None else count
+            rows.append(evaluate_network(network, MANIFOLD, width, task, batches, k))
+            reporter.advance(1, f"width {width:g}: {rows[-1].accuracy:.2%}")
     for width in widths if original is not None else ():
         assert original is not None
         pruned = prune_l1(manifold.structure, manifold.trace, original, manifold.sizes(width))

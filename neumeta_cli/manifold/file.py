@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neumeta_cli.checkpoint import Arch, Weights, read_weights, write_weights
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
 from neumeta_cli.manifold.storage import unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
@@ -126,6 +127,7 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         inr, noise = _inr_section(metadata), NoiseSection(**metadata["noise"])
         manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
     manifold.field.load_state_dict(unpack(parts["inr"]), assign=True)
+    manifold.calibration = CalibrationSet()
     if parts["calibration"]:
         manifold.calibration.unpack(parts["calibration"])
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.manifold.field import Field, ShapesAt
-from neumeta_cli.manifold.selected import SelectedField
+from neumeta_cli.manifold.selected import IntegralField, SelectedField
 from neumeta_cli.recipe import InrSection
 
 # Coordinates embedded at once and then evaluated at once, without gradients: what caches hold.
@@ -245,4 +245,5 @@ KINDS: dict[str, type[Field]] = {
     "mlp": MlpField,
     "factorised": FactorisedField,
     "selected": SelectedField,
+    "integral": IntegralField,
 }

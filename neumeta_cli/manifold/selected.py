@@ -55,6 +55,31 @@ class SelectedField(Field):
         return weight
 
 
+class IntegralField(SelectedField):
+    """The checkpoint's weights as a function that is continuous along its channels.
+
+    An integral network (Solodskikh et al., CVPR 2023): at a size, the learnt grid is read at evenly
+    spread places among all its channels, on lines between them, and the sum over input channels
+    keeps its scale, ``W[o, i] = C_in,full / C_in · W_0(c_out, c_in)``. Begins as the checkpoint.
+    """
+
+    selects = False
+
+    def begin(
+        self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], shapes: ShapesAt
+    ) -> None:
+        self.grids = nn.ModuleDict(
+            {s.name.replace(".", "/"): _Grid(tensors[s.name].float(), []) for s in specs}
+        )
+
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
+        weight = cast(_Grid, self.grids[target.spec.name.replace(".", "/")]).whole
+        weight = _along(weight, 0, target.c_out, None, noise)
+        if target.spec.is_vector:
+            return weight
+        return _along(weight, 1, target.c_in, None, noise) * (target.spec.shape[1] / target.c_in)
+
+
 class _Grid(nn.Module):
     """The checkpoint's tensor, learnt itself where there are no changes, and the changes."""
 

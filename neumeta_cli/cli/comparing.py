@@ -1,0 +1,134 @@
+"""``neumeta compare`` and ``report``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from neumeta_cli import pipeline
+from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.cli.fitting import RecipeName, adapted
+from neumeta_cli.cli.options import (
+    DataOption,
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    SetOption,
+    choose_device,
+    parse_widths,
+)
+from neumeta_cli.comparing import compare as compare_methods
+from neumeta_cli.comparing import read_run
+from neumeta_cli.evaluate.report import write_report
+
+SeedsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Runs of each method, with seeds 0, 1, …")
+]
+
+
+def compare(
+    recipe: RecipeName,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M,M,…",
+            help="neumeta, individual, distilled, slimmable, us_net, integral, and pruning by l1, "
+            "l2, taylor, hessian, random, each also as l1_bn, … (norm statistics calibrated); "
+            "or all. Default: the recipe's.",
+        ),
+    ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,…|FROM:TO:STEP", help="Kept over full channels."),
+    ] = None,
+    seeds: SeedsOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
+    ] = None,
+    data: DataOption = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/compare.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    set_: SetOption = None,
+    device: Device = "auto",
+    json: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run NeuMeta and its competitors on the same checkpoint, data, widths and scope.
+
+    What has been run with this recipe and this version of the code is not run again, and what was
+    stopped is gone on with: give the same command again. A recipe with compare.vary runs an
+    ablation instead.
+
+    Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
+    """
+    extra = list(set_ or [])
+    if methods is not None:
+        extra.append(f"compare.methods=[{methods}]")
+    if seeds is not None:
+        extra.append(f"compare.seeds={seeds}")
+    if widths is not None:
+        extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths)]}")
+    chosen = adapted(recipe, extra, checkpoint, data, epochs)
+    folder = run or pipeline.RUNS / chosen.name / "compare"
+    reporter = TerminalReporter()
+    try:
+        document = compare_methods(chosen, folder, choose_device(device), reporter)
+    except KeyboardInterrupt:
+        reporter.finish()
+        note("stopped; the same command goes on")
+        raise
+    write_json(json, document)
+    if json != "-":
+        say(_table(document))
+        say(f"written: {escape(str(folder))}; see it with: neumeta report {escape(str(folder))}")
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a fit or a comparison.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: RUN/report.")
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write one HTML page (and its pictures as PNG and SVG) that shows a run.
+
+    The page works offline and needs no other file.
+
+    Example: neumeta report runs/digits_lenet/compare
+    """
+    page = write_report(read_run(run), run, output or run / "report")
+    say(f"written: {escape(str(page))}")
+
+
+def _table(document: dict[str, Any]) -> object:
+    gammas = sorted({r["gamma"] for e in document["methods"] for r in e["rows"]})
+    rows = [
+        [
+            "checkpoint",
+            *(f"{document['checkpoint']['accuracy']:.2%}" if g == 0 else "" for g in gammas),
+            "",
+            "",
+        ]
+    ]
+    for entry in document["methods"]:
+        own = {r["gamma"]: r for r in entry["rows"]}
+        cells = [_cell(own[g]) if g in own else "" for g in gammas]
+        cost = [f"{entry['seconds']:.0f}", f"{entry['stored_bytes']:,}"]
+        rows.append([entry["label"], *cells, *cost])
+    recipe = document["recipe"]
+    title = f"{recipe['name']}, scope {recipe['scope']}, {document['test_images']:,} test images"
+    columns = ["top-1 at γ", *(f"{100 * g:g}%" for g in gammas), "training (s)", "stored (bytes)"]
+    return table(title, columns, rows)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    spread = row["deviation"]
+    return f"{row['accuracy']:.2%}" + ("" if spread is None else f" ± {100 * spread:.2f}")

@@ -1,0 +1,332 @@
+"""Many methods, one checkpoint, data set, scope and list of widths: the paper's tables."""
+
+import copy
+import hashlib
+import itertools
+import json
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from neumeta_cli import pipeline
+from neumeta_cli.checkpoint import Checkpoint, file_hash, put_tensors, write_text
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate import (
+    BATCHES,
+    CHECKPOINT,
+    MANIFOLD,
+    evaluate_network,
+    measure_latency,
+    prune_l1,
+)
+from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
+from neumeta_cli.evaluate.similarity import Observed, observe, similarity
+from neumeta_cli.manifold import resolve_scope
+from neumeta_cli.permute import Objective, Ordering
+from neumeta_cli.recipe import PACKAGE, Recipe, parse_recipe, unknown_field
+from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.resize import fold_batch_norm, resizable, sizes_at
+from neumeta_cli.tasks import Classification
+from neumeta_cli.trace import trace_model
+
+COMPARE_FILE = "compare.json"
+RESULT_FILE = "result.json"
+STAGES = ("checkpoint", "distill", "evaluate", "manifold", "permute", "resize", "tasks", "trace")
+
+
+def chosen_methods(recipe: Recipe) -> list[Method]:
+    """The methods that a recipe asks for, or the variations of its ablation.
+
+    Raises:
+        NeumetaError: no such method, or a field to vary that does not exist or refuses a value.
+
+    """
+    vary = recipe.compare.vary
+    if vary:
+        combinations = itertools.product(*vary.values())
+        return [NeuMeta(_nested(recipe, dict(zip(vary, c, strict=True)))) for c in combinations]
+    names = recipe.compare.methods
+    if names == ["all"]:
+        return list(METHODS.values())
+    for name in names:
+        if name not in METHODS:
+            raise NeumetaError(f"no method {name!r}; there are: {', '.join(METHODS)}, or all")
+    return [METHODS[name] for name in dict.fromkeys(names)]
+
+
+def _nested(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    nested: dict[str, dict[str, Any]] = {}
+    content = recipe.model_dump(mode="json")
+    for path, value in values.items():
+        section, _, field = path.partition(".")
+        if not isinstance(content.get(section), dict) or field not in content[section]:
+            raise NeumetaError(f"compare.vary: {unknown_field(path)}")
+        nested.setdefault(section, {})[field] = content[section][field] = value
+    parse_recipe(content, recipe.name)
+    return nested
+
+
+def compare(
+    recipe: Recipe,
+    folder: Path,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Run every method that has not been run with this recipe and this code, and tell of all.
+
+    Args:
+        recipe: complete, as for a fit; its section ``compare`` says what is run.
+        folder: of the comparison; each run of a method has a folder in it and can be gone on with.
+        device: where to compute.
+        reporter: is told of the progress.
+
+    Returns:
+        The content of ``compare.json``, which is written to the folder.
+
+    Raises:
+        NeumetaError: whatever the user can put right.
+
+    """
+    reporter = reporter or Silent()
+    methods = chosen_methods(recipe)
+    checkpoint, task = pipeline.open_inputs(recipe, reporter)
+    folder.mkdir(parents=True, exist_ok=True)
+    stand = _Stand(recipe, folder, checkpoint, task, device, reporter)
+    document: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "hardware": _hardware(device),
+        "code": code_version(),
+        "test_images": len(task.test),
+        "checkpoint": evaluate_network(
+            checkpoint.model.to(device), CHECKPOINT, 1.0, task
+        ).as_dict(),
+        "methods": [],
+        "latency": [],
+        "total_variation": stand.write_permuted(),
+    }
+    write_text(folder / pipeline.RECIPE_FILE, recipe.as_yaml())
+    for method in (m for m in methods if m.applies(checkpoint.model)):
+        runs = [stand.run(method, seed) for seed in range(recipe.compare.seeds)]
+        document["methods"].append(_merged(method, runs))
+        write_text(folder / COMPARE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
+    document["latency"] = stand.latency()
+    write_text(folder / COMPARE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
+    return document
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run's folder tells, a fit's in the form of a comparison.
+
+    Raises:
+        NeumetaError: it is not the folder of a finished run, or what it holds is damaged.
+
+    """
+    compared, fitted = folder / COMPARE_FILE, folder / pipeline.TABLE_FILE
+    try:
+        if compared.exists():
+            document: dict[str, Any] = json.loads(compared.read_text("utf-8"))
+            return document
+        if fitted.exists():
+            recipe = Recipe(**yaml.safe_load((folder / pipeline.RECIPE_FILE).read_text("utf-8")))
+            return _as_comparison(json.loads(fitted.read_text("utf-8")), recipe)
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        raise NeumetaError(f"{folder} is damaged: {str(error).splitlines()[0]}") from error
+    raise NeumetaError(
+        f"{folder} is no finished run: it has no {COMPARE_FILE} (neumeta compare) "
+        f"and no {pipeline.TABLE_FILE} (neumeta fit)"
+    )
+
+
+def _as_comparison(table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A fit's table: the manifold and what was measured beside it."""
+    rows = [row for row in table["rows"] if row["method"] != CHECKPOINT]
+    entries = []
+    for label in dict.fromkeys(row["method"] for row in rows):
+        ours = label == MANIFOLD
+        entries.append(
+            {
+                "method": NeuMeta.name if ours else label,
+                "label": label,
+                "seeds": [recipe.seed],
+                "folders": ["."] if ours else [],
+                "seconds": table["fit"]["seconds"] if ours else 0.0,
+                "epochs": table["fit"]["epochs"] if ours else 0,
+                "stored_bytes": table["stored_bytes"] if ours else table["checkpoint_bytes"],
+                "rows": [row for row in rows if row["method"] == label],
+            }
+        )
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "test_images": table["test_images"],
+        "checkpoint": next(row for row in table["rows"] if row["method"] == CHECKPOINT),
+        "methods": entries,
+        "total_variation": table["total_variation"],
+    }
+
+
+def code_version() -> str:
+    """A digest of the code that results depend on."""
+    digest = hashlib.sha256()
+    for stage in STAGES:
+        for path in sorted((PACKAGE / stage).rglob("*.py")):
+            digest.update(path.relative_to(PACKAGE).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class _Stand:
+    """Runs methods one by one under the same conditions."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        checkpoint: Checkpoint,
+        task: Classification,
+        device: str,
+        reporter: Reporter,
+    ) -> None:
+        self.recipe, self.folder, self.checkpoint = recipe, folder, checkpoint
+        self.task, self.device, self.reporter = task, device, reporter
+        self.size = checkpoint.input_size
+        model = checkpoint.model
+        self.trace = resizable(model, trace_model(model, self.size), self.size)
+        parameters = [name for name, _ in model.named_parameters()]
+        self.scope = resolve_scope(self.trace, recipe.scope, parameters)
+        self._permuted: dict[str, Checkpoint] = {}
+        self._full: Observed | None = None
+
+    def run(self, method: Method, seed: int) -> dict[str, Any]:
+        """The result of a method with a seed, from its folder if it has been run."""
+        variation = method.settings()
+        content = self.recipe.model_dump(mode="json") | {"seed": seed}
+        for section, fields in variation.items():
+            content[section] = {**content[section], **fields}
+        recipe = parse_recipe(content, self.recipe.name)
+        folder = self.folder / f"{method.name}-seed{seed}-{self._key(method, recipe)}"
+        if (folder / RESULT_FILE).exists():
+            done: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text("utf-8"))
+            return done
+        folder.mkdir(exist_ok=True)
+        bench = Bench(
+            self._permute(recipe),
+            self.trace,
+            self.scope,
+            self.task,
+            recipe,
+            self.device,
+            self.reporter,
+        )
+        outcome = method.run(bench, folder)
+        networks = dict(sorted(outcome.networks.items(), reverse=True))
+        result = {
+            "method": method.name,
+            "seed": seed,
+            "folder": folder.name,
+            "rows": [self._row(method, w, n) for w, n in networks.items()],
+            "seconds": round(outcome.seconds, 2),
+            "epochs": outcome.epochs,
+            "stored_bytes": outcome.stored_bytes,
+            "stored_parameters": outcome.stored_parameters,
+            "similarity": self._similarity(networks),
+        }
+        write_text(folder / RESULT_FILE, json.dumps(result, indent=1, ensure_ascii=False))
+        return result
+
+    def write_permuted(self) -> dict[str, list[float]]:
+        """Write the permuted checkpoint; each clique's total variation before and after."""
+        self._permute(self.recipe)
+        weights, orders = self._orders
+        pipeline.write_permuted(self.folder / pipeline.PERMUTED_FILE, self.checkpoint, weights)
+        return {o.clique: [o.before, o.after] for o in orders}
+
+    def latency(self) -> list[dict[str, float]]:
+        """Seconds of a forward pass at each width; shapes, and so these, are alike for all."""
+        model, rows = self.checkpoint.model.cpu(), []
+        for gamma in self.recipe.eval.gammas:
+            sizes = sizes_at(self.trace, self.scope, 1 - gamma)
+            network = prune_l1(model, self.trace, model.state_dict(), sizes)
+            folded = fold_batch_norm(network, self.size).to(self.device)
+            seconds = {b: measure_latency(folded, self.size, b) for b in BATCHES}
+            named = {f"seconds_batch_{batch}": s for batch, s in seconds.items()}
+            rows.append({"width": 1 - gamma, "gamma": gamma, **named})
+        return rows
+
+    def _permute(self, recipe: Recipe) -> Checkpoint:
+        by = recipe.permute
+        key = by.model_dump_json()
+        if key not in self._permuted:
+            ordering = Ordering(by.solver, by.seed, by.time_limit, Objective(by.norm, by.weighting))
+            plain = replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model).cpu())
+            traced = trace_model(plain.model, self.size)
+            made = pipeline.permute_checkpoint(plain, traced, ordering, self.reporter)
+            if not self._permuted:
+                self._orders = made
+            tensors = {n: t.float() for n, t in made[0].tensors.items()}
+            put_tensors(plain.model, tensors, strict=False)
+            self._permuted[key] = plain
+        return self._permuted[key]
+
+    def _row(self, method: Method, width: float, network: nn.Module) -> dict[str, Any]:
+        """Of the network with its norms folded, so that all cost the same."""
+        folded = fold_batch_norm(network.cpu(), self.size).to(self.device)
+        return evaluate_network(folded, method.label, width, self.task).as_dict()
+
+    def _similarity(self, networks: Mapping[float, nn.Module]) -> dict[str, Any]:
+        """CKA with the checkpoint, and KL between all widths, the checkpoint first."""
+        asked = self.recipe.compare
+        if self._full is None:
+            full = self.checkpoint.model.to(self.device)
+            self._full = observe(full, self.task, asked.images, asked.layer)
+        seen = [
+            observe(n.to(self.device), self.task, asked.images, asked.layer)
+            for n in networks.values()
+        ]
+        found = similarity([self._full, *seen], self._full)
+        return {"gammas": [None, *(round(1 - w, 6) for w in networks)], **found}
+
+    def _key(self, method: Method, recipe: Recipe) -> str:
+        """A digest of all that a result depends on."""
+        content = recipe.model_dump(mode="json")
+        asked = {n: content["compare"][n] for n in ("layer", "images")}
+        for unimportant in ("name", "description", "compare"):
+            del content[unimportant]
+        parts = [content, asked, method.name, file_hash(self.checkpoint.path), code_version()]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _merged(method: Method, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A method's runs with several seeds as one entry: means and standard deviations."""
+    rows = []
+    for same in zip(*(run["rows"] for run in runs), strict=True):
+        accuracies = [row["accuracy"] for row in same]
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        row = {k: v for k, v in same[0].items() if k not in ("method", "accuracy")}
+        mean = statistics.fmean(accuracies)
+        rows.append({**row, "accuracy": mean, "deviation": spread, "accuracies": accuracies})
+    shared = {k: runs[0][k] for k in ("epochs", "stored_bytes", "stored_parameters", "similarity")}
+    return {
+        "method": method.name,
+        "label": method.label,
+        "seeds": [run["seed"] for run in runs],
+        "folders": [run["folder"] for run in runs],
+        "seconds": statistics.fmean(run["seconds"] for run in runs),
+        **shared,
+        "rows": rows,
+    }
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    return {
+        "device": gpu or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,100 @@
+"""How alike networks are: linear CKA of features, KL divergence of outputs (the paper's Fig. 9)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.tasks import Classification
+
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a network gives for some images: features (n, d) and scores (n, classes)."""
+
+    features: Tensor
+    scores: Tensor
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment (Kornblith et al., 2019), 0 to 1.
+
+    Args:
+        x: features of n inputs, (n, d).
+        y: others of the same inputs, (n, e).
+
+    """
+    x, y = (t.double() - t.double().mean(0) for t in (x, y))
+    own = (x.T @ x).norm() * (y.T @ y).norm()
+    return float((y.T @ x).square().sum() / own) if own > 0 else float("nan")
+
+
+def output_divergence(p: Tensor, q: Tensor) -> float:
+    """KL(softmax p ‖ softmax q), the mean over inputs; p and q are scores (n, classes)."""
+    log_p, log_q = (F.log_softmax(t.double(), dim=1) for t in (p, q))
+    return float(F.kl_div(log_q, log_p, reduction="batchmean", log_target=True))
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module, task: Classification, count: int, layer: str | None = None
+) -> Observed:
+    """Features and scores for the first ``count`` test images of a fixed shuffle.
+
+    Args:
+        model: a network.
+        task: its test images.
+        count: how many of them.
+        layer: whose outputs are the features; the inputs of the last linear layer if None.
+
+    Raises:
+        NeumetaError: no such layer.
+
+    """
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randperm(len(task.test), generator=generator)[:count]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    features: list[Tensor] = []
+    scores: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        features.append((inputs[0] if layer is None else output).flatten(1).float().cpu())
+
+    handle = _layer(model, layer).register_forward_hook(keep)
+    try:
+        for part in index.split(BATCH):
+            scores.append(model(task.inputs(task.test, part, None).to(device)).float().cpu())
+    finally:
+        handle.remove()
+    return Observed(torch.cat(features), torch.cat(scores))
+
+
+def similarity(observed: Sequence[Observed], full: Observed) -> dict[str, Any]:
+    """CKA of each network with the full one, and KL(row ‖ column) of each pair.
+
+    Returns:
+        ``{"cka": [...], "kl": [[...], ...]}`` in the order given.
+
+    """
+    return {
+        "cka": [linear_cka(o.features, full.features) for o in observed],
+        "kl": [[output_divergence(a.scores, b.scores) for b in observed] for a in observed],
+    }
+
+
+def _layer(model: nn.Module, name: str | None) -> nn.Module:
+    modules = dict(model.named_modules())
+    if name is not None:
+        if name not in modules:
+            raise NeumetaError(f"no layer {name!r} in the network; see: neumeta trace")
+        return modules[name]
+    linear = [m for m in modules.values() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if not linear:
+        raise NeumetaError("the network has no linear layer; name one with compare.layer")
+    return linear[-1]
