@@ -29,9 +29,10 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    format: Literal["digits", "image_folder"] = Field(
+    format: Literal["digits", "mnist", "image_folder"] = Field(
         "image_folder",
-        description="digits (ships with scikit-learn) or image_folder (train/ and test/ or val/)",
+        description="digits (ships with scikit-learn), mnist (the published files, as torchvision "
+        "has them, in MNIST/raw) or image_folder (train/ and test/ or val/)",
     )
     root: str | None = Field(None, description="the folder; --data overrides it")
     image_size: int | None = Field(None, ge=1, description="images are resized and cropped to this")
@@ -41,6 +42,11 @@ class DataSection(_Section):
     std: list[float] = Field([0.229, 0.224, 0.225], description="divided by per channel")
     flip: bool = Field(False, description="random horizontal flips in training")
     crop_padding: int = Field(0, ge=0, description="random crops after padding by so many pixels")
+
+    def at(self, root: str) -> "DataSection":
+        """The same way to read a folder; the digits, which have none, become class folders."""
+        form = "image_folder" if self.format == "digits" else self.format
+        return DataSection(**{**self.model_dump(), "root": root, "format": form})
 
 
 class PermuteSection(_Section):

@@ -28,6 +28,7 @@ from neumeta_cli.trace import trace_model
 MLP = InrSection(hidden=16, layers=3, frequencies=4)
 FACTORISED = InrSection(kind="factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
 SELECTED = InrSection(kind="selected", knots=[0.3, 0.6])
+INTEGRAL = InrSection(kind="integral")
 NOISE = NoiseSection(channels=0.3, samples=3)
 
 
@@ -95,9 +96,10 @@ def test_a_small_kernel_is_the_centre_and_a_vector_the_mean(build) -> None:
     torch.testing.assert_close(made, raw[:, :, 1:2, 1:2])
 
 
-def test_the_factorised_inr_begins_as_the_checkpoint(build) -> None:
+@pytest.mark.parametrize("inr", [FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
+def test_an_inr_begins_as_the_checkpoint(build, inr: InrSection) -> None:
     model, arch = build("cifar_resnet20")
-    manifold = manifold_of(build)
+    manifold = manifold_of(build, inr=inr)
     x = torch.randn(2, *arch.default_input_size())
     assert relative_error(manifold.sample(1.0, samples=0)(x), model(x)) < 1e-4
 
@@ -155,7 +157,7 @@ def test_noise_mixes_a_selected_channel_with_its_neighbours(build) -> None:
     assert ((noisy >= low - 1e-6) & (noisy <= high + 1e-6)).all()
 
 
-@pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED], ids=lambda inr: inr.kind)
+@pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
 @pytest.mark.parametrize("width", [0.01, 0.25, 0.37, 1.0, 1.6])
 def test_any_width_gives_a_network_that_runs(build, inr: InrSection, width: float) -> None:
     manifold = manifold_of(build, inr=inr)

@@ -205,7 +205,7 @@ def _data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]
         if section.root is None and section.format != "digits":
             raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
         return section
-    return DataSection(**{**section.model_dump(), "root": data, "format": "image_folder"})
+    return section.at(data)
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -57,10 +57,7 @@ def adapted(
         extra.append(f"seed={seed}")
     recipe = load_recipe(name, extra)
     if data is not None:
-        section = {**recipe.data.model_dump(), "root": data}
-        if recipe.data.format == "digits":
-            section["format"] = "image_folder"
-        recipe = recipe.model_copy(update={"data": type(recipe.data)(**section)})
+        recipe = recipe.model_copy(update={"data": recipe.data.at(data)})
     if checkpoint is not None:
         model = recipe.model.model_copy(update={"checkpoint": str(checkpoint.resolve())})
         recipe = recipe.model_copy(update={"model": model})

@@ -110,9 +110,10 @@ def parse_widths(text: str) -> list[float]:
             continue
         if len(ends) != 3 or not ends[2] > 0 or not ends[0] <= ends[1]:
             raise NeumetaError(f"widths {part!r}: a range is FROM:TO:STEP, such as 0.25:1.25:0.05")
-        count = math.floor((ends[1] - ends[0]) / ends[2] + 1e-6) + 1
-        if not count <= MOST_WIDTHS:
-            raise NeumetaError(f"widths {part!r}: {count} are too many; use a larger step")
+        steps = (ends[1] - ends[0]) / ends[2] + 1e-6
+        if not steps < MOST_WIDTHS:
+            raise NeumetaError(f"widths {part!r}: more than {MOST_WIDTHS}; use a larger step")
+        count = math.floor(steps) + 1
         widths += [round(ends[0] + n * ends[2], 9) for n in range(count)]
     return list(dict.fromkeys(widths))
 

@@ -50,7 +50,7 @@ def write_report(document: Mapping[str, Any], run: Path, folder: Path) -> Path:
 
 
 def clear_winner(entries: Sequence[Mapping[str, Any]], gamma: float) -> str | None:
-    """The label of the method that is best at γ by more than the spread over seeds, None if there is none.
+    """The label of the method that is best at γ by more than the spread over seeds, if any is.
 
     A difference no larger than the sum of the two standard deviations is not called better, nor is
     any between runs of a single seed.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.datasets import MNIST
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as TF
@@ -90,8 +91,11 @@ def load_images(
     if data.root is None:
         raise NeumetaError(
             "no data folder given; pass --data DIR, a folder with train/<class>/*.jpg and "
-            "test/<class>/*.jpg (or val/), as ImageNet and torchvision's ImageFolder have it"
+            "test/<class>/*.jpg (or val/), as ImageNet and torchvision's ImageFolder have it, or "
+            "for MNIST one with MNIST/raw/"
         )
+    if data.format == "mnist":
+        return _mnist(Path(data.root), split)
     size = data.image_size or input_size[1]
     return _image_folder(Path(data.root), split, size, reporter or Silent())
 
@@ -107,6 +111,18 @@ def _digits(split: str) -> Images:
     chosen = testing if split == "test" else ~testing
     names = tuple(str(n) for n in bunch.target_names)
     return Images(labels[chosen], names, pixels[chosen], image_size=8)
+
+
+def _mnist(root: Path, split: str) -> Images:
+    try:
+        found = MNIST(str(root), train=split == "train")
+    except (RuntimeError, OSError, ValueError) as error:
+        raise NeumetaError(
+            f"{root} does not hold MNIST; expected MNIST/raw/train-images-idx3-ubyte and the other "
+            "three files as published, unpacked"
+        ) from error
+    names = tuple(str(n) for n in range(10))
+    return Images(found.targets, names, found.data[:, None], image_size=28)
 
 
 def _image_folder(root: Path, split: str, image_size: int, reporter: Reporter) -> Images:

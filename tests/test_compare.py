@@ -1,0 +1,202 @@
+"""Competitors under the same conditions, similarity, and what a comparison tells."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neumeta_cli.checkpoint import load_checkpoint
+from neumeta_cli.cli.options import parse_widths
+from neumeta_cli.comparing import chosen_methods, compare
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate.methods import METHODS
+from neumeta_cli.evaluate.report import clear_winner
+from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
+from neumeta_cli.recipe import load_recipe, parse_recipe
+
+QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 100))
+@settings(max_examples=30, deadline=None)
+def test_cka_is_one_for_rotations_and_scales_and_less_otherwise(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, other = torch.randn(2, 40, 6, generator=generator, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
+    assert linear_cka(x, scale * x @ rotation + 3) == pytest.approx(1)
+    assert 0 <= linear_cka(x, other) < 0.9
+    assert linear_cka(x, other) == pytest.approx(linear_cka(other, x))
+
+
+def test_cka_by_gram_matrices() -> None:
+    """HSIC of centred Gram matrices, the definition (Kornblith et al., eq. 3 and 4)."""
+    x, y = torch.randn(12, 5).double(), torch.randn(12, 7).double()
+    centre = torch.eye(12).double() - 1 / 12
+    k, m = (centre @ t @ t.T @ centre for t in (x, y))
+    expected = (k * m).sum() / (k.norm() * m.norm())
+    assert linear_cka(x, y) == pytest.approx(float(expected))
+
+
+def test_divergence_is_that_of_distributions() -> None:
+    p, q = torch.randn(2, 9, 4)
+    a, b = p.double().softmax(1), q.double().softmax(1)
+    expected = float((a * (a / b).log()).sum(1).mean())
+    assert output_divergence(p, q) == pytest.approx(expected)
+    assert output_divergence(p, p + 5) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "widths"),
+    [
+        ("1,0.5", [1, 0.5]),
+        ("0.25:1:0.25", [0.25, 0.5, 0.75, 1]),
+        ("0.25:1.25:0.05", [round(0.25 + 0.05 * n, 9) for n in range(21)]),
+        ("1,0.5:1:0.25", [1, 0.5, 0.75]),
+    ],
+)
+def test_widths_are_lists_and_ranges(text: str, widths: list[float]) -> None:
+    assert parse_widths(text) == widths
+
+
+@pytest.mark.parametrize("text", ["1:2", "1:0.5:0.1", "0.1:1:0", "a", "0:1:1e-9", "0:inf:1"])
+def test_widths_that_are_none(text: str) -> None:
+    with pytest.raises(NeumetaError):
+        parse_widths(text)
+
+
+def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
+    recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[all]", "fit.anchors=[0.5]"])
+    document = compare(recipe, tmp_path)
+    assert [m["method"] for m in document["methods"]] == [
+        name
+        for name in METHODS
+        if not name.endswith("_bn")  # LeNet has no norms
+    ]
+    costs = {}
+    for entry in document["methods"]:
+        for row in entry["rows"]:
+            cost = tuple(row[k] for k in ("parameters", "macs", "bytes"))
+            assert costs.setdefault(row["gamma"], cost) == cost, entry["label"]
+            assert 0 <= row["accuracy"] <= 1
+        found = entry["similarity"]
+        assert found["cka"][0] == pytest.approx(1)
+        assert len(found["kl"]) == len(found["gammas"]) == len(entry["rows"]) + 1
+        assert entry["stored_bytes"] > 0
+    assert set(costs) == {0.0, 0.25, 0.5, 0.75}
+    trained = {m["method"]: m for m in document["methods"] if m["epochs"]}
+    assert trained["individual"]["epochs"] == 3 * trained["us_net"]["epochs"] == 3
+    assert {len(row) for row in document["latency"]} == {4}
+    assert json.loads((tmp_path / "compare.json").read_text("utf-8")) == document
+
+
+def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
+    overrides = [*QUICK, "compare.methods=[us_net,l1]", "compare.seeds=2"]
+    first = compare(load_recipe("digits_lenet", overrides), tmp_path)
+    results = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")}
+    assert len(results) == 4
+    again = compare(load_recipe("digits_lenet", overrides), tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")} == results
+    assert again["methods"] == first["methods"]
+    us_net = first["methods"][0]["rows"][1]
+    assert len(us_net["accuracies"]) == 2
+    assert us_net["accuracy"] == pytest.approx(sum(us_net["accuracies"]) / 2)
+    compare(load_recipe("digits_lenet", [*overrides, "fit.learning_rate=1e-3"]), tmp_path)
+    assert len(list(tmp_path.glob("*/result.json"))) == 8
+
+
+def test_norm_statistics_are_calibrated_where_asked(
+    build, image_folder: Path, tmp_path: Path
+) -> None:
+    torch.save(build("cifar_resnet20")[0].state_dict(), tmp_path / "model.pth")
+    recipe = parse_recipe(
+        {
+            "name": "norms",
+            "model": {"arch": "cifar_resnet20", "checkpoint": str(tmp_path / "model.pth")},
+            "data": {"root": str(image_folder)},
+            "scope": "all",
+            "norm": {"images": 32},
+            "eval": {"gammas": [0.0, 0.5]},
+            "compare": {"methods": ["l1", "l1_bn", "taylor_bn"], "images": 20},
+        },
+        "norms",
+    )
+    plain, calibrated, taylor = compare(recipe, tmp_path / "run")["methods"]
+    assert [r["gamma"] for r in plain["rows"]] == [0.5]
+    assert [r["gamma"] for r in calibrated["rows"]] == [0.0, 0.5]
+    assert plain["rows"][0]["parameters"] == taylor["rows"][1]["parameters"]
+    assert plain["similarity"]["kl"][0][1] != calibrated["similarity"]["kl"][0][2]
+
+
+def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
+    vary = "compare.vary={permute.solver: [2.5-opt, identity], noise.channels: [0.0, 0.2]}"
+    document = compare(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
+    assert [m["label"] for m in document["methods"]] == [
+        f"permute.solver={solver}, noise.channels={noise}"
+        for solver in ("2.5-opt", "identity")
+        for noise in (0.0, 0.2)
+    ]
+    assert len({m["rows"][1]["accuracy"] for m in document["methods"]}) > 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("compare.methods=[magic]", "no method 'magic'"),
+        ("compare.vary={loss.recn: [1]}", "did you mean loss.recon"),
+        ("compare.vary={loss.recon: [-1]}", "loss.recon"),
+        ("compare.vary={recon: [1]}", "no field 'recon'"),
+    ],
+)
+def test_wrong_comparisons_fail_before_any_data_is_read(override: str, said: str) -> None:
+    with pytest.raises(NeumetaError, match=said):
+        chosen_methods(load_recipe("digits_lenet", [override]))
+
+
+def entry(label: str, *values: tuple[float, float | None]) -> dict[str, object]:
+    rows = [{"gamma": 0.5, "accuracy": a, "deviation": d} for a, d in values]
+    return {"method": label, "label": label, "rows": rows}
+
+
+def test_a_difference_within_the_spread_is_not_called_better() -> None:
+    assert clear_winner([entry("a", (0.9, 0.01)), entry("b", (0.85, 0.02))], 0.5) == "a"
+    assert clear_winner([entry("a", (0.9, 0.03)), entry("b", (0.85, 0.03))], 0.5) is None
+    assert clear_winner([entry("a", (0.9, None)), entry("b", (0.5, None))], 0.5) is None
+    assert clear_winner([entry("a", (0.9, 0.01)), entry("b")], 0.5) is None
+
+
+def test_compare_and_eval_on_the_command_line(neumeta, tmp_path: Path) -> None:
+    sets = [part for key in QUICK for part in ("--set", key)]
+    arguments = ("--methods", "us_net,l1", "--widths", "1,0.5", *sets, "--run", "a run")
+    result = neumeta("compare", "--recipe", "digits_lenet", *arguments)
+    assert result.code == 0, result.stderr
+    assert "universally slimmable" in result.stdout
+    as_json = neumeta("compare", "--recipe", "digits_lenet", *arguments, "--json", "-")
+    document = json.loads(as_json.stdout)
+    assert [r["gamma"] for r in document["methods"][0]["rows"]] == [0.0, 0.5]
+    manifold = next(Path("a run").glob("us_net*/manifold.safetensors"))
+    result = neumeta(
+        *("eval", manifold, "--widths", "0.5:1:0.25", "--samples", "0,2", "--json", "-")
+    )
+    rows = json.loads(result.stdout)["rows"]
+    assert [(r["samples"], r["width"]) for r in rows] == [
+        (k, w) for k in (0, 2) for w in (0.5, 0.75, 1.0)
+    ]
+    assert all(0 < r["seconds_batch_1"] < r["seconds_batch_64"] for r in rows)
+    assert neumeta("eval", manifold, "--widths", "1:2").code == 1
+    assert neumeta("eval", manifold, "--samples", "-1").code == 1
+
+
+def test_a_permuted_checkpoint_of_a_comparison_computes_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[random]"])
+    document = compare(recipe, tmp_path)
+    before, after = (
+        load_checkpoint(Path(p)).model.double()
+        for p in (str(recipe.model.checkpoint), tmp_path / "permuted.safetensors")
+    )
+    x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    assert relative_error(after(x), before(x)) < 1e-9
+    assert all(new < old for old, new in document["total_variation"].values())

@@ -1,0 +1,76 @@
+"""The page, opened in a real browser."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neumeta_cli.comparing import compare
+from neumeta_cli.recipe import load_recipe
+
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
+QUICK = ["fit.epochs=1", "fit.limit=128", "compare.images=40", "compare.seeds=2"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[neumeta,individual,l1]"])
+    document = compare(recipe, tmp_path / "run")
+    assert neumeta("report", tmp_path / "run").code == 0
+    page_file = tmp_path / "run" / "report" / "report.html"
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(page_file.as_uri())
+        rows = page.locator("#accuracy tbody tr").all()
+        shown = {r.get_attribute("data-method"): r.locator("td").all_inner_texts() for r in rows}
+        sizes = page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)")
+        captions = page.locator("figcaption").all_inner_texts()
+        browser.close()
+    assert [url for url in asked if not url.startswith(("data:", page_file.as_uri()))] == []
+    gammas = [0.0, 0.25, 0.5, 0.75]
+    for entry in document["methods"]:
+        own = {r["gamma"]: r for r in entry["rows"]}
+        expected = [
+            f"{100 * own[g]['accuracy']:.2f} ± {100 * own[g]['deviation']:.2f}" if g in own else ""
+            for g in gammas
+        ]
+        assert shown[entry["method"]][:5] == [entry["label"], *expected]
+        assert shown[entry["method"]][7] == f"{entry['stored_bytes']:,}"
+    assert len(sizes) == len(captions) == 7
+    assert all(width > 300 for width in sizes)
+
+
+def test_a_fit_has_a_report_too(neumeta, tmp_path: Path) -> None:
+    small = ["--set", "fit.epochs=1", "--set", "fit.limit=64", "--run", "run"]
+    assert neumeta("fit", "-r", "digits_lenet", *small).code == 0
+    assert neumeta("report", "run", "-o", "page").code == 0
+    table = json.loads(Path("run/report/table.json").read_text("utf-8"))
+    page = Path("page/report.html").read_text("utf-8")
+    for row in table["rows"]:
+        assert f"{100 * row['accuracy']:.2f}" in page
+    assert {p.stem for p in Path("page").glob("*.png")} == {
+        *("accuracy_over_gamma", "accuracy_over_cost", "total_variation", "weights", "loss")
+    }
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_folder_without_a_run_is_refused(neumeta, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = neumeta("report", tmp_path / "empty")
+    assert result.code == 1
+    assert "no finished run" in result.stderr
+    (tmp_path / "empty" / "compare.json").write_text("{")
+    assert neumeta("report", tmp_path / "empty").code == 1
