@@ -161,11 +161,13 @@ def entry(label: str, *values: tuple[float, float | None]) -> dict[str, object]:
     return {"method": label, "label": label, "rows": rows}
 
 
-def test_a_difference_within_the_spread_is_not_called_better() -> None:
-    assert clear_winner([entry("a", (0.9, 0.01)), entry("b", (0.85, 0.02))], 0.5) == "a"
-    assert clear_winner([entry("a", (0.9, 0.03)), entry("b", (0.85, 0.03))], 0.5) is None
-    assert clear_winner([entry("a", (0.9, None)), entry("b", (0.5, None))], 0.5) is None
-    assert clear_winner([entry("a", (0.9, 0.01)), entry("b")], 0.5) is None
+def test_a_difference_that_chance_may_explain_is_not_called_better() -> None:
+    better = [entry("a", (0.9, 0.01)), entry("b", (0.85, 0.02))]
+    assert clear_winner(better, 0.5, 10_000) == "a"
+    assert clear_winner(better, 0.5, 50) is None  # 2.5 images
+    assert clear_winner([entry("a", (0.9, 0.03)), entry("b", (0.85, 0.03))], 0.5, 10_000) is None
+    assert clear_winner([entry("a", (0.9, None)), entry("b", (0.5, None))], 0.5, 10_000) is None
+    assert clear_winner([entry("a", (0.9, 0.01)), entry("b")], 0.5, 10_000) is None
 
 
 def test_compare_and_eval_on_the_command_line(neumeta, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         axes.plot(epochs, [r["loss"] for r in records], label=name, **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
+    axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     return figure
@@ -131,8 +132,8 @@ def divergence_maps(document: Mapping[str, Any], shown: Sequence[str]) -> Figure
         panels.append(axes)
         values = np.array(entry["similarity"]["kl"])
         image = axes.imshow(values, cmap="viridis", vmin=0, vmax=largest)
-        labels = ["full" if g is None else f"{g:.0%}" for g in entry["similarity"]["gammas"]]
-        axes.set_xticks(range(len(labels)), labels, fontsize=7)
+        labels = ["checkpoint" if g is None else f"{g:.0%}" for g in entry["similarity"]["gammas"]]
+        axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=30)
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         for row, column in np.ndindex(values.shape):
             colour = "white" if values[row, column] < 0.6 * largest else "black"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,12 @@ def write_report(document: Mapping[str, Any], run: Path, folder: Path) -> Path:
     return write_text(folder / PAGE, page)
 
 
-def clear_winner(entries: Sequence[Mapping[str, Any]], gamma: float) -> str | None:
-    """The label of the method that is best at γ by more than the spread over seeds, if any is.
+def clear_winner(entries: Sequence[Mapping[str, Any]], gamma: float, images: int) -> str | None:
+    """The label of the method that is best at γ by more than chance may explain, if any is.
 
-    A difference no larger than the sum of the two standard deviations is not called better, nor is
-    any between runs of a single seed.
+    A difference is not called better if it is no larger than the sum of the two standard deviations
+    over seeds, or than the standard error of a difference on so many test images; nor is any
+    between runs of a single seed.
     """
     known = sorted(
         ((row, e["label"]) for e in entries if (row := _row(e, gamma)) is not None),
@@ -62,8 +64,9 @@ def clear_winner(entries: Sequence[Mapping[str, Any]], gamma: float) -> str | No
     spreads = [s for row, _ in known[:2] if (s := row.get("deviation")) is not None]
     if len(spreads) < 2:
         return None
-    ahead = known[0][0]["accuracy"] - known[1][0]["accuracy"]
-    return str(known[0][1]) if ahead > sum(spreads) else None
+    first, second = (row["accuracy"] for row, _ in known[:2])
+    error = math.sqrt((first * (1 - first) + second * (1 - second)) / images)
+    return str(known[0][1]) if first - second > max(sum(spreads), error) else None
 
 
 def _pictures(
@@ -177,12 +180,14 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     recipe = document["recipe"]
     low, high = recipe["fit"]["gamma"]
     gammas = sorted({round(r["gamma"], 6) for e in document["methods"] for r in e["rows"]})
+    images = document["test_images"]
+    winners = {gamma: clear_winner(document["methods"], gamma, images) for gamma in gammas}
     methods = []
     for entry in document["methods"]:
         cells = []
-        for gamma in gammas:
+        for gamma, winner in winners.items():
             row = _row(entry, gamma)
-            best = clear_winner(document["methods"], gamma) == entry["label"]
+            best = winner == entry["label"]
             unseen = not low - 1e-9 <= gamma <= high + 1e-9
             cells.append(row and {"text": _mean(row), "best": best, "unseen": unseen})
         numbers = {
@@ -195,7 +200,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         methods.append({**names, **numbers, "cells": cells})
     seeds = max(len(e["seeds"]) for e in document["methods"])
     best = (
-        f"Mean ± standard deviation of {seeds} seeds; bold: best by more than the spread."
+        f"Mean ± standard deviation of {seeds} seeds; bold: best by more than chance may explain."
         if seeds > 1
         else "One seed: no difference is called better."
     )

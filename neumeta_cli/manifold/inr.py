@@ -32,21 +32,29 @@ def embed(values: Tensor, frequencies: int) -> Tensor:
 
     """
     made = values.new_empty(2 * values.shape[1] * frequencies, len(values))
-    _embed_into(made, values, frequencies)
+    _embed_into(made, values[:, None], frequencies)
     return made.T
 
 
 def _embed_into(made: Tensor, values: Tensor, frequencies: int) -> None:
-    """Write the embedding's columns into the rows of ``made``, doubling the angles."""
+    """Write the embeddings of groups of values, each sines and then cosines, doubling the angles.
+
+    Args:
+        made: (groups · 2 · d · frequencies, n), filled.
+        values: (n, groups, d).
+        frequencies: how many, per value.
+
+    """
     if not frequencies:
         return
-    sin, cos = made.view(2, values.shape[1], frequencies, len(values))
-    angles = math.pi * values.T
-    sin[:, 0], cos[:, 0] = angles.sin(), angles.cos()
+    n, groups, d = values.shape
+    sin, cos = made.view(groups, 2, d, frequencies, n).unbind(1)
+    angles = math.pi * values.permute(1, 2, 0)
+    sin[:, :, 0], cos[:, :, 0] = angles.sin(), angles.cos()
     for k in range(1, frequencies):
-        before = sin[:, k - 1]
-        torch.mul(before, cos[:, k - 1], out=sin[:, k]).mul_(2)
-        torch.mul(before, before, out=cos[:, k]).mul_(-2).add_(1)
+        before = sin[:, :, k - 1]
+        torch.mul(before, cos[:, :, k - 1], out=sin[:, :, k]).mul_(2)
+        torch.mul(before, before, out=cos[:, :, k]).mul_(-2).add_(1)
 
 
 class ResidualMLP(nn.Module):
@@ -119,7 +127,9 @@ class MlpField(Field):
         if torch.is_grad_enabled():
             return network(self._embedded(points)).float()
         rows = points.new_empty(len(points), network.head.out_features)
-        many, few = CPU_ROWS if points.device.type == "cpu" else GPU_ROWS
+        device = points.device.type
+        many, few = CPU_ROWS if device == "cpu" else GPU_ROWS
+        few *= 1 + torch.is_autocast_enabled(device)  # half the bytes, twice the rows
         for start in range(0, len(points), many):
             embedded = self._embedded(points[start : start + many])
             for place in range(0, len(embedded), few):
@@ -128,10 +138,13 @@ class MlpField(Field):
         return rows
 
     def _embedded(self, points: Tensor) -> Tensor:
-        few = 6 * self.config.frequencies
-        made = points.new_empty(few + 6 * self.config.frequencies_of_sizes, len(points))
-        _embed_into(made[:few], points[:, :3], self.config.frequencies)
-        _embed_into(made[few:], points[:, 3:], self.config.frequencies_of_sizes)
+        places, sizes = self.config.frequencies, self.config.frequencies_of_sizes
+        made = points.new_empty(6 * (places + sizes), len(points))
+        if places == sizes:
+            _embed_into(made, points.view(-1, 2, 3), places)
+        else:
+            _embed_into(made[: 6 * places], points[:, None, :3], places)
+            _embed_into(made[6 * places :], points[:, None, 3:], sizes)
         device = points.device.type
         if torch.is_autocast_enabled(device):  # cheaper here than after the transposition
             made = made.to(torch.get_autocast_dtype(device))
