@@ -1,4 +1,5 @@
 # make demo: the main job on embedded data, from nothing to a table and a picture.
+# make compare: its competitors on the same data, three seeds each, as a page; minutes more.
 # make test: lint, types and the test suite, from nothing.
 
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo compare test lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +21,11 @@ demo: $(STAMP)
 	cd demo && ../$(BIN)/neumeta export runs/demo/manifold.safetensors --width 0.5 -o half.pt
 	cd demo && ../$(BIN)/neumeta eval half.pt --device cpu
 	@echo "picture: demo/runs/demo/report/accuracy.png"
+
+compare: $(STAMP)
+	mkdir -p demo
+	cd demo && ../$(BIN)/neumeta compare --recipe digits_lenet --methods all --seeds 3 --device cpu
+	cd demo && ../$(BIN)/neumeta report runs/digits_lenet/compare
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
