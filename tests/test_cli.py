@@ -38,6 +38,13 @@ def manifold_file(neumeta, tmp_path: Path) -> Path:
     return path
 
 
+def test_an_ablation_is_not_the_recipe_of_an_architecture(neumeta, tmp_path: Path) -> None:
+    source = neumeta_cli.load_recipe("digits_lenet").model.checkpoint
+    result = neumeta("distill", source, "-o", tmp_path / "manifold.safetensors", *SMALL[:-1])
+    assert result.code == 0
+    assert "recipe: digits_lenet" in result.stderr
+
+
 def test_the_main_job_from_recipe_to_small_network(neumeta, tmp_path: Path) -> None:
     result = neumeta("fit", "--recipe", "digits_lenet", *SMALL, "--json", "-")
     assert result.code == 0

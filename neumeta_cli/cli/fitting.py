@@ -277,10 +277,9 @@ def commented_yaml(recipe: Recipe) -> str:
 def _recipe_for(checkpoint: Checkpoint) -> str:
     """The recipe that comes with neumeta for this architecture."""
     for name, path in recipe_files().items():
-        if parse_recipe(yaml.safe_load(path.read_text("utf-8")), name).model.arch in (
-            checkpoint.arch.short,
-            checkpoint.arch.name,
-        ):
+        recipe = parse_recipe(yaml.safe_load(path.read_text("utf-8")), name)
+        fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
+        if fits and not recipe.compare.vary:  # which are ablations
             return name
     raise NeumetaError(
         f"no recipe for {checkpoint.arch.name} comes with neumeta; give one with --recipe "
