@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import Checkpoint, file_hash, put_tensors, write_text
@@ -24,21 +24,38 @@ from neumeta_cli.evaluate import (
     MANIFOLD,
     evaluate_network,
     measure_latency,
-    prune_l1,
 )
 from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
-from neumeta_cli.evaluate.similarity import Observed, observe, similarity
+from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.manifold import resolve_scope
 from neumeta_cli.permute import Objective, Ordering
 from neumeta_cli.recipe import PACKAGE, Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.resize import fold_batch_norm, resizable, sizes_at
+from neumeta_cli.resize import (
+    build_resized,
+    check_width,
+    fold_batch_norm,
+    resizable,
+    resized_shapes,
+    sizes_at,
+)
 from neumeta_cli.tasks import Classification
-from neumeta_cli.trace import trace_model
+from neumeta_cli.trace import Trace, trace_model
 
 COMPARE_FILE = "compare.json"
 RESULT_FILE = "result.json"
-STAGES = ("checkpoint", "distill", "evaluate", "manifold", "permute", "resize", "tasks", "trace")
+CODE = (
+    *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
+    *("evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
+    *("comparing.py", "pipeline.py", "recipe.py"),
+)
+FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
+ABOUT_RUNS = {  # fields that results do not depend on
+    "fit": ("save_steps",),
+    "eval": ("watch", "watch_gammas"),
+    "model": ("checkpoint",),
+    "data": ("root",),
+}
 
 
 def chosen_methods(recipe: Recipe) -> list[Method]:
@@ -68,6 +85,8 @@ def _nested(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, dict[str, An
         section, _, field = path.partition(".")
         if not isinstance(content.get(section), dict) or field not in content[section]:
             raise NeumetaError(f"compare.vary: {unknown_field(path)}")
+        if section in FIXED or path == "fit.limit":
+            raise NeumetaError(f"compare.vary: {path} is the same for all that is compared")
         nested.setdefault(section, {})[field] = content[section][field] = value
     parse_recipe(content, recipe.name)
     return nested
@@ -96,26 +115,36 @@ def compare(
     """
     reporter = reporter or Silent()
     methods = chosen_methods(recipe)
+    for gamma in recipe.eval.gammas:
+        check_width(1 - gamma)
+    for method in methods:
+        method.check()
     checkpoint, task = pipeline.open_inputs(recipe, reporter)
+    methods = [m for m in methods if m.applies(checkpoint.model)]
+    if not methods:
+        raise NeumetaError(
+            "nothing to compare: no method is named, or none that does something to this network "
+            "(… _bn calibrate norms, which it lacks)"
+        )
+    feature_layer(checkpoint.model, task, recipe.compare.layer)
     folder.mkdir(parents=True, exist_ok=True)
     stand = _Stand(recipe, folder, checkpoint, task, device, reporter)
+    whole = fold_batch_norm(copy.deepcopy(checkpoint.model), checkpoint.input_size).to(device)
     document: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "hardware": _hardware(device),
         "code": code_version(),
         "test_images": len(task.test),
-        "checkpoint": evaluate_network(
-            checkpoint.model.to(device), CHECKPOINT, 1.0, task
-        ).as_dict(),
+        "checkpoint": evaluate_network(whole, CHECKPOINT, 1.0, task).as_dict(),
         "methods": [],
         "latency": [],
         "total_variation": stand.write_permuted(),
     }
     write_text(folder / pipeline.RECIPE_FILE, recipe.as_yaml())
-    for method in (m for m in methods if m.applies(checkpoint.model)):
-        runs = [stand.run(method, seed) for seed in range(recipe.compare.seeds)]
+    seeds = range(recipe.seed, recipe.seed + recipe.compare.seeds)
+    for method in methods:
+        runs = [stand.run(method, seed) for seed in seeds]
         document["methods"].append(_merged(method, runs))
-        write_text(folder / COMPARE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
     document["latency"] = stand.latency()
     write_text(folder / COMPARE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
     return document
@@ -132,12 +161,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         if compared.exists():
             document: dict[str, Any] = json.loads(compared.read_text("utf-8"))
+            if not document["methods"] or not document["recipe"] or not document["checkpoint"]:
+                raise ValueError("it tells of no methods")
             return document
         if fitted.exists():
             recipe = Recipe(**yaml.safe_load((folder / pipeline.RECIPE_FILE).read_text("utf-8")))
             return _as_comparison(json.loads(fitted.read_text("utf-8")), recipe)
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
-        raise NeumetaError(f"{folder} is damaged: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NeumetaError(f"{folder} is damaged: {reason}") from error
     raise NeumetaError(
         f"{folder} is no finished run: it has no {COMPARE_FILE} (neumeta compare) "
         f"and no {pipeline.TABLE_FILE} (neumeta fit)"
@@ -174,8 +206,9 @@ def _as_comparison(table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 def code_version() -> str:
     """A digest of the code that results depend on."""
     digest = hashlib.sha256()
-    for stage in STAGES:
-        for path in sorted((PACKAGE / stage).rglob("*.py")):
+    for part in CODE:
+        place = PACKAGE / part
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(path.relative_to(PACKAGE).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -252,7 +285,9 @@ class _Stand:
         model, rows = self.checkpoint.model.cpu(), []
         for gamma in self.recipe.eval.gammas:
             sizes = sizes_at(self.trace, self.scope, 1 - gamma)
-            network = prune_l1(model, self.trace, model.state_dict(), sizes)
+            network = build_resized(
+                model, self.trace, sizes, _any_weights(model, self.trace, sizes)
+            )
             folded = fold_batch_norm(network, self.size).to(self.device)
             seconds = {b: measure_latency(folded, self.size, b) for b in BATCHES}
             named = {f"seconds_batch_{batch}": s for batch, s in seconds.items()}
@@ -296,10 +331,21 @@ class _Stand:
         """A digest of all that a result depends on."""
         content = recipe.model_dump(mode="json")
         asked = {n: content["compare"][n] for n in ("layer", "images")}
-        for unimportant in ("name", "description", "compare"):
+        for unimportant in ("name", "description", "compare", "train"):
             del content[unimportant]
+        for section, fields in ABOUT_RUNS.items():
+            content[section] = {k: v for k, v in content[section].items() if k not in fields}
         parts = [content, asked, method.name, file_hash(self.checkpoint.path), code_version()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _any_weights(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Weights of the right shapes; what they are does not matter to the time that they take."""
+    shapes = resized_shapes(trace, sizes)
+    return {
+        name: torch.rand(shapes[name]).to(t.dtype) if name in shapes else t
+        for name, t in model.state_dict().items()
+    }
 
 
 def _merged(method: Method, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -216,7 +216,7 @@ class CompareSection(_Section):
         ["neumeta", "individual", "us_net", "integral", "l1", "l1_bn"],
         description="what neumeta compare runs; all: every method",
     )
-    seeds: int = Field(1, ge=1, description="runs of each method, with seeds 0, 1, …")
+    seeds: int = Field(1, ge=1, description="runs of each method, with the seed and those after it")
     vary: dict[str, list[Any]] = Field(
         {},
         description="an ablation: recipe fields and their values; NeuMeta is run with every "

@@ -9,14 +9,17 @@ from conftest import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
 from neumeta_cli.comparing import chosen_methods, compare
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.methods import METHODS
+from neumeta_cli.evaluate.methods import METHODS, Bench, pruning
 from neumeta_cli.evaluate.report import clear_winner
 from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
+from neumeta_cli.reporting import Silent
+from neumeta_cli.trace import trace_model
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
 
@@ -39,6 +42,13 @@ def test_cka_by_gram_matrices() -> None:
     k, m = (centre @ t @ t.T @ centre for t in (x, y))
     expected = (k * m).sum() / (k.norm() * m.norm())
     assert linear_cka(x, y) == pytest.approx(float(expected))
+
+
+def test_cka_of_many_features_is_that_of_few() -> None:
+    """More features than inputs: computed by the Gram matrices of the inputs."""
+    x, y = torch.randn(30, 5).double(), torch.randn(30, 7).double()
+    wide = [torch.cat([t, torch.zeros(30, 40).double()], dim=1) for t in (x, y)]
+    assert linear_cka(*wide) == pytest.approx(linear_cka(x, y))
 
 
 def test_divergence_is_that_of_distributions() -> None:
@@ -125,10 +135,10 @@ def test_norm_statistics_are_calibrated_where_asked(
         "norms",
     )
     plain, calibrated, taylor = compare(recipe, tmp_path / "run")["methods"]
-    assert [r["gamma"] for r in plain["rows"]] == [0.5]
-    assert [r["gamma"] for r in calibrated["rows"]] == [0.0, 0.5]
-    assert plain["rows"][0]["parameters"] == taylor["rows"][1]["parameters"]
-    assert plain["similarity"]["kl"][0][1] != calibrated["similarity"]["kl"][0][2]
+    assert [r["gamma"] for r in plain["rows"]] == [0.0, 0.5]
+    assert plain["similarity"]["kl"][0][1] == pytest.approx(0)  # the checkpoint itself
+    assert calibrated["similarity"]["kl"][0][1] > 1e-6
+    assert plain["rows"][1]["parameters"] == taylor["rows"][1]["parameters"]
 
 
 def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
@@ -149,11 +159,59 @@ def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
         ("compare.vary={loss.recn: [1]}", "did you mean loss.recon"),
         ("compare.vary={loss.recon: [-1]}", "loss.recon"),
         ("compare.vary={recon: [1]}", "no field 'recon'"),
+        ("compare.vary={data.flip: [true]}", "the same for all"),
+        ("compare.vary={fit.limit: [64]}", "the same for all"),
     ],
 )
 def test_wrong_comparisons_fail_before_any_data_is_read(override: str, said: str) -> None:
     with pytest.raises(NeumetaError, match=said):
         chosen_methods(load_recipe("digits_lenet", [override]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["eval.gammas=[1.0]"], "width 0"),
+        (["compare.layer=nosuch"], "no layer 'nosuch'"),
+        (["compare.methods=[l1_bn]"], "nothing to compare"),
+        (["compare.methods=[]"], "nothing to compare"),
+    ],
+)
+def test_wrong_comparisons_fail_before_anything_is_run(overrides, said, tmp_path: Path) -> None:
+    with pytest.raises(NeumetaError, match=said):
+        compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_that_grow_are_compared_too(tmp_path: Path) -> None:
+    overrides = ["compare.methods=[neumeta,l1]", "eval.gammas=[0.0,-0.25]", "seed=5"]
+    document = compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path)
+    ours, pruned = document["methods"]
+    assert [r["width"] for r in ours["rows"]] == [1.25, 1.0]
+    assert [r["width"] for r in pruned["rows"]] == [1.0]
+    assert len(document["latency"]) == 2
+    assert ours["seeds"] == [5]
+
+
+def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
+    """And Taylor's gradient that of the mean loss."""
+    monkeypatch.setattr(pruning, "GRADIENT_IMAGES", {"hessian": 6, "taylor": 6})
+    recipe = load_recipe("digits_lenet")
+    checkpoint, task = pipeline.open_inputs(recipe)
+    trace = trace_model(checkpoint.model, checkpoint.input_size)
+    bench = Bench(checkpoint, trace, (), task, recipe, "cpu", Silent())
+    index = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:6]
+    model = checkpoint.model.requires_grad_(True)
+    weight = dict(model.named_parameters())["conv2.weight"]
+    gradients = []
+    for i in index:
+        scores = model(task.inputs(task.train, i[None], None))
+        loss = task.loss(scores, task.train.labels[i[None]])
+        gradients.append(torch.autograd.grad(loss, weight)[0])
+    stacked = torch.stack(gradients)
+    for criterion, expected in (("hessian", stacked.square().mean(0)), ("taylor", stacked.mean(0))):
+        pruning.Pruning(criterion, False)._differentiate(model, bench)
+        torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-9)
 
 
 def entry(label: str, *values: tuple[float, float | None]) -> dict[str, object]:

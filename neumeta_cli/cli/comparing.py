@@ -24,7 +24,10 @@ from neumeta_cli.comparing import read_run
 from neumeta_cli.evaluate.report import write_report
 
 SeedsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Runs of each method, with seeds 0, 1, …")
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Runs of each method, with the recipe's seed and the next."
+    ),
 ]
 
 

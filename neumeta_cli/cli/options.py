@@ -83,7 +83,7 @@ def _parse_input(text: str) -> tuple[tuple[int, ...], torch.dtype]:
     numbers, colon, kind = text.partition(":")
     parts = numbers.split(",")
     dtype = getattr(torch, kind, None) if colon else torch.float32
-    if not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+    if not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
         raise NeumetaError(f"--input-size {text}: give positive numbers, such as 3,224,224")
     if not isinstance(dtype, torch.dtype):
         raise NeumetaError(f"--input-size {text}: no such type {kind!r}; try 16:int64")
@@ -120,7 +120,7 @@ def parse_widths(text: str) -> list[float]:
 
 def parse_counts(text: str) -> list[int]:
     """``1,50``: whole numbers, none of them negative."""
-    if not all(part.strip().isdigit() for part in text.split(",")):
+    if not all(part.strip().isdecimal() for part in text.split(",")):
         raise NeumetaError(f"--samples {text}: give whole numbers, such as 1,50")
     return [int(part) for part in text.split(",")]
 

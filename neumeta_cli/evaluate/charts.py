@@ -107,7 +107,7 @@ def cka_curves(document: Mapping[str, Any]) -> Figure:
     """Linear CKA of each width's features with the checkpoint's."""
     figure = Figure(figsize=WIDE, layout="constrained")
     axes = figure.add_subplot()
-    for number, entry in enumerate(_with_similarity(document)):
+    for number, entry in enumerate(with_similarity(document)):
         found = entry["similarity"]
         pairs = zip(found["gammas"][1:], found["cka"][1:], strict=True)
         points = [(100 * gamma, value) for gamma, value in pairs]
@@ -122,8 +122,8 @@ def cka_curves(document: Mapping[str, Any]) -> Figure:
 
 def divergence_maps(document: Mapping[str, Any], shown: Sequence[str]) -> Figure:
     """KL divergence of outputs between all widths, one map a method, in one scale."""
-    entries = [e for e in _with_similarity(document) if e["method"] in shown]
-    entries = entries or _with_similarity(document)[:3]
+    entries = [e for e in with_similarity(document) if e["method"] in shown]
+    entries = entries or with_similarity(document)[:3]
     largest = max(float(np.max(e["similarity"]["kl"])) for e in entries) or 1.0
     figure = Figure(figsize=(3.4 * len(entries) + 0.8, 3.6), layout="constrained")
     panels = []
@@ -144,7 +144,8 @@ def divergence_maps(document: Mapping[str, Any], shown: Sequence[str]) -> Figure
     return figure
 
 
-def _with_similarity(document: Mapping[str, Any]) -> list[Any]:
+def with_similarity(document: Mapping[str, Any]) -> list[Any]:
+    """The methods whose networks were compared with the checkpoint."""
     return [e for e in document["methods"] if len(e.get("similarity", {}).get("gammas", [])) > 1]
 
 

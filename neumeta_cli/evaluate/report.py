@@ -114,7 +114,7 @@ def _pictures(
     if curves:
         caption = "Mean of each epoch, first seed; losses of different methods have other parts."
         made.append(("loss", "Fitting", caption, lambda: charts.loss_curves(curves)))
-    if any("similarity" in e for e in document["methods"]):
+    if charts.with_similarity(document):
         images = min(document["recipe"]["compare"]["images"], document["test_images"])
         layer = document["recipe"]["compare"]["layer"] or "the inputs of the last linear layer"
         made += [

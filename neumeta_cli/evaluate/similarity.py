@@ -31,8 +31,12 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
     """
     x, y = (t.double() - t.double().mean(0) for t in (x, y))
-    own = (x.T @ x).norm() * (y.T @ y).norm()
-    return float((y.T @ x).square().sum() / own) if own > 0 else float("nan")
+    if max(x.shape[1], y.shape[1]) > len(x):  # the same by the inputs' Gram matrices
+        k, m = x @ x.T, y @ y.T
+        own, shared = k.norm() * m.norm(), (k * m).sum()
+    else:
+        own, shared = (x.T @ x).norm() * (y.T @ y).norm(), (y.T @ x).square().sum()
+    return float(shared / own) if own > 0 else float("nan")
 
 
 def output_divergence(p: Tensor, q: Tensor) -> float:
@@ -60,13 +64,14 @@ def observe(
     generator = torch.Generator().manual_seed(0)
     index = torch.randperm(len(task.test), generator=generator)[:count]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    module = feature_layer(model, task, layer)
     features: list[Tensor] = []
     scores: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         features.append((inputs[0] if layer is None else output).flatten(1).float().cpu())
 
-    handle = _layer(model, layer).register_forward_hook(keep)
+    handle = module.register_forward_hook(keep)
     try:
         for part in index.split(BATCH):
             scores.append(model(task.inputs(task.test, part, None).to(device)).float().cpu())
@@ -88,13 +93,35 @@ def similarity(observed: Sequence[Observed], full: Observed) -> dict[str, Any]:
     }
 
 
-def _layer(model: nn.Module, name: str | None) -> nn.Module:
+@torch.no_grad()
+def feature_layer(model: nn.Module, task: Classification, name: str | None) -> nn.Module:
+    """The layer of this name, or the last linear layer or convolution that a forward pass calls.
+
+    Raises:
+        NeumetaError: no such layer, or one that does not give one tensor, once.
+
+    """
     modules = dict(model.named_modules())
-    if name is not None:
-        if name not in modules:
-            raise NeumetaError(f"no layer {name!r} in the network; see: neumeta trace")
-        return modules[name]
-    linear = [m for m in modules.values() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not linear:
-        raise NeumetaError("the network has no linear layer; name one with compare.layer")
-    return linear[-1]
+    if name is not None and name not in modules:
+        raise NeumetaError(f"compare.layer: no layer {name!r} in the network; see: neumeta trace")
+    called: list[tuple[nn.Module, bool]] = []
+    plain = [m for m in modules.values() if isinstance(m, nn.Linear | nn.Conv2d)]
+    handles = [
+        module.register_forward_hook(
+            lambda module, _, output: called.append((module, isinstance(output, Tensor)))
+        )
+        for module in (plain if name is None else [modules[name]])
+    ]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        model(task.inputs(task.test, torch.arange(1), None).to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    chosen = [module for module, usable in called if usable]
+    if not chosen or chosen.count(chosen[-1]) > 1:
+        raise NeumetaError(
+            "no layer whose outputs are one tensor, once in a forward pass; name another one with "
+            "compare.layer"
+        )
+    return chosen[-1]

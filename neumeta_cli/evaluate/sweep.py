@@ -105,7 +105,7 @@ def sweep(
             k = manifold.noise.samples if count is None else count
             rows.append(evaluate_network(network, MANIFOLD, width, task, batches, k))
             reporter.advance(1, f"width {width:g}: {rows[-1].accuracy:.2%}")
-    for width in widths if original is not None else ():
+    for width in (w for w in widths if w <= 1) if original is not None else ():  # pruned: no more
         assert original is not None
         pruned = prune_l1(manifold.structure, manifold.trace, original, manifold.sizes(width))
         rows.append(evaluate_network(pruned.to(device), PRUNED, width, task))

@@ -99,6 +99,10 @@ class Method(ABC):
 
         """
 
+    def check(self) -> None:
+        """Raise NeumetaError at once if something that it needs is not installed."""
+        return
+
     def applies(self, model: nn.Module) -> bool:
         """Whether there is anything to do that another method does not do too."""
         return True

@@ -47,8 +47,9 @@ class Pruning(Method):
         model.requires_grad_(True)  # torch-pruning leaves out what cannot be trained
         scores = self._importance(model, bench)
         networks = {width: self._pruned(model, scores, bench, width) for width in bench.narrower}
-        if 1.0 in bench.widths and self.recalibrate:
-            networks[1.0] = self._calibrated(copy.deepcopy(model), bench)
+        if 1.0 in bench.widths:
+            whole = copy.deepcopy(model)
+            networks[1.0] = self._calibrated(whole, bench) if self.recalibrate else whole
         state = model.state_dict().values()
         return Outcome(
             {w: n.requires_grad_(False).eval() for w, n in networks.items()},
@@ -57,6 +58,9 @@ class Pruning(Method):
             sum(t.numel() * t.element_size() for t in state),
             sum(p.numel() for p in model.parameters()),
         )
+
+    def check(self) -> None:
+        _torch_pruning()
 
     def applies(self, model: nn.Module) -> bool:
         return not self.recalibrate or any(has_statistics(m) for m in model.modules())
@@ -72,7 +76,7 @@ class Pruning(Method):
             "random": pruning.importance.RandomImportance,
         }[self.criterion]()
         if self.criterion in GRADIENT_IMAGES:
-            self._differentiate(model, importance, bench)
+            self._differentiate(model, bench)
         found = {}
         for clique in self._cliques(bench):
             module, prune = _pruning_of(model, clique, bench)
@@ -87,23 +91,30 @@ class Pruning(Method):
         model.zero_grad()
         return found
 
-    def _differentiate(self, model: nn.Module, importance: Any, bench: Bench) -> None:
-        """Gradients of the task's loss, of each image apart for the Hessian's diagonal."""
+    def _differentiate(self, model: nn.Module, bench: Bench) -> None:
+        """Leave in ``grad`` what importance is made of, over a few hundred training images.
+
+        For Taylor's the gradient of the loss, for the Hessian's diagonal the mean square of the
+        gradients of each image (torch-pruning's own sum over images keeps the last one alone).
+        """
         task, images = bench.task, bench.task.train
         assert images is not None
         count = min(GRADIENT_IMAGES[self.criterion], len(images))
         generator = torch.Generator().manual_seed(bench.recipe.seed)
         index = torch.randperm(len(images), generator=generator)[:count]
+        squares = {p: torch.zeros_like(p) for p in model.parameters()}
+        each = self.criterion == "hessian"
         model.zero_grad()
-        for part in index.split(1 if self.criterion == "hessian" else 128):
+        for part in index.split(1 if each else 128):
             x = task.inputs(images, part, None).to(bench.device)
             loss = task.loss(model(x), images.labels[part].to(bench.device))
-            if self.criterion == "hessian":
-                model.zero_grad()
-                loss.backward()
-                importance.accumulate_grad(model)
-            else:
-                (loss * len(part) / count).backward()
+            (loss * len(part) / (1 if each else count)).backward()
+            for p, square in squares.items() if each else ():
+                if p.grad is not None:
+                    square += p.grad.square() / count
+                    p.grad = None
+        for p, square in squares.items() if each else ():
+            p.grad = square
 
     def _pruned(
         self, model: nn.Module, scores: dict[str, np.ndarray], bench: Bench, width: float
