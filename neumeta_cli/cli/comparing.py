@@ -10,9 +10,11 @@ from neumeta_cli import pipeline
 from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
 from neumeta_cli.cli.fitting import RecipeName, adapted
 from neumeta_cli.cli.options import (
+    CheckpointOption,
     DataOption,
     Debug,
     Device,
+    EpochsOption,
     Json,
     Quiet,
     SetOption,
@@ -47,14 +49,12 @@ def compare(
         typer.Option(metavar="W,W,…|FROM:TO:STEP", help="Kept over full channels."),
     ] = None,
     seeds: SeedsOption = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
     data: DataOption = None,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/compare.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    epochs: EpochsOption = None,
     set_: SetOption = None,
     device: Device = "auto",
     json: Json = None,

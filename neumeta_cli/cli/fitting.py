@@ -15,9 +15,11 @@ from neumeta_cli.cli.files import rows_table
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
+    CheckpointOption,
     DataOption,
     Debug,
     Device,
+    EpochsOption,
     Json,
     Quiet,
     SetOption,
@@ -66,14 +68,12 @@ def adapted(
 
 def fit(
     recipe: RecipeName,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
     data: DataOption = None,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/<time>.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    epochs: EpochsOption = None,
     set_: SetOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that stopped.")
@@ -150,7 +150,7 @@ def distill(
         "manifold.safetensors"
     ),
     arch: ArchOption = None,
-    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    epochs: EpochsOption = None,
     set_: SetOption = None,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,

@@ -62,6 +62,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, e.g. fit.epochs=20."),
 ]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
+]
+EpochsOption = Annotated[int | None, typer.Option(help="In place of the recipe's.")]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Import the user's module that the file names.")
 ]

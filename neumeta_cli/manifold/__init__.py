@@ -1,5 +1,6 @@
 """Model-space coordinates, the INR, sampling, and the file that stores a manifold."""
 
+from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.coordinates import Noise, resolve_scope
 from neumeta_cli.manifold.field import Field
 from neumeta_cli.manifold.file import (
@@ -16,7 +17,6 @@ from neumeta_cli.manifold.manifold import (
     Provenance,
     build_manifold,
     rebuild_structure,
-    remembered,
 )
 
 __all__ = [

@@ -1,9 +1,9 @@
 """The weight manifold: one object that gives a network of any width."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import (
     Noise,
@@ -41,8 +42,6 @@ from neumeta_cli.resize import (
 from neumeta_cli.trace import Clique, Trace, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
-Value = TypeVar("Value")
-REMEMBERED = 256  # sets of sizes
 SAMPLING_SEED = 0  # of the K perturbed draws, so that every export of a manifold is the same
 
 
@@ -360,15 +359,6 @@ def _prepared(
         structure = fold_batch_norm(structure, input_size)
     trace = resizable(structure, trace_model(structure, input_size), input_size)
     return structure, trace, dict(structure.state_dict())
-
-
-def remembered(cache: dict[Any, Value], key: Any, make: Callable[[], Value]) -> Value:
-    """A value from the cache, or made and kept there; of all values the ones last used stay."""
-    value = cache.pop(key) if key in cache else make()
-    if len(cache) >= REMEMBERED:
-        cache.pop(next(iter(cache)))
-    cache[key] = value
-    return value
 
 
 def _target(
