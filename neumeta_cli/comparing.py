@@ -263,7 +263,7 @@ class _Stand:
             "method": method.name,
             "seed": seed,
             "folder": folder.name,
-            "rows": [self._row(method, w, n) for w, n in networks.items()],
+            "rows": self._rows(method, networks),
             "seconds": round(outcome.seconds, 2),
             "epochs": outcome.epochs,
             "stored_bytes": outcome.stored_bytes,
@@ -309,10 +309,17 @@ class _Stand:
             self._permuted[key] = plain
         return self._permuted[key]
 
-    def _row(self, method: Method, width: float, network: nn.Module) -> dict[str, Any]:
-        """Of the network with its norms folded, so that all cost the same."""
-        folded = fold_batch_norm(network.cpu(), self.size).to(self.device)
-        return evaluate_network(folded, method.label, width, self.task).as_dict()
+    def _rows(self, method: Method, networks: Mapping[float, nn.Module]) -> list[dict[str, Any]]:
+        """Of the networks with their norms folded, so that all cost the same."""
+        rows: list[dict[str, Any]] = []
+        self.reporter.start(f"evaluate {method.label}", len(networks))
+        for width, network in networks.items():
+            folded = fold_batch_norm(network.cpu(), self.size).to(self.device)
+            row = evaluate_network(folded, method.label, width, self.task)
+            rows.append(row.as_dict())
+            self.reporter.advance(1, f"width {width:g}: {row.accuracy:.2%}")
+        self.reporter.finish()
+        return rows
 
     def _similarity(self, networks: Mapping[float, nn.Module]) -> dict[str, Any]:
         """CKA with the checkpoint, and KL between all widths, the checkpoint first."""
