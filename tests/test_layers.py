@@ -20,6 +20,7 @@ ORDER = [
     "evaluate",
     "export",
     "pipeline",
+    "comparing",
     "cli",
 ]
 
