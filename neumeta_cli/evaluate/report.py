@@ -205,6 +205,8 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         else "One seed: no difference is called better."
     )
     hardware = document.get("hardware", {})
+    mixed = recipe["fit"]["mixed_gamma"] if recipe["fit"]["mixed"] else None
+    single = f" NeuMeta trained single cliques to {mixed[1]:.0%}." if mixed else ""
     return {
         "title": f"{recipe['name']}: {recipe['model']['arch']}, scope {recipe['scope']}",
         "summary": f"{recipe['description']}. {document['test_images']:,} test images. "
@@ -212,8 +214,8 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "gammas": gammas,
         "checkpoint": document["checkpoint"],
         "methods": methods,
-        "note": f"{best} γ from {low:.0%} to {high:.0%} was trained; brown figures lie outside. "
-        "Norms are folded before a network's cost is counted.",
+        "note": f"{best} γ from {low:.0%} to {high:.0%} was trained; brown figures lie outside."
+        f"{single} Norms are folded before a network's cost is counted.",
         "costs": _costs(document),
         "recipe": json.dumps(recipe, indent=1, ensure_ascii=False),
         "hardware": ", ".join(f"{k}: {v}" for k, v in hardware.items()),
