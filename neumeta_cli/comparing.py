@@ -24,10 +24,12 @@ from neumeta_cli.evaluate import (
     MANIFOLD,
     evaluate_network,
     measure_latency,
+    shown,
+    tell,
 )
 from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
 from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
-from neumeta_cli.manifold import resolve_scope
+from neumeta_cli.manifold import resolve_scope, weight_layouts
 from neumeta_cli.permute import Objective, Ordering
 from neumeta_cli.recipe import PACKAGE, Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
@@ -39,7 +41,7 @@ from neumeta_cli.resize import (
     resized_shapes,
     sizes_at,
 )
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Task
 from neumeta_cli.trace import Trace, trace_model
 
 COMPARE_FILE = "compare.json"
@@ -47,7 +49,7 @@ RESULT_FILE = "result.json"
 CODE = (
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
     *("evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
-    *("comparing.py", "pipeline.py", "recipe.py"),
+    *("comparing.py", "pipeline.py", "recipe.py", "sections.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 ABOUT_RUNS = {  # fields that results do not depend on
@@ -130,12 +132,14 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     stand = _Stand(recipe, folder, checkpoint, task, device, reporter)
     whole = fold_batch_norm(copy.deepcopy(checkpoint.model), checkpoint.input_size).to(device)
+    row = evaluate_network(whole, CHECKPOINT, 1.0, task)
     document: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "hardware": _hardware(device),
         "code": code_version(),
         "test_images": len(task.test),
-        "checkpoint": evaluate_network(whole, CHECKPOINT, 1.0, task).as_dict(),
+        "metrics": [m.as_dict() for m in shown(task.metrics, [row])],
+        "checkpoint": row.as_dict(),
         "methods": [],
         "latency": [],
         "total_variation": stand.write_permuted(),
@@ -161,7 +165,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         if compared.exists():
             document: dict[str, Any] = json.loads(compared.read_text("utf-8"))
-            if not document["methods"] or not document["recipe"] or not document["checkpoint"]:
+            wanted = ("methods", "recipe", "checkpoint", "metrics")
+            if not all(document[name] for name in wanted):
                 raise ValueError("it tells of no methods")
             return document
         if fitted.exists():
@@ -197,6 +202,7 @@ def _as_comparison(table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": recipe.model_dump(mode="json"),
         "test_images": table["test_images"],
+        "metrics": table["metrics"],
         "checkpoint": next(row for row in table["rows"] if row["method"] == CHECKPOINT),
         "methods": entries,
         "total_variation": table["total_variation"],
@@ -222,7 +228,7 @@ class _Stand:
         recipe: Recipe,
         folder: Path,
         checkpoint: Checkpoint,
-        task: Classification,
+        task: Task,
         device: str,
         reporter: Reporter,
     ) -> None:
@@ -231,8 +237,8 @@ class _Stand:
         self.size = checkpoint.input_size
         model = checkpoint.model
         self.trace = resizable(model, trace_model(model, self.size), self.size)
-        parameters = [name for name, _ in model.named_parameters()]
-        self.scope = resolve_scope(self.trace, recipe.scope, parameters)
+        layouts = weight_layouts(model, self.trace)
+        self.scope = resolve_scope(self.trace, recipe.scope, layouts)
         self._permuted: dict[str, Checkpoint] = {}
         self._full: Observed | None = None
 
@@ -317,7 +323,7 @@ class _Stand:
             folded = fold_batch_norm(network.cpu(), self.size).to(self.device)
             row = evaluate_network(folded, method.label, width, self.task)
             rows.append(row.as_dict())
-            self.reporter.advance(1, f"width {width:g}: {row.accuracy:.2%}")
+            self.reporter.advance(1, f"width {width:g}: {tell(row, self.task)}")
         self.reporter.finish()
         return rows
 
@@ -359,11 +365,11 @@ def _merged(method: Method, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     """A method's runs with several seeds as one entry: means and standard deviations."""
     rows = []
     for same in zip(*(run["rows"] for run in runs), strict=True):
-        accuracies = [row["accuracy"] for row in same]
-        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
-        row = {k: v for k, v in same[0].items() if k not in ("method", "accuracy")}
-        mean = statistics.fmean(accuracies)
-        rows.append({**row, "accuracy": mean, "deviation": spread, "accuracies": accuracies})
+        row = {k: v for k, v in same[0].items() if k not in ("method", "metrics")}
+        values = {name: [other["metrics"][name] for other in same] for name in same[0]["metrics"]}
+        spread = {n: statistics.stdev(v) if len(v) > 1 else None for n, v in values.items()}
+        means = {name: statistics.fmean(v) for name, v in values.items()}
+        rows.append({**row, "metrics": means, "deviations": spread, "values": values})
     shared = {k: runs[0][k] for k in ("epochs", "stored_bytes", "stored_parameters", "similarity")}
     return {
         "method": method.name,

@@ -28,7 +28,7 @@ from neumeta_cli.distill import (
 )
 from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_accuracy, sweep
+from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_over_gamma, shown, sweep
 from neumeta_cli.manifold import save_manifold
 from neumeta_cli.permute import (
     CliqueOrder,
@@ -39,7 +39,7 @@ from neumeta_cli.permute import (
 )
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.tasks import Classification, load_task
+from neumeta_cli.tasks import FORMATS, Metric, Task, load_task, require_root, task_class
 from neumeta_cli.trace import Trace, trace_model
 
 RUNS = Path("runs")
@@ -47,7 +47,7 @@ RECIPE_FILE = "recipe.yaml"
 MANIFOLD_FILE = "manifold.safetensors"
 PERMUTED_FILE = "permuted.safetensors"
 TABLE_FILE = "report/table.json"
-PICTURE_FILE = "report/accuracy.png"
+PICTURE_FILE = "report/over_gamma.png"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class RunResult:
     orders: list[CliqueOrder]
     checkpoint_bytes: int
     test_images: int
+    metrics: list[Metric]
 
     def as_dict(self) -> dict[str, Any]:
         """As the run's ``table.json`` has it."""
@@ -78,6 +79,7 @@ class RunResult:
             "stored_bytes": self.stored_bytes,
             "checkpoint_bytes": self.checkpoint_bytes,
             "test_images": self.test_images,
+            "metrics": [m.as_dict() for m in self.metrics],
             "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
         }
 
@@ -152,10 +154,20 @@ def run_recipe(
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
     sizes = path.stat().st_size, checkpoint.path.stat().st_size
-    run = RunResult(folder, rows, result, epoch, sizes[0], orders, sizes[1], len(task.test))
+    run = RunResult(
+        folder,
+        rows,
+        result,
+        epoch,
+        sizes[0],
+        orders,
+        sizes[1],
+        len(task.test),
+        shown(task.metrics, rows),
+    )
     write_text(folder / TABLE_FILE, json.dumps(run.as_dict(), indent=1, ensure_ascii=False))
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
-    plot_accuracy(rows, folder / PICTURE_FILE, recipe.fit.gamma, title)
+    plot_over_gamma(rows, task.metrics[0], folder / PICTURE_FILE, recipe.fit.gamma, title)
     _point_latest(folder)
     return run
 
@@ -169,9 +181,7 @@ def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> N
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
 
 
-def open_inputs(
-    recipe: Recipe, reporter: Reporter | None = None
-) -> tuple[Checkpoint, Classification]:
+def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Checkpoint, Task]:
     """Load a recipe's checkpoint and data, the cheap checks first.
 
     Raises:
@@ -179,24 +189,25 @@ def open_inputs(
 
     """
     lacking = []
+    kind = task_class(recipe.task)
     if recipe.data.format != "digits" and recipe.data.root is None:
-        lacking.append(
-            "a data folder: --data DIR with train/<class>/*.jpg and val/<class>/*.jpg (or test/)"
-        )
+        lacking.append(f"a data folder: --data DIR with {FORMATS[recipe.data.format].layout}")
     if recipe.model.checkpoint is None:
         lacking.append(f"a checkpoint: --checkpoint FILE, weights of {recipe.model.arch}")
     if lacking:
         raise NeumetaError(f"recipe {recipe.name} needs {'; and '.join(lacking)}")
     assert recipe.model.checkpoint is not None
-    if recipe.data.root is not None and not Path(recipe.data.root).is_dir():
-        raise NeumetaError(f"no such data folder: {recipe.data.root}")
-    checkpoint = load_checkpoint(Path(recipe.model.checkpoint), recipe.model.arch)
+    require_root(recipe.data)
+    checkpoint = load_checkpoint(
+        Path(recipe.model.checkpoint), recipe.model.arch, recipe.model.input_size, reporter
+    )
     task = load_task(
         recipe.data,
         checkpoint.model,
         checkpoint.input_size,
         limit=recipe.fit.limit,
         reporter=reporter,
+        kind=kind,
     )
     return checkpoint, task
 

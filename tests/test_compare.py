@@ -19,6 +19,7 @@ from neumeta_cli.evaluate.report import clear_winner
 from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
+from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import trace_model
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
@@ -91,7 +92,7 @@ def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
         for row in entry["rows"]:
             cost = tuple(row[k] for k in ("parameters", "macs", "bytes"))
             assert costs.setdefault(row["gamma"], cost) == cost, entry["label"]
-            assert 0 <= row["accuracy"] <= 1
+            assert 0 <= row["metrics"]["top-1"] <= 1
         found = entry["similarity"]
         assert found["cka"][0] == pytest.approx(1)
         assert len(found["kl"]) == len(found["gammas"]) == len(entry["rows"]) + 1
@@ -112,8 +113,9 @@ def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")} == results
     assert again["methods"] == first["methods"]
     us_net = first["methods"][0]["rows"][1]
-    assert len(us_net["accuracies"]) == 2
-    assert us_net["accuracy"] == pytest.approx(sum(us_net["accuracies"]) / 2)
+    assert len(us_net["values"]["top-1"]) == 2
+    values = us_net["values"]["top-1"]
+    assert us_net["metrics"]["top-1"] == pytest.approx(sum(values) / 2)
     compare(load_recipe("digits_lenet", [*overrides, "fit.learning_rate=1e-3"]), tmp_path)
     assert len(list(tmp_path.glob("*/result.json"))) == 8
 
@@ -149,7 +151,7 @@ def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
         for solver in ("2.5-opt", "identity")
         for noise in (0.0, 0.2)
     ]
-    assert len({m["rows"][1]["accuracy"] for m in document["methods"]}) > 1
+    assert len({m["rows"][1]["metrics"]["top-1"] for m in document["methods"]}) > 1
 
 
 @pytest.mark.parametrize(
@@ -215,17 +217,24 @@ def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
 
 
 def entry(label: str, *values: tuple[float, float | None]) -> dict[str, object]:
-    rows = [{"gamma": 0.5, "accuracy": a, "deviation": d} for a, d in values]
+    rows = [
+        {"gamma": 0.5, "metrics": {"m": value}, "deviations": {"m": spread}}
+        for value, spread in values
+    ]
     return {"method": label, "label": label, "rows": rows}
 
 
 def test_a_difference_that_chance_may_explain_is_not_called_better() -> None:
-    better = [entry("a", (0.9, 0.01)), entry("b", (0.85, 0.02))]
-    assert clear_winner(better, 0.5, 10_000) == "a"
-    assert clear_winner(better, 0.5, 50) is None  # 2.5 images
-    assert clear_winner([entry("a", (0.9, 0.03)), entry("b", (0.85, 0.03))], 0.5, 10_000) is None
-    assert clear_winner([entry("a", (0.9, None)), entry("b", (0.5, None))], 0.5, 10_000) is None
-    assert clear_winner([entry("a", (0.9, 0.01)), entry("b")], 0.5, 10_000) is None
+    share, error = Metric("m"), Metric("m", higher_is_better=False, share=False)
+    a, b = entry("a", (0.9, 0.01)), entry("b", (0.85, 0.02))
+    assert clear_winner([a, b], 0.5, 10_000, share) == "a"
+    assert clear_winner([a, b], 0.5, 10_000, error) == "b"
+    assert clear_winner([a, b], 0.5, 50, share) is None  # 2.5 images
+    wide = [entry("a", (0.9, 0.03)), entry("b", (0.85, 0.03))]
+    assert clear_winner(wide, 0.5, 10_000, share) is None
+    once = [entry("a", (0.9, None)), entry("b", (0.5, None))]
+    assert clear_winner(once, 0.5, 10_000, share) is None
+    assert clear_winner([a, entry("b")], 0.5, 10_000, share) is None
 
 
 def test_compare_and_eval_on_the_command_line(neumeta, tmp_path: Path) -> None:

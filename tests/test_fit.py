@@ -17,8 +17,10 @@ from neumeta_cli.distill.journal import Journal
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe import FitSection, InrSection, NoiseSection, Recipe, parse_recipe
+from neumeta_cli.recipe import Recipe, parse_recipe
+from neumeta_cli.sections import DataSection, FitSection, InrSection, NoiseSection
 from neumeta_cli.tasks import load_task
+from neumeta_cli.tasks.images import augment
 
 
 def recipe_for(image_folder: Path, **fields: object) -> Recipe:
@@ -338,13 +340,17 @@ def test_evaluation_counts_what_is_right(build, image_folder) -> None:
 
 
 def test_augmentation_flips_and_shifts_and_keeps_the_rest() -> None:
-    from neumeta_cli.recipe import DataSection
-    from neumeta_cli.tasks.images import augment
-
     pixels = torch.arange(2 * 3 * 6 * 6, dtype=torch.uint8).view(2, 3, 6, 6)
+    labels = torch.arange(2)
     generator = torch.Generator().manual_seed(0)
-    assert augment(pixels, DataSection(), generator) is pixels
-    flipped = [augment(pixels, DataSection(flip=True), generator) for _ in range(20)]
+
+    def augmented(**fields: object) -> torch.Tensor:
+        changed, same = augment(pixels, labels, DataSection(**fields), generator)
+        assert torch.equal(same, labels)
+        return changed
+
+    assert augmented() is pixels
+    flipped = [augmented(flip=True) for _ in range(20)]
     kinds = {torch.equal(f[0], pixels[0]) for f in flipped}
     assert kinds == {True, False}
     assert all(
@@ -353,7 +359,7 @@ def test_augmentation_flips_and_shifts_and_keeps_the_rest() -> None:
     padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1))
     crops = [padded[0, :, i : i + 6, j : j + 6] for i in range(3) for j in range(3)]
     for _ in range(20):
-        cropped = augment(pixels, DataSection(crop_padding=1), generator)[0]
+        cropped = augmented(crop_padding=1)[0]
         assert any(torch.equal(cropped, c) for c in crops)
 
 

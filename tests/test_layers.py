@@ -8,6 +8,7 @@ import neumeta_cli
 ORDER = [
     "errors",
     "reporting",
+    "sections",
     "recipe",
     "zoo",
     "checkpoint",

@@ -21,8 +21,8 @@ from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import Space, Target, TensorSpec
 from neumeta_cli.manifold.inr import embed
 from neumeta_cli.manifold.storage import pack, unpack
-from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.resize import build_resized, resize_model, select_channels
+from neumeta_cli.sections import InrSection, NoiseSection
 from neumeta_cli.trace import trace_model
 
 MLP = InrSection(hidden=16, layers=3, frequencies=4)

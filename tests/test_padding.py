@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from neumeta_cli.distill.padding import MULTIPLE, Padding
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe import InrSection, NoiseSection
+from neumeta_cli.sections import InrSection, NoiseSection
 from tests.conftest import relative_error
 
 

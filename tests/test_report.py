@@ -34,7 +34,7 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
         page = browser.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.goto(page_file.as_uri())
-        rows = page.locator("#accuracy tbody tr").all()
+        rows = page.locator("table[data-metric=top-1] tbody tr").all()
         shown = {r.get_attribute("data-method"): r.locator("td").all_inner_texts() for r in rows}
         sizes = page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)")
         captions = page.locator("figcaption").all_inner_texts()
@@ -44,7 +44,9 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
     for entry in document["methods"]:
         own = {r["gamma"]: r for r in entry["rows"]}
         expected = [
-            f"{100 * own[g]['accuracy']:.2f} ± {100 * own[g]['deviation']:.2f}" if g in own else ""
+            f"{100 * own[g]['metrics']['top-1']:.2f} ± {100 * own[g]['deviations']['top-1']:.2f}"
+            if g in own
+            else ""
             for g in gammas
         ]
         assert shown[entry["method"]][:5] == [entry["label"], *expected]
@@ -60,9 +62,9 @@ def test_a_fit_has_a_report_too(neumeta, tmp_path: Path) -> None:
     table = json.loads(Path("run/report/table.json").read_text("utf-8"))
     page = Path("page/report.html").read_text("utf-8")
     for row in table["rows"]:
-        assert f"{100 * row['accuracy']:.2f}" in page
+        assert f"{100 * row['metrics']['top-1']:.2f}" in page
     assert {p.stem for p in Path("page").glob("*.png")} == {
-        *("accuracy_over_gamma", "accuracy_over_cost", "total_variation", "weights", "loss")
+        *("metric_over_gamma", "metric_over_cost", "total_variation", "weights", "loss")
     }
     assert "http" not in page.replace("http://www.w3.org", "")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.checkpoint.arch import Arch, fit_arch, resolve
+from neumeta_cli.checkpoint.arch import Arch, fit_arch, import_attribute, resolve
 from neumeta_cli.checkpoint.assign import other_names, put_tensors
 from neumeta_cli.checkpoint.atomic import write_atomically, write_text
 from neumeta_cli.checkpoint.detect import detect_arch
@@ -123,6 +123,7 @@ __all__ = [
     "InputSize",
     "Weights",
     "file_hash",
+    "import_attribute",
     "load_checkpoint",
     "materialise",
     "other_names",

@@ -160,7 +160,7 @@ def fit_arch(arch: Arch, tensors: Mapping[str, Tensor]) -> tuple[Arch, Mismatch]
 
 def _factory(name: str) -> Any:
     if ":" in name:
-        return _user_factory(name)
+        return import_attribute(name, "--arch")
     library, _, bare = name.partition("/")
     if library == "zoo" and bare in ZOO:
         return ZOO[bare].build
@@ -180,7 +180,17 @@ def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
     return tv_models.get_model(name, weights=None, **extra, **kwargs)
 
 
-def _user_factory(name: str) -> Any:
+def import_attribute(name: str, said_by: str) -> Any:
+    """What ``package.module:name`` names, also in a file of the working directory.
+
+    Args:
+        name: of a module and something in it.
+        said_by: who named it, for the message.
+
+    Raises:
+        NeumetaError: there is no such thing.
+
+    """
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -188,9 +198,11 @@ def _user_factory(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
-        raise NeumetaError(f"cannot import {module_name!r} for --arch {name}: {error}") from error
+        raise NeumetaError(
+            f"cannot import {module_name!r} for {said_by} {name}: {error}"
+        ) from error
     except AttributeError as error:
-        raise NeumetaError(f"{module_name} has no {attribute!r} (from --arch {name})") from error
+        raise NeumetaError(f"{module_name} has no {attribute!r} (from {said_by} {name})") from error
 
 
 def _tv_crop_size(name: str) -> int:

@@ -14,6 +14,7 @@ from neumeta_cli.cli.options import (
     DataOption,
     Debug,
     Device,
+    DownloadOption,
     EpochsOption,
     Json,
     Quiet,
@@ -23,7 +24,9 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.comparing import compare as compare_methods
 from neumeta_cli.comparing import read_run
+from neumeta_cli.evaluate.charts import metrics_of
 from neumeta_cli.evaluate.report import write_report
+from neumeta_cli.tasks import Metric
 
 SeedsOption = Annotated[
     int | None,
@@ -51,6 +54,7 @@ def compare(
     seeds: SeedsOption = None,
     checkpoint: CheckpointOption = None,
     data: DataOption = None,
+    download: DownloadOption = False,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/compare.")
     ] = None,
@@ -76,7 +80,7 @@ def compare(
         extra.append(f"compare.seeds={seeds}")
     if widths is not None:
         extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths)]}")
-    chosen = adapted(recipe, extra, checkpoint, data, epochs)
+    chosen = adapted(recipe, extra, checkpoint, data, epochs, download=download)
     folder = run or pipeline.RUNS / chosen.name / "compare"
     reporter = TerminalReporter()
     try:
@@ -87,7 +91,8 @@ def compare(
         raise
     write_json(json, document)
     if json != "-":
-        say(_table(document))
+        for metric in metrics_of(document):
+            say(_table(document, metric))
         say(f"written: {escape(str(folder))}; see it with: neumeta report {escape(str(folder))}")
 
 
@@ -111,27 +116,32 @@ def report(
     say(f"written: {escape(str(page))}")
 
 
-def _table(document: dict[str, Any]) -> object:
+def _table(document: dict[str, Any], metric: Metric) -> object:
+    whole = document["checkpoint"]["metrics"]
     gammas = sorted({r["gamma"] for e in document["methods"] for r in e["rows"]})
     rows = [
         [
             "checkpoint",
-            *(f"{document['checkpoint']['accuracy']:.2%}" if g == 0 else "" for g in gammas),
+            *(metric.scaled(whole[metric.name]) if g == 0 else "" for g in gammas),
             "",
             "",
         ]
     ]
     for entry in document["methods"]:
         own = {r["gamma"]: r for r in entry["rows"]}
-        cells = [_cell(own[g]) if g in own else "" for g in gammas]
+        cells = [_cell(own[g], metric) if g in own else "" for g in gammas]
         cost = [f"{entry['seconds']:.0f}", f"{entry['stored_bytes']:,}"]
         rows.append([entry["label"], *cells, *cost])
     recipe = document["recipe"]
     title = f"{recipe['name']}, scope {recipe['scope']}, {document['test_images']:,} test images"
-    columns = ["top-1 at γ", *(f"{100 * g:g}%" for g in gammas), "training (s)", "stored (bytes)"]
+    columns = [
+        f"{metric.axis} at γ",
+        *(f"{100 * g:g}%" for g in gammas),
+        "training (s)",
+        "stored (bytes)",
+    ]
     return table(title, columns, rows)
 
 
-def _cell(row: dict[str, Any]) -> str:
-    spread = row["deviation"]
-    return f"{row['accuracy']:.2%}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+def _cell(row: dict[str, Any], metric: Metric) -> str:
+    return metric.scaled(row["metrics"][metric.name], row["deviations"][metric.name])

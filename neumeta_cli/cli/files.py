@@ -16,6 +16,7 @@ from neumeta_cli.cli.options import (
     DataOption,
     Debug,
     Device,
+    DownloadOption,
     Json,
     Quiet,
     TrustCode,
@@ -25,12 +26,13 @@ from neumeta_cli.cli.options import (
     parse_widths,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, sweep
+from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
 from neumeta_cli.export import describe, export_network, load
 from neumeta_cli.manifold import Manifold, load_manifold
-from neumeta_cli.recipe import DataSection, load_recipe
+from neumeta_cli.recipe import load_recipe
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.tasks import load_task
+from neumeta_cli.sections import DataSection
+from neumeta_cli.tasks import Metric, Task, load_task, task_class
 
 SamplesOption = Annotated[
     int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
@@ -42,6 +44,7 @@ def evaluate(
         Path, typer.Argument(metavar="MANIFOLD|EXPORT|CHECKPOINT", help="What to measure.")
     ],
     data: DataOption = None,
+    download: DownloadOption = False,
     widths: Annotated[
         str,
         typer.Option(
@@ -70,7 +73,7 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure accuracy, cost and latency: a manifold at several widths, or one network.
+    """Measure the task's metrics, cost and latency: a manifold at several widths, or one network.
 
     Latency is the median of warm forward passes on this machine.
 
@@ -84,24 +87,26 @@ def evaluate(
     if isinstance(loaded, Manifold):
         for width in chosen:
             loaded.sizes(width)  # refuses a bad width before any data is read
-        section = _data_section(data, recipe, loaded.provenance.recipe.get("data", {}))
+        section, kind = how_to_read(data, recipe, loaded.provenance.recipe, trust_code, download)
         size = loaded.blueprint.input_size
         network = loaded.sample(1.0, samples=0)
-        task = load_task(section, network, size, train=False, reporter=reporter)
+        task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
         loaded.to(place)
         rows = sweep(loaded, task, chosen, None, counts, reporter, batches)
     else:
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
-        section = _data_section(data, recipe, document.get("data", {}))
-        task = load_task(section, loaded, size, train=False, reporter=reporter)
+        section, kind = how_to_read(data, recipe, document, trust_code, download)
+        task = load_task(section, loaded, size, train=False, reporter=reporter, kind=kind)
         exported = document["kind"] == "network"
         method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
         rows = [evaluate_network(loaded.to(place), method, width, task, batches)]
     measured = [row.as_dict() for row in rows]
-    write_json(json, {"file": str(file), "test_images": len(task.test), "rows": measured})
+    metrics = shown(task.metrics, rows)
+    written = {"metrics": [m.as_dict() for m in metrics], "rows": measured}
+    write_json(json, {"file": str(file), "test_images": len(task.test), **written})
     if json != "-":
-        say(rows_table(f"{file}, {len(task.test):,} test images", measured))
+        say(rows_table(f"{file}, {len(task.test):,} test images", measured, metrics))
 
 
 def export(
@@ -168,7 +173,7 @@ def info(
         say(made)
 
 
-def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
+def rows_table(title: str, rows: Sequence[dict[str, Any]], metrics: Sequence[Metric]) -> object:
     """The table of a sweep, from rows as dictionaries; columns that no row has are left out."""
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("network", lambda r: r["method"]),
@@ -179,7 +184,7 @@ def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
         ("MACs", lambda r: f"{r['macs']:,}"),
         ("size (bytes)", lambda r: f"{r['bytes']:,}"),
         *((f"ms, batch {b}", partial(_milliseconds, batch=b)) for b in BATCHES),
-        ("top-1", lambda r: f"{r['accuracy']:.2%}"),
+        *((metric.name, partial(_value, metric=metric)) for metric in metrics),
     ]
     shown = [(name, [cell(row) for row in rows]) for name, cell in columns]
     if len({row.get("samples") for row in rows} - {None}) < 2:
@@ -188,24 +193,45 @@ def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
     return table(title, [n for n, _ in shown], list(zip(*(c for _, c in shown), strict=True)))
 
 
+def _value(row: dict[str, Any], metric: Metric) -> str:
+    return metric.show(row["metrics"][metric.name])
+
+
 def _milliseconds(row: dict[str, Any], batch: int) -> str:
     seconds = row.get(f"seconds_batch_{batch}")
     return "" if seconds is None else f"{1000 * seconds:.2f}"
 
 
-def _data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]) -> DataSection:
-    """How to read the data: the recipe named, else what the file recorded, else ImageNet's way."""
+def how_to_read(
+    data: str | None,
+    recipe: str | None,
+    recorded: dict[str, Any],
+    trust_code: bool,
+    download: bool = False,
+) -> tuple[DataSection, type[Task]]:
+    """How to read the data: the recipe named, else what a file recorded, else ImageNet's way.
+
+    Args:
+        data: the folder.
+        recipe: name or file.
+        recorded: with the keys ``data`` and ``task`` of a recipe, if the file has them.
+        trust_code: import the task that a file names, if it is a user's own.
+        download: fetch the data first.
+
+    """
     if recipe is not None:
-        section = load_recipe(recipe).data
-    elif recorded:
-        section = DataSection(**recorded)
+        named = load_recipe(recipe)
+        section, kind = named.data, task_class(named.task)
     else:
-        section = DataSection()
+        section = DataSection(**recorded.get("data", {}))
+        kind = task_class(recorded.get("task", "classification"), trust_code)
+    if download:
+        section = section.model_copy(update={"download": True})
     if data is None:
         if section.root is None and section.format != "digits":
             raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
-        return section
-    return section.at(data)
+        return section, kind
+    return section.at(data), kind
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from neumeta_cli.cli.options import (
     DataOption,
     Debug,
     Device,
+    DownloadOption,
     EpochsOption,
     Json,
     Quiet,
@@ -36,7 +37,7 @@ from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.export import to_json
 from neumeta_cli.manifold import save_manifold
 from neumeta_cli.recipe import Recipe, field_paths, load_recipe, parse_recipe, recipe_files
-from neumeta_cli.tasks import load_task
+from neumeta_cli.tasks import load_task, task_class
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="See: neumeta recipes list.")
@@ -50,9 +51,12 @@ def adapted(
     data: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    download: bool = False,
 ) -> Recipe:
     """A recipe with what the command line says in place of its own fields."""
     extra = list(overrides or [])
+    if download:
+        extra.append("data.download=true")
     if epochs is not None:
         extra.append(f"fit.epochs={epochs}")
     if seed is not None:
@@ -70,6 +74,7 @@ def fit(
     recipe: RecipeName,
     checkpoint: CheckpointOption = None,
     data: DataOption = None,
+    download: DownloadOption = False,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/<time>.")
     ] = None,
@@ -94,7 +99,7 @@ def fit(
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
     resolved = folder / pipeline.RECIPE_FILE  # with what was said when the run began
     source = str(resolved) if resume and resolved.exists() else recipe
-    chosen = adapted(source, set_, checkpoint, data, epochs, seed)
+    chosen = adapted(source, set_, checkpoint, data, epochs, seed, download)
     reporter = TerminalReporter()
     if launched_processes()[0] > 1:
         note(f"{launched_processes()[0]} processes share each batch")
@@ -116,7 +121,7 @@ def fit(
     write_json(json, result.as_dict())
     if json != "-":
         document = result.as_dict()
-        say(rows_table(f"{chosen.name}, scope {chosen.scope}", document["rows"]))
+        say(rows_table(f"{chosen.name}, scope {chosen.scope}", document["rows"], result.metrics))
         cost = document["fit"]
         say(
             f"fit: {cost['seconds']:.0f} s for {cost['epochs']} epochs, as long as "
@@ -142,6 +147,7 @@ def _going_on(recipe: str, folder: Path) -> str:
 def distill(
     checkpoint: CheckpointArgument,
     data: DataOption = None,
+    download: DownloadOption = False,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Default: by architecture."),
@@ -166,13 +172,16 @@ def distill(
     tell_arch(loaded)
     name = recipe or _recipe_for(loaded)
     note(f"recipe: {name}")
-    chosen = adapted(name, set_, checkpoint, data, epochs, seed)
+    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download)
+    if chosen.model.input_size is not None:
+        loaded = replace(loaded, input_size=chosen.model.input_size)
     task = load_task(
         chosen.data,
         loaded.model,
         loaded.input_size,
         limit=chosen.fit.limit,
         reporter=reporter,
+        kind=task_class(chosen.task),
     )
     try:
         manifold, _, result = distill_checkpoint(
@@ -193,6 +202,8 @@ def train(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint's file.")],
     data: DataOption = None,
+    download: DownloadOption = False,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     set_: SetOption = None,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
@@ -203,17 +214,21 @@ def train(
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
     """
-    chosen = adapted(recipe, set_, data=data, seed=seed)
+    extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
+    chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
+    kind = task_class(chosen.task)
     model, arch = pipeline.build_untrained(chosen)
-    size = arch.default_input_size()
+    size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
-    task = load_task(chosen.data, model, size, reporter=reporter)
+    task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
     train_network(model, task, chosen.train, chosen.seed, choose_device(device), reporter)
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
     inside = metadata if output.suffix == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
-    say(f"top-1 on the test images: {task.evaluate(model):.2%}")
+    found = task.measure(model)
+    told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
+    say(f"on {len(task.test):,} test images: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
 
 

@@ -56,7 +56,14 @@ InputSizeOption = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="Folder with train/<class>/*.jpg and test/ or val/ likewise."),
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the data: train/<class>/*.jpg and test/ or val/ likewise, or as the "
+        "recipe's data.format has it.",
+    ),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch the data into that folder, where torchvision can.")
 ]
 SetOption = Annotated[
     list[str] | None,

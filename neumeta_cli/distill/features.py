@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from neumeta_cli.distill.frozen import Split, find_split, run_live
+from neumeta_cli.distill.outputs import close, tensors_of
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import build_resized, fold_batch_norm
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Outputs, Task
 
 FEATURE_BYTES = 10 << 30  # more than this is not held in memory
 COMPUTE_BATCH = 500
@@ -20,12 +22,12 @@ COMPUTE_BATCH = 500
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step needs: the network's scores for generated weights, labels, teacher's scores."""
+    """What one step needs: inputs of the network, targets, what the teacher gives for them."""
 
     index: Tensor
-    labels: Tensor
+    targets: Tensor
     inputs: tuple[Tensor, ...]
-    teacher: Tensor | None
+    teacher: Outputs | None
 
 
 class ImageSource:
@@ -41,7 +43,7 @@ class ImageSource:
 
     def __init__(
         self,
-        task: Classification,
+        task: Task,
         teacher: nn.Module | None,
         layout: torch.memory_format,
         device: torch.device,
@@ -51,21 +53,18 @@ class ImageSource:
     def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
         """Fetch and augment a part of a batch; the teacher sees the same images."""
         assert self.task.train is not None
-        x = self.task.inputs(self.task.train, index, generator, part).to(self.device)
-        index = index[part]
-        x = x.contiguous(memory_format=self.layout)
-        scores = None
+        x, targets = self.task.batch(self.task.train, index, generator, part)
+        x = x.to(self.device).contiguous(memory_format=self.layout)
+        outputs = None
         if self.teacher is not None:
             with torch.no_grad():
-                scores = self.teacher(x)
-        labels = self.task.train.labels[index].to(self.device)
-        return Batch(index, labels, (x,), scores)
+                outputs = self.teacher(x)
+        return Batch(index[part], targets.to(self.device), (x,), outputs)
 
-    def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The network's scores with these weights."""
+    def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Outputs:
+        """The network's outputs with these weights."""
         laid_out = {n: _laid_out(t, self.layout) for n, t in tensors.items()}
-        scores: Tensor = functional_call(network, laid_out, batch.inputs)
-        return scores
+        return functional_call(network, laid_out, batch.inputs)
 
 
 class FeatureSource:
@@ -75,27 +74,28 @@ class FeatureSource:
         self,
         split: Split,
         features: tuple[Tensor, ...],
-        teacher: Tensor,
-        labels: Tensor,
+        teacher: Outputs,
+        targets: Tensor,
         input_size: tuple[int, int, int],
         layout: torch.memory_format,
         device: torch.device,
     ) -> None:
         self.split, self.features, self.teacher = split, features, teacher
-        self.labels, self.input_size = labels, input_size
+        self.targets, self.input_size = targets, input_size
         self.layout, self.device = layout, device
 
     def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
         """A part of a batch; each image comes as one of its copies, drawn at random."""
-        view = torch.randint(len(self.teacher), index.shape, generator=generator)[part]
+        views = len(self.targets)
+        view = torch.randint(views, index.shape, generator=generator)[part]
         index = index[part]
         drawn = [f[view, index].to(self.device).float() for f in self.features]
         inputs = tuple(_laid_out(x, self.layout) for x in drawn)
-        teacher = self.teacher[view, index].to(self.device)
-        return Batch(index, self.labels[index].to(self.device), inputs, teacher)
+        teacher = tree_map(lambda t: t[view, index].to(self.device), self.teacher)
+        return Batch(index, self.targets[view, index].to(self.device), inputs, teacher)
 
-    def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The network's scores with these weights, from the features on."""
+    def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Outputs:
+        """The network's outputs with these weights, from the features on."""
         laid_out = {n: _laid_out(t, self.layout) for n, t in tensors.items()}
         return run_live(network, laid_out, self.split, batch.inputs, self.input_size)
 
@@ -112,17 +112,17 @@ def _best_layout(network: nn.Module, x: Tensor) -> torch.memory_format:
     """
     weights = {n: _laid_out(t, torch.channels_last) for n, t in network.state_dict().items()}
     try:
-        scores = functional_call(network, weights, (_laid_out(x, torch.channels_last),))
+        outputs = functional_call(network, weights, (_laid_out(x, torch.channels_last),))
     except (RuntimeError, ValueError):
         return torch.contiguous_format
-    same = torch.allclose(scores, network(x), rtol=1e-3, atol=1e-4)
+    same = close(outputs, network(x), rtol=1e-3, atol=1e-4)
     return torch.channels_last if same else torch.contiguous_format
 
 
 def open_source(
     manifold: Manifold,
     tensors: Mapping[str, Tensor],
-    task: Classification,
+    task: Task,
     views: int,
     distill: bool,
     seed: int,
@@ -150,6 +150,7 @@ def open_source(
     if not distill:
         return ImageSource(task, None, layout, device)
     teacher = fold_batch_norm(network.cpu(), manifold.blueprint.input_size).to(device)
+    teacher.training = task.samples  # the norms in it are in evaluation mode
     return ImageSource(task, teacher.to(memory_format=layout), layout, device)
 
 
@@ -157,7 +158,7 @@ def _compute_features(
     manifold: Manifold,
     tensors: Mapping[str, Tensor],
     live: set[str],
-    task: Classification,
+    task: Task,
     views: int,
     seed: int,
     layout: torch.memory_format,
@@ -182,22 +183,26 @@ def _compute_features(
     stored = tuple(
         torch.empty(views, len(images), *f.shape[1:], dtype=torch.float16) for f in split.features
     )
-    scores = torch.empty(views, len(images), *split.output.shape[1:])
+    outputs = tree_map(lambda t: torch.empty(views, len(images), *t.shape[1:]), split.output)
+    targets: list[Tensor] = []
     reporter.start("frozen features", count)
     for view in range(views):
         for index in torch.arange(len(images)).split(COMPUTE_BATCH):
-            x = task.inputs(images, index, generator).to(device)
-            part = find_split(structure, tensors, live, x)
+            x, own = task.batch(images, index, generator)
+            part = find_split(structure, tensors, live, x.to(device))
             assert part is not None
             for place, values in zip(stored, part.features, strict=True):
                 place[view, index] = values.half().cpu()
-            scores[view, index] = part.output.float().cpu()
+            for place, values in zip(tensors_of(outputs), tensors_of(part.output), strict=True):
+                place[view, index] = values.float().cpu()
+            targets.append(own)
             reporter.advance(len(index))
     reporter.finish()
     if not all(bool(s.isfinite().all()) for s in stored):
         return None  # beyond float16's range: run the whole network instead
     size = manifold.blueprint.input_size
-    return FeatureSource(split, stored, scores, images.labels, size, layout, device)
+    by_view = torch.cat(targets).unflatten(0, (views, len(images)))
+    return FeatureSource(split, stored, outputs, by_view, size, layout, device)
 
 
 @torch.no_grad()
@@ -207,4 +212,4 @@ def _replays(structure: nn.Module, tensors: Mapping[str, Tensor], split: Split, 
         again = run_live(structure, tensors, split, split.features, tuple(x.shape[1:]))
     except Exception:  # a forward that cannot run on meta tensors, whatever it raises
         return False
-    return torch.allclose(again, split.output, rtol=1e-4, atol=1e-5)
+    return close(again, split.output, rtol=1e-4, atol=1e-5)

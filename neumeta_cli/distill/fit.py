@@ -20,7 +20,7 @@ from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Task
 
 BAD_STEPS = 5  # steps in a row whose loss or gradient is not finite, before going back
 GOING_BACK = 3  # times, each at half the rate, before giving up
@@ -69,7 +69,7 @@ class Fitter:
         self,
         manifold: Manifold,
         tensors: Mapping[str, Tensor],
-        task: Classification,
+        task: Task,
         recipe: Recipe,
         device: torch.device | str = "cpu",
         folder: Path | None = None,
@@ -230,7 +230,7 @@ class Fitter:
         record |= {n: v / steps for n, v in self.sums.items() if n != "steps" and steps}
         main = self.processes.main
         seen = self.watch.look(self.manifold, self.average.module) if main else {}
-        self.watched = "".join(f", {n} {value:.1%}" for n, value in seen.items())
+        self.watched = self.watch.tell(seen)
         self.journal.record(record | seen)
         self._save()
 
@@ -310,7 +310,7 @@ class Fitter:
 def fit_manifold(
     manifold: Manifold,
     tensors: Mapping[str, Tensor],
-    task: Classification,
+    task: Task,
     recipe: Recipe,
     device: torch.device | str = "cpu",
     folder: Path | None = None,

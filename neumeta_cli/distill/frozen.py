@@ -32,7 +32,7 @@ class Split:
     boundary: tuple[int, ...]
     skipped: frozenset[str]
     features: tuple[Tensor, ...]
-    output: Tensor
+    output: Any
 
 
 class _Watch(TorchFunctionMode):
@@ -125,7 +125,7 @@ def run_live(
     split: Split,
     features: tuple[Tensor, ...],
     input_size: tuple[int, ...],
-) -> Tensor:
+) -> Any:
     """Run only the part of the network that depends on live tensors.
 
     Args:

@@ -10,12 +10,12 @@ from neumeta_cli.distill.fit import FitResult, fit_manifold
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Task
 
 
 def distill_checkpoint(
     checkpoint: Checkpoint,
-    task: Classification,
+    task: Task,
     recipe: Recipe,
     device: str = "cpu",
     folder: Path | None = None,

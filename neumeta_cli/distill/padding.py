@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from neumeta_cli.distill.outputs import close
 from neumeta_cli.manifold import Manifold, remembered
 from neumeta_cli.resize import kept_places, place_channels
 
@@ -82,7 +83,7 @@ class Padding:
 
     @torch.no_grad()
     def _agrees(self, tensors: Mapping[str, Tensor], x: Tensor) -> bool:
-        """Whether a padded network gives the scores of the one that was asked for."""
+        """Whether a padded network gives the outputs of the one that was asked for."""
         self.active = True
         manifold = self.manifold
         sizes = manifold.sizes(TRIED_WIDTH)
@@ -92,11 +93,11 @@ class Padding:
             if name in narrow:
                 index = torch.from_numpy(places).to(x.device)
                 narrow[name] = narrow[name].index_select(dim, index)
-        wider, scores = self.sizes(sizes), []
+        wider, outputs = self.sizes(sizes), []
         for own, weights in ((sizes, narrow), (wider, self.pad(narrow, sizes))):
             fixed = manifold.fixed_at(own, statistics=False)
             try:
-                scores.append(functional_call(manifold.skeleton(own), fixed | weights, (x,)))
+                outputs.append(functional_call(manifold.skeleton(own), fixed | weights, (x,)))
             except Exception:  # whatever a forward pass raises on sizes that it refuses
                 return False
-        return torch.allclose(scores[0], scores[1], rtol=1e-3, atol=1e-4)
+        return close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)

@@ -6,17 +6,18 @@ import time
 import torch
 from torch import nn
 
+from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import TrainSection
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.tasks import Classification
+from neumeta_cli.sections import TrainSection
+from neumeta_cli.tasks import Task
 
 TIMED_STEPS = 5
 
 
 def train_network(
     model: nn.Module,
-    task: Classification,
+    task: Task,
     train: TrainSection,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -32,6 +33,7 @@ def train_network(
         raise NeumetaError("there are no training images")
     reporter = reporter or Silent()
     generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # of what the network itself draws: dropout, codes
     model = model.to(device).requires_grad_(True).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate)
     per_epoch = max(1, len(task.train) // train.batch_size)
@@ -43,14 +45,16 @@ def train_network(
         index = order.split(train.batch_size)[step % per_epoch]
         for group in optimizer.param_groups:
             group["lr"] = train.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
-        loss = _plain_step(model, task, optimizer, index, generator, torch.device(device))
+        loss = _plain_step(
+            model, task, optimizer, index, generator, torch.device(device), train.precision
+        )
         reporter.advance(1, f"loss {loss:.3f}")
     reporter.finish()
     return model.cpu().requires_grad_(False).eval()
 
 
 def measure_plain_epoch(
-    model: nn.Module, task: Classification, batch_size: int, device: torch.device | str = "cpu"
+    model: nn.Module, task: Task, batch_size: int, device: torch.device | str = "cpu"
 ) -> float:
     """Seconds that one epoch of ordinary float32 training of ``model`` takes here.
 
@@ -74,15 +78,19 @@ def measure_plain_epoch(
 
 def _plain_step(
     model: nn.Module,
-    task: Classification,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     index: torch.Tensor,
     generator: torch.Generator,
     device: torch.device,
+    precision: str = "float32",
 ) -> float:
     assert task.train is not None
-    x = task.inputs(task.train, index, generator).to(device)
-    loss = task.loss(model(x), task.train.labels[index].to(device))
+    x, targets = task.batch(task.train, index, generator)
+    lowered = precision == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=lowered):
+        outputs = model(x.to(device))
+    loss = task.loss(as_float(outputs), targets.to(device))
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
+from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes, SyncedNorms
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Task
 
 
 class Step:
@@ -37,7 +38,7 @@ class Step:
         self,
         manifold: Manifold,
         tensors: Mapping[str, Tensor],
-        task: Classification,
+        task: Task,
         source: ImageSource | FeatureSource,
         recipe: Recipe,
         processes: Processes,
@@ -54,6 +55,7 @@ class Step:
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
+        self.chance = 0  # seed of what networks draw in this step
 
     def set_rate(self, number: int, total: int, factor: float) -> None:
         """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
@@ -99,7 +101,7 @@ class Step:
         lowered = self.recipe.fit.precision == "bfloat16"
         part = self.processes.part(len(index))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
-            batch = None if warm else self.source.batch(index, self.choices, part)
+            batch = None if warm else self._batch(index, part)
         for sizes in pool:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
                 generated = self.manifold.generate(sizes, self.noise, trained)
@@ -112,6 +114,13 @@ class Step:
                 parts[name] = parts.get(name, 0.0) + float(value.detach()) / len(pool)
             yield torch.stack(list(own.values())).sum() / len(pool)
 
+    def _batch(self, index: Tensor, part: slice) -> Batch:
+        """The step's images; teacher and networks draw the same random numbers, if any."""
+        if self.task.samples:
+            self.chance = int(torch.randint(1 << 31, (), generator=self.choices))
+        with self.task.drawing(self.manifold.structure, self.chance):
+            return self.source.batch(index, self.choices, part)
+
     def _task_loss(
         self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
@@ -119,10 +128,12 @@ class Step:
         wider = self.padding.sizes(sizes)
         fixed = self.manifold.fixed_at(wider, statistics=False)
         tensors = fixed | self.padding.pad(generated, sizes)
-        scores = self.source.run(self.manifold.skeleton(wider), tensors, batch).float()
-        parts = {"task": weights.task * task.loss(scores, batch.labels)}
+        network = self.manifold.skeleton(wider)
+        with task.drawing(network, self.chance):
+            outputs = as_float(self.source.run(network, tensors, batch))
+        parts = {"task": weights.task * task.loss(outputs, batch.targets)}
         if weights.distill and batch.teacher is not None:
-            divergence = task.divergence(scores, batch.teacher, weights.temperature)
+            divergence = task.divergence(outputs, as_float(batch.teacher), weights.temperature)
             parts["distill"] = weights.distill * divergence
         return parts
 

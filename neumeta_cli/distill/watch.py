@@ -1,13 +1,14 @@
 """How accurate a fit is at a few widths while it runs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.recipe import EvalSection
-from neumeta_cli.tasks import Classification
+from neumeta_cli.sections import EvalSection
+from neumeta_cli.tasks import Task
 
 
 class Watch:
@@ -19,10 +20,15 @@ class Watch:
 
     """
 
-    def __init__(self, task: Classification, chosen: EvalSection) -> None:
+    def __init__(self, task: Task, chosen: EvalSection) -> None:
         count = min(chosen.watch, len(task.test))
         self.task = replace(task, train=None, test=task.test.take(count, seed=0))
         self.gammas = chosen.watch_gammas if count else []
+        self.metric = task.metrics[0]
+
+    def tell(self, seen: Mapping[str, float]) -> str:
+        """What ``look`` has seen, for a line of progress."""
+        return "".join(f", {name} {self.metric.show(value)}" for name, value in seen.items())
 
     @torch.no_grad()
     def look(self, manifold: Manifold, average: nn.Module) -> dict[str, float]:
@@ -31,7 +37,7 @@ class Watch:
         manifold.field = average  # type: ignore[assignment]
         try:
             return {
-                f"{self.task.metric} at γ {gamma:.0%}": self.task.evaluate(
+                f"{self.metric.name} at γ {gamma:.0%}": self.task.evaluate(
                     manifold.sample(1 - gamma, samples=0)
                 )
                 for gamma in self.gammas

@@ -4,8 +4,8 @@ import torch
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.recipe import FitSection
 from neumeta_cli.resize import linked_cliques
+from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
 

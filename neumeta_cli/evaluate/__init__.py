@@ -2,8 +2,17 @@
 
 from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.evaluate.latency import BATCHES, measure_latency
-from neumeta_cli.evaluate.plots import plot_accuracy, plot_graph, plot_permutation
-from neumeta_cli.evaluate.sweep import CHECKPOINT, MANIFOLD, PRUNED, Row, evaluate_network, sweep
+from neumeta_cli.evaluate.plots import plot_graph, plot_over_gamma, plot_permutation
+from neumeta_cli.evaluate.sweep import (
+    CHECKPOINT,
+    MANIFOLD,
+    PRUNED,
+    Row,
+    evaluate_network,
+    shown,
+    sweep,
+    tell,
+)
 
 __all__ = [
     "BATCHES",
@@ -13,9 +22,11 @@ __all__ = [
     "Row",
     "evaluate_network",
     "measure_latency",
-    "plot_accuracy",
     "plot_graph",
+    "plot_over_gamma",
     "plot_permutation",
     "prune_l1",
+    "shown",
     "sweep",
+    "tell",
 ]

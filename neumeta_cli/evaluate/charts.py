@@ -7,9 +7,22 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from neumeta_cli.tasks import Metric
+
 SMALL, WIDE = (6.4, 4.0), (9.6, 4.0)
 MARKERS = "o^vDPX*<>hps"
 PRUNING = tuple(c + bn for c in ("l1", "l2", "taylor", "hessian", "random") for bn in ("", "_bn"))
+
+
+def metrics_of(document: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that a comparison measured; the first is the one that it goes by."""
+    return [Metric(**known) for known in document["metrics"]]
+
+
+def deviation(row: Mapping[str, Any], metric: Metric) -> float | None:
+    """Standard deviation over seeds, where there are several."""
+    found: float | None = row.get("deviations", {}).get(metric.name)
+    return found
 
 
 def _style(number: int, method: str) -> dict[str, Any]:
@@ -24,20 +37,21 @@ def _style(number: int, method: str) -> dict[str, Any]:
     }
 
 
-def accuracy_over_gamma(document: Mapping[str, Any]) -> Figure:
-    """Accuracy over γ, means with standard deviations; the trained range is shaded."""
+def metric_over_gamma(document: Mapping[str, Any]) -> Figure:
+    """The metric over γ, means with standard deviations; the trained range is shaded."""
     figure = Figure(figsize=WIDE, layout="constrained")
     axes = figure.add_subplot()
     low, high = document["recipe"]["fit"]["gamma"]
     axes.axvspan(100 * low, 100 * high, color="0.93", label="trained range", zorder=0)
-    accuracy = 100 * document["checkpoint"]["accuracy"]
-    axes.axhline(accuracy, color="0.4", linestyle=":", label="checkpoint")
+    metric = metrics_of(document)[0]
+    whole = metric.scale * document["checkpoint"]["metrics"][metric.name]
+    axes.axhline(whole, color="0.4", linestyle=":", label="checkpoint")
     for number, entry in enumerate(document["methods"]):
         rows = entry["rows"]
         axes.errorbar(
             [100 * r["gamma"] for r in rows],
-            [100 * r["accuracy"] for r in rows],
-            [100 * (r.get("deviation") or 0) for r in rows],
+            [metric.scale * r["metrics"][metric.name] for r in rows],
+            [metric.scale * (deviation(r, metric) or 0) for r in rows],
             label=entry["label"],
             capsize=2,
             **_style(number, entry["method"]),
@@ -47,10 +61,11 @@ def accuracy_over_gamma(document: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def accuracy_over_cost(document: Mapping[str, Any]) -> Figure:
-    """Accuracy over MACs, and over latency at batch 1 where it was measured."""
+def metric_over_cost(document: Mapping[str, Any]) -> Figure:
+    """The metric over MACs, and over latency at batch 1 where it was measured."""
     latency = {round(r["gamma"], 6): r for r in document.get("latency", [])}
     figure = Figure(figsize=WIDE, layout="constrained")
+    metric = metrics_of(document)[0]
     panels = [("MACs (millions)", lambda r: r["macs"] / 1e6)]
     if latency:
         panels.append(
@@ -62,7 +77,9 @@ def accuracy_over_cost(document: Mapping[str, Any]) -> Figure:
     for place, (title, cost) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), place)
         for number, entry in enumerate(document["methods"]):
-            points = sorted((cost(r), 100 * r["accuracy"]) for r in entry["rows"])
+            points = sorted(
+                (cost(r), metric.scale * r["metrics"][metric.name]) for r in entry["rows"]
+            )
             style = _style(number, entry["method"])
             axes.plot(*zip(*points, strict=True), label=entry["label"], **style)
         axes.locator_params(axis="x", nbins=5)
@@ -122,8 +139,8 @@ def cka_curves(document: Mapping[str, Any]) -> Figure:
 
 def divergence_maps(document: Mapping[str, Any], shown: Sequence[str]) -> Figure:
     """KL divergence of outputs between all widths, one map a method, in one scale."""
-    entries = [e for e in with_similarity(document) if e["method"] in shown]
-    entries = entries or with_similarity(document)[:3]
+    known = [e for e in with_similarity(document) if "kl" in e["similarity"]]
+    entries = [e for e in known if e["method"] in shown] or known[:3]
     largest = max(float(np.max(e["similarity"]["kl"])) for e in entries) or 1.0
     figure = Figure(figsize=(3.4 * len(entries) + 0.8, 3.6), layout="constrained")
     panels = []
@@ -150,7 +167,7 @@ def with_similarity(document: Mapping[str, Any]) -> list[Any]:
 
 
 def _finish(axes: Any, document: Mapping[str, Any], legend: bool = True) -> None:
-    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_ylabel(metrics_of(document)[0].axis)
     axes.set_title(
         f"{document['recipe']['name']}, scope {document['recipe']['scope']}", fontsize=10
     )

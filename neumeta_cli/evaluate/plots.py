@@ -1,4 +1,4 @@
-"""Pictures: accuracy over γ, and a network's operators and cliques."""
+"""Pictures: a metric over γ, and a network's operators and cliques."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,19 +11,21 @@ from matplotlib.figure import Figure
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.sweep import CHECKPOINT, MANIFOLD, Row
+from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import Trace
 
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 150
 
 
-def plot_accuracy(
-    rows: Sequence[Row], path: Path, trained: tuple[float, float], title: str
+def plot_over_gamma(
+    rows: Sequence[Row], metric: Metric, path: Path, trained: tuple[float, float], title: str
 ) -> Path:
-    """Draw accuracy over γ for each method, the trained range shaded.
+    """Draw a metric over γ for each method, the trained range shaded.
 
     Args:
         rows: of the sweep.
+        metric: which.
         path: ``.png``, ``.svg`` or ``.pdf``.
         trained: range of γ that the fit saw.
         title: above the picture.
@@ -33,14 +35,15 @@ def plot_accuracy(
     axes.axvspan(100 * trained[0], 100 * trained[1], color="0.93", label="trained range", zorder=0)
     for method in dict.fromkeys(row.method for row in rows):
         own = sorted((r for r in rows if r.method == method), key=lambda r: r.gamma)
-        gammas, accuracies = [100 * r.gamma for r in own], [100 * r.accuracy for r in own]
+        gammas = [100 * r.gamma for r in own]
+        values = [metric.scale * r.metrics[metric.name] for r in own]
         if method == CHECKPOINT:
-            axes.axhline(accuracies[0], color="0.4", linestyle=":", label=method)
+            axes.axhline(values[0], color="0.4", linestyle=":", label=method)
         else:
             style = "o-" if method == MANIFOLD else "s--"
-            axes.plot(gammas, accuracies, style, label=method)
+            axes.plot(gammas, values, style, label=method)
     axes.set_xlabel("compression ratio γ of the channels in scope (%)")
-    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_ylabel(metric.axis)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(framealpha=0.9)

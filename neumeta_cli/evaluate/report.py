@@ -15,6 +15,7 @@ from neumeta_cli.distill import METRICS_FILE
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import charts
 from neumeta_cli.evaluate.plots import save_figure, weight_matrices
+from neumeta_cli.tasks import Metric
 
 PAGE = "report.html"
 KL_METHODS = ("neumeta", "individual", "distilled")
@@ -50,45 +51,50 @@ def write_report(document: Mapping[str, Any], run: Path, folder: Path) -> Path:
     return write_text(folder / PAGE, page)
 
 
-def clear_winner(entries: Sequence[Mapping[str, Any]], gamma: float, images: int) -> str | None:
+def clear_winner(
+    entries: Sequence[Mapping[str, Any]], gamma: float, images: int, metric: Metric
+) -> str | None:
     """The label of the method that is best at γ by more than chance may explain, if any is.
 
     A difference is not called better if it is no larger than the sum of the two standard deviations
-    over seeds, or than the standard error of a difference on so many test images; nor is any
-    between runs of a single seed.
+    over seeds, or, for shares, than the standard error of a difference on so many test images; nor
+    is any between runs of a single seed.
     """
+    sign = 1 if metric.higher_is_better else -1
     known = sorted(
         ((row, e["label"]) for e in entries if (row := _row(e, gamma)) is not None),
-        key=lambda found: -found[0]["accuracy"],
+        key=lambda found: -sign * found[0]["metrics"][metric.name],
     )
-    spreads = [s for row, _ in known[:2] if (s := row.get("deviation")) is not None]
+    spreads = [s for row, _ in known[:2] if (s := charts.deviation(row, metric)) is not None]
     if len(spreads) < 2:
         return None
-    first, second = (row["accuracy"] for row, _ in known[:2])
-    error = math.sqrt((first * (1 - first) + second * (1 - second)) / images)
-    return str(known[0][1]) if first - second > max(sum(spreads), error) else None
+    first, second = (row["metrics"][metric.name] for row, _ in known[:2])
+    variance = (first * (1 - first) + second * (1 - second)) / images if metric.share else 0.0
+    better = sign * (first - second) > max(sum(spreads), math.sqrt(variance))
+    return str(known[0][1]) if better else None
 
 
 def _pictures(
     document: Mapping[str, Any], run: Path
 ) -> list[tuple[str, str, str, Callable[[], Figure]]]:
+    metric = charts.metrics_of(document)[0]
     seeds = max(len(e["seeds"]) for e in document["methods"])
     bars = (
         f"Means of {seeds} seeds, bars of one standard deviation. " if seeds > 1 else "One seed. "
     )
     made: list[tuple[str, str, str, Callable[[], Figure]]] = [
         (
-            "accuracy_over_gamma",
-            "Accuracy over compression",
+            "metric_over_gamma",
+            f"{metric.name} over compression",
             f"{bars} The shaded range was trained; outside it only networks that are trained "
             "alone at each width have seen that width.",
-            lambda: charts.accuracy_over_gamma(document),
+            lambda: charts.metric_over_gamma(document),
         ),
         (
-            "accuracy_over_cost",
-            "Accuracy over cost",
+            "metric_over_cost",
+            f"{metric.name} over cost",
             "Networks of the same γ have the same shapes, and so the same MACs and latency.",
-            lambda: charts.accuracy_over_cost(document),
+            lambda: charts.metric_over_cost(document),
         ),
     ]
     if document.get("total_variation"):
@@ -123,7 +129,10 @@ def _pictures(
                 "Similarity of features",
                 f"Linear CKA of {layer} with the checkpoint's, {images} test images, first seed.",
                 lambda: charts.cka_curves(document),
-            ),
+            )
+        ]
+    if any("kl" in e["similarity"] for e in charts.with_similarity(document)):
+        made += [
             (
                 "kl",
                 "Similarity of outputs",
@@ -181,15 +190,10 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     low, high = recipe["fit"]["gamma"]
     gammas = sorted({round(r["gamma"], 6) for e in document["methods"] for r in e["rows"]})
     images = document["test_images"]
-    winners = {gamma: clear_winner(document["methods"], gamma, images) for gamma in gammas}
+    metrics = charts.metrics_of(document)
+    unseen = {gamma: not low - 1e-9 <= gamma <= high + 1e-9 for gamma in gammas}
     methods = []
     for entry in document["methods"]:
-        cells = []
-        for gamma, winner in winners.items():
-            row = _row(entry, gamma)
-            best = winner == entry["label"]
-            unseen = not low - 1e-9 <= gamma <= high + 1e-9
-            cells.append(row and {"text": _mean(row), "best": best, "unseen": unseen})
         numbers = {
             "seconds": f"{entry['seconds']:,.1f}",
             "epochs": f"{entry['epochs']:,}",
@@ -197,7 +201,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
             "numbers": f"{entry['stored_parameters']:,}" if "stored_parameters" in entry else "",
         }
         names = {"method": entry["method"], "label": entry["label"]}
-        methods.append({**names, **numbers, "cells": cells})
+        methods.append({**names, **numbers})
     seeds = max(len(e["seeds"]) for e in document["methods"])
     best = (
         f"Mean ± standard deviation of {seeds} seeds; bold: best by more than chance may explain."
@@ -212,7 +216,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "summary": f"{recipe['description']}. {document['test_images']:,} test images. "
         "γ is the share of channels in scope that is gone.",
         "gammas": gammas,
-        "checkpoint": document["checkpoint"],
+        "tables": [_table(document, metric, unseen, images) for metric in metrics],
         "methods": methods,
         "note": f"{best} γ from {low:.0%} to {high:.0%} was trained; brown figures lie outside."
         f"{single} Norms are folded before a network's cost is counted.",
@@ -220,6 +224,27 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": json.dumps(recipe, indent=1, ensure_ascii=False),
         "hardware": ", ".join(f"{k}: {v}" for k, v in hardware.items()),
     }
+
+
+def _table(
+    document: Mapping[str, Any], metric: Metric, unseen: Mapping[float, bool], images: int
+) -> dict[str, Any]:
+    """One metric of every method at every γ."""
+    entries = document["methods"]
+    winners = {gamma: clear_winner(entries, gamma, images, metric) for gamma in unseen}
+    lines = []
+    for entry in entries:
+        cells = []
+        for gamma, winner in winners.items():
+            row = _row(entry, gamma)
+            best = winner == entry["label"]
+            cells.append(
+                row and {"text": _mean(row, metric), "best": best, "unseen": unseen[gamma]}
+            )
+        lines.append(cells)
+    whole = metric.scaled(document["checkpoint"]["metrics"][metric.name])
+    better = "" if metric.higher_is_better else ", less is better"
+    return {"name": metric.name, "title": metric.axis + better, "checkpoint": whole, "cells": lines}
 
 
 def _costs(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -241,10 +266,8 @@ def _row(entry: Mapping[str, Any], gamma: float) -> Mapping[str, Any] | None:
     return next((r for r in entry["rows"] if abs(r["gamma"] - gamma) < 1e-6), None)
 
 
-def _mean(row: Mapping[str, Any]) -> str:
-    spread = row.get("deviation")
-    mean = f"{100 * row['accuracy']:.2f}"
-    return mean if spread is None else f"{mean} ± {100 * spread:.2f}"
+def _mean(row: Mapping[str, Any], metric: Metric) -> str:
+    return metric.scaled(row["metrics"][metric.name], charts.deviation(row, metric))
 
 
 def _percent(gamma: float) -> str:

@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Task
 
 BATCH = 250
+MOST_PLACES = 8  # of features, along each side of an image
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a network gives for some images: features (n, d) and scores (n, classes)."""
+    """What a network gives for n images: features (n, d), scores (n, classes) where it has any."""
 
     features: Tensor
-    scores: Tensor
+    scores: Tensor | None
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -46,9 +47,7 @@ def output_divergence(p: Tensor, q: Tensor) -> float:
 
 
 @torch.no_grad()
-def observe(
-    model: nn.Module, task: Classification, count: int, layer: str | None = None
-) -> Observed:
+def observe(model: nn.Module, task: Task, count: int, layer: str | None = None) -> Observed:
     """Features and scores for the first ``count`` test images of a fixed shuffle.
 
     Args:
@@ -69,32 +68,42 @@ def observe(
     scores: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        features.append((inputs[0] if layer is None else output).flatten(1).float().cpu())
+        seen = inputs[0] if layer is None else output
+        pooled = F.adaptive_avg_pool2d(seen, MOST_PLACES) if _is_large(seen) else seen
+        features.append(pooled.flatten(1).float().cpu())
 
     handle = module.register_forward_hook(keep)
     try:
-        for part in index.split(BATCH):
-            scores.append(model(task.inputs(task.test, part, None).to(device)).float().cpu())
+        for part in index.split(task.rows(BATCH)):
+            outputs = model(task.inputs(task.test, part, None).to(device))
+            if (found := task.distribution(outputs)) is not None:
+                scores.append(found.float().cpu())
     finally:
         handle.remove()
-    return Observed(torch.cat(features), torch.cat(scores))
+    return Observed(torch.cat(features), torch.cat(scores) if scores else None)
 
 
 def similarity(observed: Sequence[Observed], full: Observed) -> dict[str, Any]:
     """CKA of each network with the full one, and KL(row ‖ column) of each pair.
 
     Returns:
-        ``{"cka": [...], "kl": [[...], ...]}`` in the order given.
+        ``{"cka": [...], "kl": [[...], ...]}`` in the order given; no ``kl`` without scores.
 
     """
-    return {
-        "cka": [linear_cka(o.features, full.features) for o in observed],
-        "kl": [[output_divergence(a.scores, b.scores) for b in observed] for a in observed],
-    }
+    found: dict[str, Any] = {"cka": [linear_cka(o.features, full.features) for o in observed]}
+    scores = [o.scores for o in observed if o.scores is not None]
+    if scores:
+        found["kl"] = [[output_divergence(a, b) for b in scores] for a in scores]
+    return found
+
+
+def _is_large(seen: Tensor) -> bool:
+    """Whether features are so many places of an image that they are averaged over neighbours."""
+    return seen.dim() == 4 and min(seen.shape[-2:]) > MOST_PLACES
 
 
 @torch.no_grad()
-def feature_layer(model: nn.Module, task: Classification, name: str | None) -> nn.Module:
+def feature_layer(model: nn.Module, task: Task, name: str | None) -> nn.Module:
     """The layer of this name, or the last linear layer or convolution that a forward pass calls.
 
     Raises:

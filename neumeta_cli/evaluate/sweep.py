@@ -1,4 +1,4 @@
-"""Accuracy and cost over widths."""
+"""A task's metrics and cost over widths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from neumeta_cli.evaluate.latency import measure_latency
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Cost, measure_cost
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Metric, Task
 
 MANIFOLD = "NeuMeta"
 PRUNED = "ℓ1 pruning"
@@ -27,7 +27,7 @@ class Row:
         method: which way it was made.
         width: channels kept over channels of the checkpoint.
         cost: parameters, MACs, bytes.
-        accuracy: top-1, 0 to 1.
+        metrics: of the task, by name.
         latency: seconds of a forward pass by batch size, where it was measured.
         samples: K, for a network that was sampled.
 
@@ -36,7 +36,7 @@ class Row:
     method: str
     width: float
     cost: Cost
-    accuracy: float
+    metrics: Mapping[str, float]
     latency: Mapping[int, float] = field(default_factory=dict)
     samples: int | None = None
 
@@ -50,17 +50,27 @@ class Row:
             "width": self.width,
             "gamma": round(self.gamma, 6),
             **asdict(self.cost),
-            "accuracy": self.accuracy,
+            "metrics": dict(self.metrics),
             **{f"seconds_batch_{batch}": seconds for batch, seconds in self.latency.items()},
             **({} if self.samples is None else {"samples": self.samples}),
         }
+
+
+def tell(row: Row, task: Task) -> str:
+    """The metrics of a network, for a line of progress."""
+    return ", ".join(f"{m.name} {m.show(row.metrics[m.name])}" for m in shown(task.metrics, [row]))
+
+
+def shown(metrics: Sequence[Metric], rows: Sequence[Row]) -> list[Metric]:
+    """Those metrics that the rows have."""
+    return [m for m in metrics if any(m.name in row.metrics for row in rows)]
 
 
 def evaluate_network(
     model: nn.Module,
     method: str,
     width: float,
-    task: Classification,
+    task: Task,
     batches: Sequence[int] = (),
     samples: int | None = None,
 ) -> Row:
@@ -68,12 +78,12 @@ def evaluate_network(
     size = tuple(task.inputs(task.test, torch.arange(1), None).shape[1:])
     latency = {batch: measure_latency(model, size, batch) for batch in batches}
     cost = measure_cost(model, size)
-    return Row(method, width, cost, task.evaluate(model), latency, samples)
+    return Row(method, width, cost, task.measure(model), latency, samples)
 
 
 def sweep(
     manifold: Manifold,
-    task: Classification,
+    task: Task,
     widths: Sequence[float],
     original: Mapping[str, Tensor] | None = None,
     samples: Sequence[int] = (),
@@ -104,11 +114,11 @@ def sweep(
             network = manifold.sample(width, samples=count)
             k = manifold.noise.samples if count is None else count
             rows.append(evaluate_network(network, MANIFOLD, width, task, batches, k))
-            reporter.advance(1, f"width {width:g}: {rows[-1].accuracy:.2%}")
+            reporter.advance(1, f"width {width:g}: {tell(rows[-1], task)}")
     for width in (w for w in widths if w <= 1) if original is not None else ():  # pruned: no more
         assert original is not None
         pruned = prune_l1(manifold.structure, manifold.trace, original, manifold.sizes(width))
         rows.append(evaluate_network(pruned.to(device), PRUNED, width, task))
-        reporter.advance(1, f"{PRUNED} {width:g}: {rows[-1].accuracy:.2%}")
+        reporter.advance(1, f"{PRUNED} {width:g}: {tell(rows[-1], task)}")
     reporter.finish()
     return rows

@@ -67,6 +67,7 @@ def export_network(
         "width": width,
         "sizes": sizes,
         "data": manifold.provenance.recipe.get("data", {}) | {"root": None},
+        "task": manifold.provenance.recipe.get("task", "classification"),
         "provenance": {
             "checkpoint": manifold.provenance.checkpoint,
             "sha256": manifold.provenance.sha256,

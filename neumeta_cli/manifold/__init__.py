@@ -11,6 +11,7 @@ from neumeta_cli.manifold.file import (
     load_manifold,
     save_manifold,
 )
+from neumeta_cli.manifold.layouts import weight_layouts
 from neumeta_cli.manifold.manifold import (
     Blueprint,
     Manifold,
@@ -35,4 +36,5 @@ __all__ = [
     "remembered",
     "resolve_scope",
     "save_manifold",
+    "weight_layouts",
 ]

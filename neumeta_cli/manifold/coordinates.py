@@ -1,13 +1,15 @@
 """Model-space coordinates: where in the network, and in a network of which size, a weight lies."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.layouts import Layout, held_dims
 from neumeta_cli.trace import Clique, Trace
 
 
@@ -18,7 +20,7 @@ class TensorSpec:
     Attributes:
         name: of the parameter.
         layer: l, its place among the generated tensors in the order of the forward pass.
-        shape: in the checkpoint.
+        shape: in the checkpoint, turned: (C_out, C_in, …), or (C_out,) for a vector.
         sibling: the weight whose inputs a vector's layer reads; its C_in is the vector's too.
 
     """
@@ -27,6 +29,7 @@ class TensorSpec:
     layer: int
     shape: tuple[int, ...]
     sibling: str | None
+    layout: Layout = field(default_factory=lambda: Layout(0, 1))
 
     @property
     def module(self) -> str:
@@ -40,7 +43,7 @@ class TensorSpec:
     def kernel(self) -> tuple[int, int]:
         """Height and width of the kernel; 1×1 for linear layers and vectors."""
         tail = self.shape[2:]
-        return (1, *tail) if len(tail) == 1 else (tail[0], tail[1]) if tail else (1, 1)
+        return (1, *tail) if len(tail) == 1 else (tail[0], math.prod(tail[1:])) if tail else (1, 1)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Space:
 
 
 def resolve_scope(
-    trace: Trace, scope: str | Sequence[str], parameters: Sequence[str]
+    trace: Trace, scope: str | Sequence[str], layouts: Mapping[str, Layout]
 ) -> tuple[str, ...]:
     """The cliques that morph.
 
@@ -143,13 +146,13 @@ def resolve_scope(
         trace: of the network as it is fitted.
         scope: ``all``; ``paper``, the inner channels of the last block; or patterns of clique
             names such as ``layer3.*``.
-        parameters: names of the network's parameters.
+        layouts: of the network's parameters.
 
     Raises:
         NeumetaError: a pattern that fits no clique, or only cliques that cannot change.
 
     """
-    free = [c for c in trace.cliques if not why_held(c, parameters)]
+    free = [c for c in trace.cliques if not why_held(c, layouts)]
     if not free:
         raise NeumetaError("no clique of this network can change its width; see: neumeta trace")
     if scope == "all":
@@ -163,18 +166,18 @@ def resolve_scope(
             names = ", ".join(c.name for c in trace.cliques)
             raise NeumetaError(f"scope {pattern!r} fits no clique; there are: {names}")
         for clique in found:
-            if reason := why_held(clique, parameters):
+            if reason := why_held(clique, layouts):
                 raise NeumetaError(f"scope {pattern!r}: clique {clique.name} is held: {reason}")
             chosen.append(clique.name)
     return tuple(dict.fromkeys(chosen))
 
 
-def why_held(clique: Clique, parameters: Sequence[str]) -> str:
+def why_held(clique: Clique, layouts: Mapping[str, Layout]) -> str:
     """Why a clique cannot morph, empty if it can."""
     if clique.held:
         return clique.held
     for member in clique.members:
-        if member.weight in parameters and member.dim > 1:
+        if held_dims(layouts, member.weight, member.dim):
             return f"{member} is neither an input nor an output dimension"
     return ""
 
@@ -194,7 +197,7 @@ def tensor_specs(
     trace: Trace,
     scope: Sequence[str],
     tensors: Mapping[str, Tensor],
-    parameters: Sequence[str],
+    layouts: Mapping[str, Layout],
     norm_of: Mapping[str, str],
 ) -> tuple[TensorSpec, ...]:
     """The parameters to generate: all of every module that a clique in scope runs through.
@@ -203,7 +206,7 @@ def tensor_specs(
         trace: of the network.
         scope: names of cliques.
         tensors: weights by name.
-        parameters: names of the parameters among them.
+        layouts: of the parameters among them.
         norm_of: module to the norm that reads its output alone; it comes along.
 
     """
@@ -211,18 +214,12 @@ def tensor_specs(
         m.weight.rpartition(".")[0] for c in trace.cliques if c.name in scope for m in c.members
     }
     touched |= {norm_of[module] for module in touched if module in norm_of}
-    known = set(parameters)
-    names = [n for n in trace.shapes if n in known and n.rpartition(".")[0] in touched]
+    names = [n for n in trace.shapes if n in layouts and n.rpartition(".")[0] in touched]
+    shapes = {name: layouts[name].shape(tensors[name].shape) for name in names}
     specs = []
     for layer, name in enumerate(names):
         module = name.rpartition(".")[0]
-        siblings = [n for n in names if n.rpartition(".")[0] == module and tensors[n].dim() > 1]
-        specs.append(
-            TensorSpec(
-                name,
-                layer,
-                tuple(tensors[name].shape),
-                siblings[0] if tensors[name].dim() == 1 and siblings else None,
-            )
-        )
+        siblings = [n for n in names if n.rpartition(".")[0] == module and len(shapes[n]) > 1]
+        sibling = siblings[0] if len(shapes[name]) == 1 and siblings else None
+        specs.append(TensorSpec(name, layer, shapes[name], sibling, layouts[name]))
     return tuple(specs)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
-from neumeta_cli.recipe import InrSection
+from neumeta_cli.sections import InrSection
 
 ShapesAt = Callable[[float], Mapping[str, tuple[int, ...]]]  # of the network's weights at a γ
 

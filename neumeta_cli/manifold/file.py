@@ -12,7 +12,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
 from neumeta_cli.manifold.storage import unpack
-from neumeta_cli.recipe import InrSection, NoiseSection
+from neumeta_cli.sections import InrSection, NoiseSection
 
 FORMAT_VERSION = 2
 KIND = "manifold"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.manifold.field import Field, ShapesAt
 from neumeta_cli.manifold.selected import IntegralField, SelectedField
-from neumeta_cli.recipe import InrSection
+from neumeta_cli.sections import InrSection
 
 # Coordinates embedded at once and then evaluated at once, without gradients: what caches hold.
 CPU_ROWS, GPU_ROWS = (1 << 14, 1 << 10), (1 << 16, 1 << 16)

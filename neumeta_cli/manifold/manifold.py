@@ -22,8 +22,8 @@ from neumeta_cli.manifold.coordinates import (
     tensor_specs,
 )
 from neumeta_cli.manifold.inr import KINDS
+from neumeta_cli.manifold.layouts import weight_layouts
 from neumeta_cli.manifold.storage import pack, unpack
-from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     build_resized,
@@ -39,6 +39,7 @@ from neumeta_cli.resize import (
     resized_shapes,
     sizes_at,
 )
+from neumeta_cli.sections import InrSection, NoiseSection
 from neumeta_cli.trace import Clique, Trace, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
@@ -99,9 +100,9 @@ class Manifold(nn.Module):
         self.blueprint, self.trace, self.inr, self.noise = blueprint, trace, inr, noise
         self.provenance = Provenance()
         self._structure = [resize_model(structure, trace, {})]  # in a list: no part of this module
-        parameters = [name for name, _ in structure.named_parameters()]
+        layouts = weight_layouts(structure, trace)
         norm_of = dict(foldable_pairs(structure, trace))
-        self.specs = tensor_specs(trace, blueprint.scope, tensors, parameters, norm_of)
+        self.specs = tensor_specs(trace, blueprint.scope, tensors, layouts, norm_of)
         modules = dict.fromkeys(spec.module for spec in self.specs)
         self.norms = tuple(m for m in modules if has_statistics(structure.get_submodule(m)))
         self.calibration = CalibrationSet()
@@ -109,11 +110,12 @@ class Manifold(nn.Module):
         self.space = Space(len(self.specs), largest)
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._targets: dict[Any, list[Target]] = {}
+        turned = {spec.name: spec.layout.turn(tensors[spec.name]) for spec in self.specs}
         self.field = KINDS[inr.kind](
-            self.specs, self.space, inr, tensors, lambda gamma: self.shapes(self.sizes(1 - gamma))
+            self.specs, self.space, inr, turned, lambda g: self._turned_shapes(self.sizes(1 - g))
         )
         if self.field.selects:
-            self._keep_ranks(tensors, parameters)
+            self._keep_ranks(tensors, list(layouts))
         known = {spec.name for spec in self.specs} | set(other_names(structure))
         self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
@@ -146,19 +148,26 @@ class Manifold(nn.Module):
         def make() -> list[Target]:
             shapes = self.shapes(sizes)
             if not self.field.selects:
-                return [_target(spec, shapes) for spec in self.specs]
+                return [_target(spec, self._sibling(spec), shapes) for spec in self.specs]
             at_knots = (self.sizes(1 - gamma) for gamma in (0.0, *self.inr.knots[:-1]))
             rooms = [self._places(s) for s in at_knots] if self.inr.knots else []
             kept = self._places(sizes)
-            return [_target(spec, shapes, kept, rooms) for spec in self.specs]
+            return [_target(s, self._sibling(s), shapes, kept, rooms) for s in self.specs]
 
         device = next(self.field.parameters()).device
         return remembered(self._targets, (device, *sizes.items()), make)
+
+    def _sibling(self, spec: TensorSpec) -> TensorSpec | None:
+        return next((s for s in self.specs if s.name == spec.sibling), None)
 
     def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights at these sizes."""
         key = tuple(sizes.items())
         return remembered(self._shapes, key, lambda: resized_shapes(self.trace, sizes))
+
+    def _turned_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        shapes = self.shapes(sizes)
+        return {s.name: s.layout.shape(shapes[s.name]) for s in self.specs}
 
     def _keep_ranks(self, tensors: Mapping[str, Tensor], parameters: Sequence[str]) -> None:
         """Let the field remember which channels of the checkpoint are the largest."""
@@ -200,9 +209,7 @@ class Manifold(nn.Module):
         """
         targets = self.targets(sizes)
         if trained is None:
-            return {
-                t.spec.name: w for t, w in zip(targets, self.field(targets, noise), strict=True)
-            }
+            return _turned_back(targets, self.field(targets, noise))
         chosen = set(trained)
         made: dict[str, Tensor] = {}
         for group, gradients in ((True, torch.is_grad_enabled()), (False, False)):
@@ -210,7 +217,7 @@ class Manifold(nn.Module):
             if some:
                 with torch.set_grad_enabled(gradients):
                     weights = self.field(some, noise)
-                made |= {t.spec.name: w for t, w in zip(some, weights, strict=True)}
+                made |= _turned_back(some, weights)
         return made
 
     @torch.no_grad()
@@ -337,8 +344,8 @@ def build_manifold(
 
     """
     structure, trace, folded = _prepared(model, input_size, fold)
-    parameters = [name for name, _ in structure.named_parameters()]
-    blueprint = Blueprint(arch, input_size, fold, resolve_scope(trace, scope, parameters))
+    layouts = weight_layouts(structure, trace)
+    blueprint = Blueprint(arch, input_size, fold, resolve_scope(trace, scope, layouts))
     return Manifold(blueprint, structure, trace, folded, inr, noise), folded
 
 
@@ -361,19 +368,30 @@ def _prepared(
     return structure, trace, dict(structure.state_dict())
 
 
+def _turned_back(targets: Sequence[Target], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Generated tensors by name, their dimensions in the network's order."""
+    pairs = zip(targets, weights, strict=True)
+    return {t.spec.name: t.spec.layout.turn_back(w) for t, w in pairs}
+
+
 def _target(
     spec: TensorSpec,
+    sibling: TensorSpec | None,
     shapes: Mapping[str, tuple[int, ...]],
     kept: Mapping[tuple[str, int], Tensor] | None = None,
     rooms: Sequence[Mapping[tuple[str, int], Tensor]] = (),
 ) -> Target:
-    shape = shapes[spec.name]
+    shape = spec.layout.shape(shapes[spec.name])
     c_in = 1 if spec.is_vector else shape[1]
-    size_in = shapes[spec.sibling][1] if spec.sibling is not None else c_in
+    size_in = c_in if sibling is None else sibling.layout.shape(shapes[sibling.name])[1]
     known = kept or {}
-    places = (known.get((spec.name, 0)), known.get((spec.name, 1)))
-    own = tuple({d: room[spec.name, d] for d in (0, 1) if (spec.name, d) in room} for room in rooms)
-    return Target(spec, shape[0], c_in, size_in, places, own)
+    dims = [d for d in (spec.layout.out, spec.layout.into) if d is not None]
+    places = [known.get((spec.name, d)) for d in dims] + [None]
+    own = tuple(
+        {n: room[spec.name, d] for n, d in enumerate(dims) if (spec.name, d) in room}
+        for room in rooms
+    )
+    return Target(spec, shape[0], c_in, size_in, (places[0], places[1]), own)
 
 
 def _own(tensor: Tensor) -> Tensor:

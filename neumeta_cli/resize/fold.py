@@ -8,7 +8,8 @@ from torch.nn.utils import fusion
 from neumeta_cli.trace import Trace, trace_model
 
 BATCH_NORM_OPS = ("_native_batch_norm_legit_no_training", "native_batch_norm")
-FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -21,10 +22,11 @@ def fold_batch_norm(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
     for layer, norm in foldable_pairs(model, trace_model(model, input_size)):
         first: Any = model.get_submodule(layer)
         second: Any = model.get_submodule(norm)
-        fuse = (
-            fusion.fuse_linear_bn_eval if isinstance(first, nn.Linear) else fusion.fuse_conv_bn_eval
-        )
-        model.set_submodule(layer, fuse(first, second).requires_grad_(False))
+        if isinstance(first, nn.Linear):
+            fused = fusion.fuse_linear_bn_eval(first, second)
+        else:
+            fused = fusion.fuse_conv_bn_eval(first, second, isinstance(first, TRANSPOSED))
+        model.set_submodule(layer, fused.requires_grad_(False))
         model.set_submodule(norm, nn.Identity())
     return model.eval()
 

@@ -1,6 +1,24 @@
-"""What a task is: data, loss, metric."""
+"""What a task is: data, loss, metrics."""
 
-from neumeta_cli.tasks.classification import Classification, load_task
-from neumeta_cli.tasks.images import Images, load_images
+from neumeta_cli.tasks.base import Metric, Outputs, Task
+from neumeta_cli.tasks.classification import Classification
+from neumeta_cli.tasks.formats import FORMATS, require_root
+from neumeta_cli.tasks.generation import Generation
+from neumeta_cli.tasks.images import Images
+from neumeta_cli.tasks.open import TASKS, load_task, task_class
+from neumeta_cli.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "Images", "load_images", "load_task"]
+__all__ = [
+    "FORMATS",
+    "TASKS",
+    "Classification",
+    "Generation",
+    "Images",
+    "Metric",
+    "Outputs",
+    "Segmentation",
+    "Task",
+    "load_task",
+    "require_root",
+    "task_class",
+]

@@ -1,49 +1,54 @@
 """Images held as bytes or decoded on demand, normalised and augmented in batches."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.datasets import MNIST
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import DataSection
-from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.sections import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
+DECODED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Images:
-    """A split of a labelled image set.
+    """A split of an image set.
 
     Attributes:
-        labels: (n,) class numbers.
-        classes: class names.
+        labels: (n,) class numbers, (n, H, W) uint8 masks, or whatever the loss takes; None where
+            masks are read from ``masks`` when needed.
+        classes: class names, empty where there are none.
         pixels: (n, C, H, W) uint8, or None where the images are read from ``files`` when needed.
         files: paths, empty where there are none.
         image_size: height and width of the images as given.
+        masks: paths of masks, empty where there are none.
 
     """
 
-    labels: Tensor
+    labels: Tensor | None
     classes: tuple[str, ...]
     pixels: Tensor | None
     files: tuple[Path, ...] = ()
-    image_size: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    masks: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.files) if self.pixels is None else len(self.pixels)
 
     def fetch(self, index: Tensor) -> Tensor:
         """Images by number as (b, C, H, W) uint8.
@@ -54,7 +59,19 @@ class Images:
         """
         if self.pixels is not None:
             return self.pixels[index]
-        return _decode([self.files[i] for i in index.tolist()], self.image_size)
+        whole = bool(self.masks)
+        return _each(lambda f: _decode(f, self.image_size, whole), self.files, index)
+
+    def fetch_labels(self, index: Tensor) -> Tensor:
+        """Labels by number, (b, …).
+
+        Raises:
+            NeumetaError: a file that cannot be read as a mask.
+
+        """
+        if self.labels is not None:
+            return self.labels[index]
+        return _each(lambda f: _decode_mask(f, self.image_size), self.masks, index)
 
     def take(self, count: int, seed: int) -> "Images":
         """A random subset of ``count`` images."""
@@ -62,113 +79,66 @@ class Images:
         index = torch.randperm(len(self), generator=generator)[:count]
         return replace(
             self,
-            labels=self.labels[index],
+            labels=None if self.labels is None else self.labels[index],
             pixels=None if self.pixels is None else self.pixels[index],
             files=tuple(self.files[i] for i in index.tolist()) if self.files else (),
+            masks=tuple(self.masks[i] for i in index.tolist()) if self.masks else (),
         )
 
-
-def load_images(
-    data: DataSection,
-    split: str,
-    input_size: tuple[int, int, int],
-    reporter: Reporter | None = None,
-) -> Images:
-    """Open the split ``train`` or ``test`` of a data set.
-
-    Args:
-        data: the recipe's section.
-        split: which.
-        input_size: (C, H, W) that the network takes.
-        reporter: is told of the progress.
-
-    Raises:
-        NeumetaError: no folder given, or one that does not hold what is expected.
-
-    """
-    if data.format == "digits":
-        return _digits(split)
-    if data.root is None:
-        raise NeumetaError(
-            "no data folder given; pass --data DIR, a folder with train/<class>/*.jpg and "
-            "test/<class>/*.jpg (or val/), as ImageNet and torchvision's ImageFolder have it, or "
-            "for MNIST one with MNIST/raw/"
-        )
-    if data.format == "mnist":
-        return _mnist(Path(data.root), split)
-    size = data.image_size or input_size[1]
-    return _image_folder(Path(data.root), split, size, reporter or Silent())
+    def held(self, reporter: Reporter, split: str) -> "Images":
+        """The same with everything decoded once, if that fits in memory."""
+        height, width = self.image_size
+        if self.pixels is not None or len(self) * 4 * height * width > IN_MEMORY_BYTES:
+            return self
+        pixels = torch.empty(len(self), 3, height, width, dtype=torch.uint8)
+        masks = [torch.empty(len(self), height, width, dtype=torch.uint8)] if self.masks else []
+        reporter.start(f"read {split} images", len(self))
+        for index in torch.arange(len(self)).split(DECODED_AT_ONCE):
+            pixels[index] = self.fetch(index)
+            for kept in masks:
+                kept[index] = self.fetch_labels(index)
+            reporter.advance(len(index))
+        reporter.finish()
+        return replace(self, pixels=pixels, labels=masks[0] if masks else self.labels)
 
 
-def _digits(split: str) -> Images:
-    """scikit-learn's 8×8 digits: of each five images one is for testing."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
-    testing = torch.arange(len(labels)) % 5 == 4
-    chosen = testing if split == "test" else ~testing
-    names = tuple(str(n) for n in bunch.target_names)
-    return Images(labels[chosen], names, pixels[chosen], image_size=8)
-
-
-def _mnist(root: Path, split: str) -> Images:
-    try:
-        found = MNIST(str(root), train=split == "train")
-    except (RuntimeError, OSError, ValueError) as error:
-        raise NeumetaError(
-            f"{root} does not hold MNIST; expected MNIST/raw/train-images-idx3-ubyte and the other "
-            "three files as published, unpacked"
-        ) from error
-    names = tuple(str(n) for n in range(10))
-    return Images(found.targets, names, found.data[:, None], image_size=28)
-
-
-def _image_folder(root: Path, split: str, image_size: int, reporter: Reporter) -> Images:
-    if not root.is_dir():
-        raise NeumetaError(f"no such data folder: {root}")
-    folder = next((root / name for name in SPLITS[split] if (root / name).is_dir()), None)
-    if folder is None:
-        wanted = " or ".join(f"{name}/" for name in SPLITS[split])
-        raise NeumetaError(
-            f"{root} has no {wanted}; expected train/<class>/*.jpg and test/<class>/…"
-        )
-    try:
-        classes, numbers = find_classes(str(folder))
-        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
-    except (FileNotFoundError, OSError) as error:
-        raise NeumetaError(f"{folder} has no class folders with images in them") from error
-    if not samples:
-        raise NeumetaError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS[:4])}, …)")
-    files = tuple(Path(path) for path, _ in samples)
-    labels = torch.tensor([label for _, label in samples])
-    images = Images(labels, tuple(classes), None, files, image_size)
-    if len(files) * 3 * image_size**2 > IN_MEMORY_BYTES:
-        return images
-    pixels = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
-    reporter.start(f"read {split} images", len(files))
-    for index in torch.arange(len(files)).split(1000):
-        pixels[index] = images.fetch(index)
-        reporter.advance(len(index))
-    reporter.finish()
-    return replace(images, pixels=pixels)
-
-
-def _decode(files: Sequence[Path], size: int) -> Tensor:
-    def one(path: Path) -> Tensor:
-        try:
-            image = decode_image(str(path), mode=ImageReadMode.RGB)
-        except (RuntimeError, OSError) as error:
-            raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
-        if image.shape[-2:] != (size, size):
-            # As is usual for ImageNet: the short side to 8/7 of the crop, then the centre.
-            short = round(size * 8 / 7) if min(image.shape[-2:]) > size else size
-            image = TF.center_crop(TF.resize(image, [short], antialias=True), [size, size])
-        return image
-
+def _each(read: Callable[[Path], Tensor], files: Sequence[Path], index: Tensor) -> Tensor:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return torch.stack(list(pool.map(one, files)))
+        return torch.stack(list(pool.map(read, [files[i] for i in index.tolist()])))
+
+
+def _decode(path: Path, size: tuple[int, int], whole: bool) -> Tensor:
+    """An image at ``size``: all of it where there is a mask to it, else cut as is usual."""
+    try:
+        image = decode_image(str(path), mode=ImageReadMode.RGB)
+    except (RuntimeError, OSError) as error:
+        raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
+    if tuple(image.shape[-2:]) == size:
+        return image
+    if whole:
+        return TF.resize(image, list(size), antialias=True)
+    # As is usual for ImageNet: the short side to 8/7 of the crop, then the centre.
+    scale = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
+    larger = scale * 8 / 7 if scale < 1 else scale
+    enlarged = [max(s, round(n * larger)) for n, s in zip(image.shape[-2:], size, strict=True)]
+    return TF.center_crop(TF.resize(image, enlarged, antialias=True), list(size))
+
+
+def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
+    """Class numbers (H, W): the values of a grey image, or the indices of a palette."""
+    try:
+        with Image.open(path) as picture:
+            values = np.array(picture)
+    except OSError as error:
+        raise NeumetaError(f"cannot read mask {path}: {error}") from error
+    if values.ndim != 2:
+        raise NeumetaError(
+            f"{path} is no mask: it should be grey or have a palette, a class number a pixel"
+        )
+    mask = torch.from_numpy(values.astype(np.uint8))
+    if tuple(mask.shape) == size:
+        return mask
+    return TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
 
 
 def normalise(pixels: Tensor, data: DataSection) -> Tensor:
@@ -186,23 +156,72 @@ def normalise(pixels: Tensor, data: DataSection) -> Tensor:
 
 def augment(
     pixels: Tensor,
+    labels: Tensor,
     data: DataSection,
     generator: torch.Generator,
     count: int | None = None,
     part: slice = slice(None),
-) -> Tensor:
-    """Random crops after zero padding and random flips, each image its own, in one gather.
+) -> tuple[Tensor, Tensor]:
+    """Augment images, each in its own way, and masks along with them.
 
     Args:
-        pixels: (b, C, H, W).
+        pixels: (b, C, H, W) uint8.
+        labels: (b, …); masks are (b, H, W).
         data: what to do.
         generator: of the draws.
         count: images in the batch that ``pixels`` are a part of, b if None.
         part: which of them they are.
 
     """
-    _, _, height, width = pixels.shape
     count = len(pixels) if count is None else count
+    masks = labels.dim() == 3
+    if not (masks or data.resized_crop or data.crop_size or data.colour_jitter or data.blur):
+        return _flipped_and_shifted(pixels, data, generator, count, part), labels
+    change = transforms(data, data.crop_size or pixels.shape[-2:])
+    if change is None:
+        return pixels, labels
+    seeds = torch.randint(1 << 31, (count,), generator=generator)[part].tolist()
+    made: list[tuple[Tensor, Tensor]] = []
+    with torch.random.fork_rng(devices=[]):
+        for seed, image, label in zip(seeds, pixels, labels, strict=True):
+            torch.manual_seed(seed)
+            if masks:
+                both = change(tv_tensors.Image(image), tv_tensors.Mask(label))
+                made.append((both[0].as_subclass(Tensor), both[1].as_subclass(Tensor)))
+            else:
+                made.append((change(image), label))
+    return torch.stack([image for image, _ in made]), torch.stack([label for _, label in made])
+
+
+def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
+    """The recipe's augmentation as torchvision's transforms, None if there is none.
+
+    Args:
+        data: what to do; where a crop leaves the image, masks are filled with ``data.ignore``.
+        size: (height, width) of what comes out.
+
+    """
+    steps: list[Any] = []
+    if data.resized_crop is not None:
+        steps.append(v2.RandomResizedCrop(list(size), scale=data.resized_crop, antialias=True))
+    elif data.crop_padding or data.crop_size:
+        fill = {tv_tensors.Mask: data.ignore or 0, "others": 0}
+        steps.append(v2.RandomCrop(list(size), padding=data.crop_padding or None, fill=fill))
+    if data.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if data.colour_jitter:
+        j = data.colour_jitter
+        steps.append(v2.ColorJitter(brightness=j, contrast=j, saturation=j, hue=min(0.5, j / 4)))
+    if data.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], p=data.blur))
+    return v2.Compose(steps) if steps else None
+
+
+def _flipped_and_shifted(
+    pixels: Tensor, data: DataSection, generator: torch.Generator, count: int, part: slice
+) -> Tensor:
+    """Random crops after zero padding and random flips of all images in one gather."""
+    _, _, height, width = pixels.shape
     pad = data.crop_padding
     if not (data.flip or pad):
         return pixels

@@ -12,6 +12,8 @@ from neumeta_cli.zoo.cifar_resnet import (
     cifar_resnet56,
 )
 from neumeta_cli.zoo.lenet import lenet, lenet_digits
+from neumeta_cli.zoo.unet import unet_resnet18
+from neumeta_cli.zoo.vae import vae_celeba, vae_mnist
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ ZOO: dict[str, Entry] = {
     "cifar_resnet32": Entry(cifar_resnet32, (3, 32, 32)),
     "cifar_resnet44": Entry(cifar_resnet44, (3, 32, 32)),
     "cifar_resnet56": Entry(cifar_resnet56, (3, 32, 32)),
+    "unet_resnet18": Entry(unet_resnet18, (3, 256, 256)),
+    "vae_mnist": Entry(vae_mnist, (1, 28, 28)),
+    "vae_celeba": Entry(vae_celeba, (3, 64, 64)),
 }
 
 __all__ = ["ZOO", "Entry"]

@@ -24,7 +24,8 @@ from rich.table import Table
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill import Fitter
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe import DataSection, InrSection, NoiseSection, Recipe, load_recipe
+from neumeta_cli.recipe import Recipe, load_recipe
+from neumeta_cli.sections import DataSection, InrSection, NoiseSection
 from neumeta_cli.tasks import Classification
 from neumeta_cli.tasks.images import Images
 

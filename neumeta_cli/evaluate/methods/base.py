@@ -12,7 +12,7 @@ from neumeta_cli.checkpoint import Checkpoint
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import sizes_at
-from neumeta_cli.tasks import Classification
+from neumeta_cli.tasks import Task
 from neumeta_cli.trace import Trace
 
 
@@ -34,7 +34,7 @@ class Bench:
     checkpoint: Checkpoint
     trace: Trace
     scope: tuple[str, ...]
-    task: Classification
+    task: Task
     recipe: Recipe
     device: str
     reporter: Reporter

@@ -106,8 +106,8 @@ class Pruning(Method):
         each = self.criterion == "hessian"
         model.zero_grad()
         for part in index.split(1 if each else 128):
-            x = task.inputs(images, part, None).to(bench.device)
-            loss = task.loss(model(x), images.labels[part].to(bench.device))
+            x, targets = task.batch(images, part, None)
+            loss = task.loss(model(x.to(bench.device)), targets.to(bench.device))
             (loss * len(part) / (1 if each else count)).backward()
             for p, square in squares.items() if each else ():
                 if p.grad is not None:

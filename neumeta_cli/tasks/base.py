@@ -1,0 +1,208 @@
+"""What every task is: data, loss, metrics, and what of its outputs can be looked at."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torchmetrics
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.sections import DataSection
+from neumeta_cli.tasks.formats import load_images
+from neumeta_cli.tasks.images import Images, augment, normalise
+
+Outputs = Any  # what a network returns: a tensor, or tensors in a tuple or dict
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a table shows.
+
+    Attributes:
+        name: in tables and files.
+        higher_is_better: accuracy, say, not an error.
+        share: of 1, shown in percent.
+
+    """
+
+    name: str
+    higher_is_better: bool = True
+    share: bool = True
+
+    def show(self, value: float) -> str:
+        return f"{value:.2%}" if self.share else f"{value:,.4g}"
+
+    @property
+    def scale(self) -> float:
+        """What values are multiplied by in pictures and tables."""
+        return 100.0 if self.share else 1.0
+
+    @property
+    def axis(self) -> str:
+        """The name with its unit."""
+        return f"{self.name} (%)" if self.share else self.name
+
+    def scaled(self, value: float, spread: float | None = None) -> str:
+        """A value in the unit of ``axis``, with its standard deviation where there is one."""
+        text = f"{self.scale * value:,.2f}"
+        return text if spread is None else f"{text} ± {self.scale * spread:,.2f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "higher_is_better": self.higher_is_better, "share": self.share}
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """The data, loss and metrics of a task. A user's own is a subclass, named in the recipe.
+
+    A subclass gives ``metrics``, ``loss`` and ``meters``, and whatever else differs: ``load`` where
+    the data are none of the formats that ``data.format`` knows, ``predictions`` where meters do not
+    take outputs as they are, ``divergence`` for another way to follow a teacher.
+
+    Attributes:
+        data: how images are read, normalised and augmented.
+        train, test: the splits; ``train`` is None where only evaluation is wanted.
+
+    """
+
+    data: DataSection
+    train: Images | None
+    test: Images
+
+    metrics: ClassVar[tuple[Metric, ...]]  # the first is the one that comparisons go by
+    samples: ClassVar[bool] = False  # whether networks draw random numbers in training
+
+    @classmethod
+    def load(
+        cls,
+        data: DataSection,
+        split: str,
+        input_size: tuple[int, int, int],
+        reporter: Reporter | None = None,
+    ) -> Images:
+        """Open the split ``train`` or ``test``, by default in the recipe's ``data.format``.
+
+        Raises:
+            NeumetaError: it cannot be opened.
+
+        """
+        return load_images(data, split, input_size, reporter)
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """What training lowers: a scalar, averaged over the batch."""
+
+    @abstractmethod
+    def meters(self) -> Mapping[str, torchmetrics.Metric]:
+        """A fresh meter for the name of each metric."""
+
+    def predictions(self, outputs: Outputs, targets: Tensor) -> tuple[Any, ...]:
+        """What the meters are updated with."""
+        return outputs, targets
+
+    def divergence(self, outputs: Outputs, teacher: Outputs, temperature: float) -> Tensor:
+        """How far outputs are from a teacher's: a scalar, averaged over the batch."""
+        raise NeumetaError(f"{type(self).__name__} has no divergence; set loss.distill=0")
+
+    def batch(
+        self,
+        images: Images,
+        index: Tensor,
+        generator: torch.Generator | None,
+        part: slice = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of images by number, augmented if a generator is given.
+
+        Only those of ``part`` are read, but all are drawn for: parts together are the whole batch.
+
+        Returns:
+            (b, C, H, W) float32 as the network takes them, and (b, …) targets.
+
+        """
+        pixels, labels = images.fetch(index[part]), images.fetch_labels(index[part])
+        if generator is not None:
+            pixels, labels = augment(pixels, labels, self.data, generator, len(index), part)
+        return normalise(pixels, self.data), labels
+
+    def inputs(
+        self,
+        images: Images,
+        index: Tensor,
+        generator: torch.Generator | None,
+        part: slice = slice(None),
+    ) -> Tensor:
+        """The inputs of ``batch`` alone."""
+        return self.batch(images, index, generator, part)[0]
+
+    @torch.no_grad()
+    def measure(
+        self,
+        model: nn.Module,
+        batch_size: int = 500,
+        advance: Callable[[int], object] = lambda _: None,
+    ) -> dict[str, float]:
+        """Every metric of a network on the test data."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        meters = self.meters()
+        with self.drawing(model, seed=0):
+            for index in torch.arange(len(self.test)).split(self.rows(batch_size)):
+                x, targets = self.batch(self.test, index, None)
+                seen = self.predictions(model(x.to(device)), targets.to(device))
+                for meter in meters.values():
+                    meter.to(device).update(*seen)
+                advance(len(index))
+        return {name: float(meter.compute()) for name, meter in meters.items()}
+
+    def evaluate(self, model: nn.Module) -> float:
+        """The first metric of a network on the test data."""
+        return self.measure(model)[self.metrics[0].name]
+
+    def score(self, model: nn.Module) -> float:
+        """The first metric, or its negative where less is better."""
+        value = self.evaluate(model)
+        return value if self.metrics[0].higher_is_better else -value
+
+    def rows(self, batch_size: int) -> int:
+        """How many images at once, so that large ones fit in memory."""
+        height, width = self.test.image_size
+        return max(1, min(batch_size, batch_size * 128**2 // max(1, height * width)))
+
+    @contextmanager
+    def drawing(self, model: nn.Module, seed: int) -> Iterator[None]:
+        """Let networks that draw random numbers in training do so, the same for a seed.
+
+        Only the network itself is told that it trains, not the norms in it.
+        """
+        if not self.samples:
+            yield
+            return
+        before, model.training = model.training, True
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                yield
+        finally:
+            model.training = before
+
+    def check(self, model: nn.Module, outputs: Outputs) -> None:
+        """Refuse a network that does not go with the task, by its outputs for one image.
+
+        Raises:
+            NeumetaError: says what is expected.
+
+        """
+        return
+
+    def distribution(self, outputs: Outputs) -> Tensor | None:
+        """Scores (n, classes) whose softmax tells networks apart; None where there are none."""
+        return None
+
+    def pictures(self, model: nn.Module) -> Mapping[str, Figure]:
+        """What a network does, to be looked at: a figure for each name."""
+        return {}

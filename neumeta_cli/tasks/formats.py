@@ -1,0 +1,230 @@
+"""Data sets in the layouts that torchvision and their publishers give them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, CelebA, VOCSegmentation
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.sections import DataSection
+from neumeta_cli.tasks.images import Images
+
+SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of data on disk.
+
+    Attributes:
+        read: opens a split: (root, ``train`` or ``test``, (height, width) of images).
+        layout: what the folder is expected to hold.
+        download: fetches it into a folder; None where nobody may or can.
+
+    """
+
+    read: Callable[[Path, str, Size], Images]
+    layout: str
+    download: Callable[[Path], object] | None = None
+
+
+def load_images(
+    data: DataSection,
+    split: str,
+    input_size: tuple[int, int, int],
+    reporter: Reporter | None = None,
+) -> Images:
+    """Open the split ``train`` or ``test`` of a data set.
+
+    Args:
+        data: the recipe's section.
+        split: which.
+        input_size: (C, H, W) that the network takes.
+        reporter: is told of the progress.
+
+    Raises:
+        NeumetaError: no folder given, or one that does not hold what is expected.
+
+    """
+    form = FORMATS[data.format]
+    root = require_root(data)
+    if data.download:
+        _download(form, data.format, root)
+    size = data.image_size or (input_size[1], input_size[2])
+    try:
+        images = form.read(root, split, (size, size) if isinstance(size, int) else size)
+    except NeumetaError as error:
+        raise NeumetaError(f"{error}; expected {form.layout}") from error
+    except (RuntimeError, OSError, ValueError, LookupError) as error:
+        hint = " (--download fetches it)" if form.download else ""
+        raise NeumetaError(
+            f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
+        ) from error
+    return images.held(reporter or Silent(), split)
+
+
+def require_root(data: DataSection) -> Path:
+    """The folder of a data set; it exists, or is made where the data are to be downloaded.
+
+    Raises:
+        NeumetaError: none is given, or it is not there.
+
+    """
+    if data.format == "digits":
+        return Path()
+    if data.root is None:
+        raise NeumetaError(
+            f"no data folder given; pass --data DIR, with {FORMATS[data.format].layout}"
+        )
+    root = Path(data.root)
+    if not root.is_dir() and not data.download:
+        raise NeumetaError(f"no such data folder: {root}")
+    return root
+
+
+def _download(form: Format, name: str, root: Path) -> None:
+    if form.download is None:
+        raise NeumetaError(
+            f"{name} data cannot be downloaded; give a folder with --data, with {form.layout}"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        form.download(root)
+    except (URLError, RuntimeError, OSError) as error:
+        raise NeumetaError(
+            f"cannot download {name} data to {root}: {error}; put there by hand {form.layout}"
+        ) from error
+
+
+def _digits(root: Path, split: str, size: Size) -> Images:
+    """scikit-learn's 8×8 digits: of each five images one is for testing."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    testing = torch.arange(len(labels)) % 5 == 4
+    chosen = testing if split == "test" else ~testing
+    names = tuple(str(n) for n in bunch.target_names)
+    return Images(labels[chosen], names, pixels[chosen], image_size=(8, 8))
+
+
+def _mnist(root: Path, split: str, size: Size) -> Images:
+    found = MNIST(str(root), train=split == "train")
+    names = tuple(str(n) for n in range(10))
+    return Images(found.targets, names, found.data[:, None], image_size=(28, 28))
+
+
+def _cifar(kind: type[CIFAR10]) -> Callable[[Path, str, Size], Images]:
+    def read(root: Path, split: str, size: Size) -> Images:
+        found = kind(str(root), train=split == "train")
+        pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+        return Images(torch.tensor(found.targets), tuple(found.classes), pixels, (), (32, 32))
+
+    return read
+
+
+def _image_folder(root: Path, split: str, size: Size) -> Images:
+    folder = _split_folder(root, split)
+    try:
+        classes, numbers = find_classes(str(folder))
+        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    except OSError as error:
+        raise NeumetaError(f"{folder} has no class folders with images in them") from error
+    if not samples:
+        raise NeumetaError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS[:4])}, …)")
+    labels = torch.tensor([label for _, label in samples])
+    files = tuple(Path(path) for path, _ in samples)
+    return Images(labels, tuple(classes), None, files, size)
+
+
+def _mask_folder(root: Path, split: str, size: Size) -> Images:
+    folder = _split_folder(root, split)
+    if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
+        raise NeumetaError(f"{folder} lacks images/ or masks/")
+    files = tuple(
+        sorted(f for f in (folder / "images").iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
+    )
+    by_stem = {f.stem: f for f in (folder / "masks").iterdir()}
+    if not files:
+        raise NeumetaError(f"{folder / 'images'} holds no images")
+    if lacking := [f.name for f in files if f.stem not in by_stem]:
+        raise NeumetaError(f"{folder / 'masks'} has no mask to {lacking[0]}")
+    return Images(None, (), None, files, size, tuple(by_stem[f.stem] for f in files))
+
+
+def _voc(root: Path, split: str, size: Size) -> Images:
+    """PASCAL VOC 2012; the augmented training set (Hariharan et al., 2011) where it is there."""
+    base = root / "VOCdevkit" / "VOC2012"
+    listed, masks = base / "ImageSets/Segmentation/trainaug.txt", base / "SegmentationClassAug"
+    if split == "train" and listed.is_file() and masks.is_dir():
+        names = listed.read_text("utf-8").split()
+        files = tuple(base / "JPEGImages" / f"{n.rpartition('/')[2]}.jpg" for n in names)
+        return Images(None, (), None, files, size, tuple(masks / f"{f.stem}.png" for f in files))
+    found = VOCSegmentation(str(root), image_set="train" if split == "train" else "val")
+    return Images(None, (), None, _paths(found.images), size, _paths(found.masks))
+
+
+def _celeba(root: Path, split: str, size: Size) -> Images:
+    found = CelebA(str(root), split=split, target_type=[])
+    folder = root / found.base_folder / "img_align_celeba"
+    files = _paths(str(folder / name) for name in found.filename)
+    return Images(torch.zeros(len(files), dtype=torch.int64), (), None, files, size)
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    folder = next((root / name for name in SPLITS[split] if (root / name).is_dir()), None)
+    if folder is None:
+        wanted = " or ".join(f"{name}/" for name in SPLITS[split])
+        raise NeumetaError(f"{root} has no {wanted}")
+    return folder
+
+
+def _paths(names: object) -> tuple[Path, ...]:
+    return tuple(Path(name) for name in names)  # type: ignore[attr-defined]
+
+
+def _both_splits(kind: Callable[..., object]) -> Callable[[Path], object]:
+    return lambda root: [kind(str(root), train=train, download=True) for train in (True, False)]
+
+
+FORMATS: Mapping[str, Format] = {
+    "digits": Format(_digits, "nothing: they ship with scikit-learn"),
+    "mnist": Format(
+        _mnist,
+        "MNIST/raw/train-images-idx3-ubyte and the other three files as published, unpacked",
+        _both_splits(MNIST),
+    ),
+    "cifar10": Format(
+        _cifar(CIFAR10), "cifar-10-batches-py/ as published, unpacked", _both_splits(CIFAR10)
+    ),
+    "cifar100": Format(
+        _cifar(CIFAR100), "cifar-100-python/ as published, unpacked", _both_splits(CIFAR100)
+    ),
+    "image_folder": Format(
+        _image_folder, "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them"
+    ),
+    "mask_folder": Format(
+        _mask_folder,
+        "train/images/*.png and train/masks/*.png of the same names, and test/ (or val/) likewise",
+    ),
+    "voc": Format(
+        _voc,
+        "VOCdevkit/VOC2012/ with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ (for "
+        "the augmented set also SegmentationClassAug/ and trainaug.txt)",
+        lambda root: VOCSegmentation(str(root), image_set="train", download=True),
+    ),
+    "celeba": Format(
+        _celeba,
+        "celeba/ with img_align_celeba/*.jpg, list_eval_partition.txt and the other lists as "
+        "published",
+        lambda root: CelebA(str(root), split="all", download=True),
+    ),
+}

@@ -1,0 +1,130 @@
+"""Generation by variational autoencoders: images in, images out; ELBO and squared error."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.tasks.base import Metric, Outputs, Task
+from neumeta_cli.tasks.images import Images
+
+GRID = 8  # images a row, in pictures
+
+
+@dataclass(frozen=True)
+class Generation(Task):
+    """The negative evidence lower bound in nats an image (Kingma and Welling, 2014).
+
+    Networks give (logits of pixels, mean, log-variance of the code), draw the code where they
+    train, take its mean where they do not, and have ``decode(code)``. Targets are images, 0 to 1;
+    pixels are Bernoulli. The NLL is the negative ELBO with one code an image; the MSE is of the
+    mean code's image, summed over pixels, a mean over images.
+    """
+
+    metrics = (
+        Metric("NLL", higher_is_better=False, share=False),
+        Metric("MSE", higher_is_better=False, share=False),
+    )
+    samples = True
+
+    def batch(
+        self,
+        images: Images,
+        index: Tensor,
+        generator: torch.Generator | None,
+        part: slice = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """Images as the network takes them, and as it should give them back, 0 to 1."""
+        x, _ = super().batch(images, index, generator, part)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.data.mean, self.data.std))
+        return x, x * std + mean
+
+    def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """The negative ELBO, averaged over the batch."""
+        return _negative_elbo(outputs, targets).mean()
+
+    def divergence(self, outputs: Outputs, teacher: Outputs, temperature: float) -> Tensor:
+        """KL divergence of pixels and codes from the teacher's; there is no temperature to it."""
+        logits, mean, log_variance = outputs
+        wanted, mean_0, log_variance_0 = teacher
+        share = wanted.sigmoid()
+        pixels = F.binary_cross_entropy_with_logits(logits, share, reduction="none")
+        pixels = pixels - F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
+        apart = (log_variance_0.exp() + (mean_0 - mean).square()) / log_variance.exp()
+        codes = 0.5 * (apart - 1 + log_variance - log_variance_0)
+        return pixels.flatten(1).sum(1).mean() + codes.sum(1).mean()
+
+    def meters(self) -> Mapping[str, torchmetrics.Metric]:
+        return {"NLL": _MeanOf(0), "MSE": _MeanOf(1)}
+
+    def predictions(self, outputs: Outputs, targets: Tensor) -> tuple[Tensor]:
+        apart = outputs[0].float().sigmoid() - targets
+        error = apart.square().flatten(1).sum(1)
+        return (torch.stack([_negative_elbo(outputs, targets), error]),)
+
+    def check(self, model: nn.Module, outputs: Outputs) -> None:
+        right = isinstance(outputs, tuple) and len(outputs) == 3
+        if not right or not callable(getattr(model, "decode", None)):
+            raise NeumetaError(
+                "the network is no variational autoencoder: it does not give (logits of pixels, "
+                "mean, log-variance), or has no decode(code)"
+            )
+        if outputs[0].shape[-2:] != self.test.image_size:
+            raise NeumetaError("the network's images are not of the size of the data's")
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> Mapping[str, Figure]:
+        """Images given back, drawn from the prior, and between two images."""
+        network: Any = model
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        index = torch.linspace(0, len(self.test) - 1, min(GRID, len(self.test))).long()
+        x, targets = self.batch(self.test, index, None)
+        logits, codes, _ = network(x.to(device))
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randn(GRID**2, codes.shape[1], generator=generator).to(device)
+        shares = torch.linspace(0, 1, GRID, device=device)[:, None]
+        between = torch.cat([torch.lerp(a, b, shares) for a, b in itertools.pairwise(codes)])
+        return {
+            "reconstructions": _grid(torch.cat([targets, logits.sigmoid().cpu()]), len(index)),
+            "samples": _grid(network.decode(drawn).sigmoid().cpu(), GRID),
+            "interpolations": _grid(network.decode(between).sigmoid().cpu(), GRID),
+        }
+
+
+class _MeanOf(torchmetrics.MeanMetric):
+    """The mean of one row of the values that it is shown."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__()
+        self.row = row
+
+    def update(self, values: Tensor) -> None:  # type: ignore[override]
+        super().update(values[self.row])
+
+
+def _negative_elbo(outputs: Outputs, targets: Tensor) -> Tensor:
+    """(b,), in nats: what pixels cost, and the KL divergence of the code from the prior."""
+    logits, mean, log_variance = (o.float() for o in outputs)
+    pixels = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    codes = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    return pixels.flatten(1).sum(1) + codes.sum(1)
+
+
+def _grid(images: Tensor, columns: int) -> Figure:
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(0.7 * columns, 0.7 * rows))
+    for place, image in enumerate(images, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        grey = image.shape[0] == 1
+        values = image[0] if grey else image.permute(1, 2, 0)
+        axes.imshow(values.numpy(), cmap="gray" if grey else None, vmin=0, vmax=1)
+        axes.set_axis_off()
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.04, 0.04)
+    return figure

@@ -1,0 +1,83 @@
+"""Opening a task by the name that a recipe gives it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from neumeta_cli.checkpoint import import_attribute
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.sections import DataSection
+from neumeta_cli.tasks.base import Task
+from neumeta_cli.tasks.classification import Classification
+from neumeta_cli.tasks.generation import Generation
+from neumeta_cli.tasks.segmentation import Segmentation
+
+TASKS: Mapping[str, type[Task]] = {
+    "classification": Classification,
+    "segmentation": Segmentation,
+    "generation": Generation,
+}
+
+
+def task_class(name: str, trust_code: bool = True) -> type[Task]:
+    """The class of a task: one of ours, or a user's ``package.module:Class``.
+
+    Args:
+        name: as the recipe says it.
+        trust_code: import a user's module; a recipe is trusted, what a file names is not.
+
+    Raises:
+        NeumetaError: no such task, or code that is not to be imported.
+
+    """
+    if ":" not in name:
+        return TASKS[name]  # the recipe's schema has checked it
+    if not trust_code:
+        raise NeumetaError(
+            f"the file names code of its own, the task {name}, which is not imported unasked; "
+            "if you trust it, say --trust-code"
+        )
+    found = import_attribute(name, "the recipe's task")
+    if not isinstance(found, type) or not issubclass(found, Task):
+        raise NeumetaError(f"task {name} is no subclass of neumeta_cli.tasks.Task")
+    return found
+
+
+def load_task(
+    data: DataSection,
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    train: bool = True,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+    kind: type[Task] = Classification,
+) -> Task:
+    """Open a task's data and check that it goes with the network.
+
+    Raises:
+        NeumetaError: the data cannot be opened, or its number of classes, channels or pixels is
+            not the network's.
+
+    """
+    test = kind.load(data, "test", input_size, reporter)
+    training = kind.load(data, "train", input_size, reporter) if train else None
+    for split, images in (("training", training), ("test", test)):
+        if images is not None and len(images) == 0:
+            raise NeumetaError(f"there are no {split} images")
+    if training is not None and training.classes != test.classes:
+        raise NeumetaError(
+            f"the training data have {len(training.classes)} classes, the test data "
+            f"{len(test.classes)}, or they are named differently"
+        )
+    task = kind(data, training, test)
+    example = task.inputs(test, torch.arange(1), None)
+    if tuple(example.shape[1:]) != tuple(input_size):
+        got, wanted = ("×".join(map(str, s)) for s in (example.shape[1:], input_size))
+        raise NeumetaError(f"the images are {got}, the network takes {wanted}")
+    with torch.no_grad():
+        task.check(model, model(example.to(next(model.parameters()).device)))
+    if training is not None and limit is not None and limit < len(training):
+        training = training.take(limit, seed=0)
+    return kind(data, training, test)
