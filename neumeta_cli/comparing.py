@@ -252,8 +252,9 @@ class _Stand:
         folder = self.folder / f"{method.name}-seed{seed}-{self._key(method, recipe)}"
         if (folder / RESULT_FILE).exists():
             done: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text("utf-8"))
-            return done
-        folder.mkdir(exist_ok=True)
+            if done["gammas"] == recipe.eval.gammas:
+                return done
+        folder.mkdir(exist_ok=True)  # what was trained there for other widths serves these too
         bench = Bench(
             self._permute(recipe),
             self.trace,
@@ -269,6 +270,7 @@ class _Stand:
             "method": method.name,
             "seed": seed,
             "folder": folder.name,
+            "gammas": recipe.eval.gammas,
             "rows": self._rows(method, networks),
             "seconds": round(outcome.seconds, 2),
             "epochs": outcome.epochs,
@@ -348,6 +350,8 @@ class _Stand:
             del content[unimportant]
         for section, fields in ABOUT_RUNS.items():
             content[section] = {k: v for k, v in content[section].items() if k not in fields}
+        if not method.trains_widths:
+            del content["eval"]["gammas"]
         parts = [content, asked, method.name, file_hash(self.checkpoint.path), code_version()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from neumeta_cli.checkpoint import (
+    Arch,
     Checkpoint,
     Weights,
     load_checkpoint,
@@ -28,7 +30,15 @@ from neumeta_cli.distill import (
 )
 from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import CHECKPOINT, Row, evaluate_network, plot_over_gamma, shown, sweep
+from neumeta_cli.evaluate import (
+    CHECKPOINT,
+    Row,
+    evaluate_network,
+    plot_over_gamma,
+    save_figure,
+    shown,
+    sweep,
+)
 from neumeta_cli.manifold import save_manifold
 from neumeta_cli.permute import (
     CliqueOrder,
@@ -39,7 +49,15 @@ from neumeta_cli.permute import (
 )
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.tasks import FORMATS, Metric, Task, load_task, require_root, task_class
+from neumeta_cli.tasks import (
+    FORMATS,
+    NOTHING_TO_READ,
+    Metric,
+    Task,
+    load_task,
+    require_root,
+    task_class,
+)
 from neumeta_cli.trace import Trace, trace_model
 
 RUNS = Path("runs")
@@ -149,7 +167,15 @@ def run_recipe(
     model.to(device)
     rows = [evaluate_network(model, CHECKPOINT, 1.0, task)]
     widths = [1 - gamma for gamma in recipe.eval.gammas]
-    rows += sweep(manifold, task, widths, original, reporter=reporter)
+    pictures: dict[str, Figure] = {f"{n}_checkpoint": f for n, f in task.pictures(model).items()}
+
+    def look(width: float, network: nn.Module) -> None:
+        drawn = task.pictures(network)
+        pictures.update({f"{name}_{width:g}": figure for name, figure in drawn.items()})
+
+    rows += sweep(manifold, task, widths, original, reporter=reporter, look=look)
+    for name, figure in pictures.items():
+        save_figure(figure, folder / "report" / f"{name}.png")
     metrics = {"table": [row.as_dict() for row in rows]}
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
@@ -190,7 +216,7 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
     """
     lacking = []
     kind = task_class(recipe.task)
-    if recipe.data.format != "digits" and recipe.data.root is None:
+    if recipe.data.format not in NOTHING_TO_READ and recipe.data.root is None:
         lacking.append(f"a data folder: --data DIR with {FORMATS[recipe.data.format].layout}")
     if recipe.model.checkpoint is None:
         lacking.append(f"a checkpoint: --checkpoint FILE, weights of {recipe.model.arch}")
@@ -199,7 +225,7 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
     assert recipe.model.checkpoint is not None
     require_root(recipe.data)
     checkpoint = load_checkpoint(
-        Path(recipe.model.checkpoint), recipe.model.arch, recipe.model.input_size, reporter
+        Path(recipe.model.checkpoint), recipe_arch(recipe), recipe.model.input_size, reporter
     )
     task = load_task(
         recipe.data,
@@ -214,11 +240,16 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
 
 def build_untrained(recipe: Recipe) -> tuple[nn.Module, Any]:
     """The recipe's network with fresh weights, and its architecture."""
-    arch = resolve(recipe.model.arch)
-    if recipe.model.num_classes is not None:
-        arch = replace(arch, kwargs={**arch.kwargs, "num_classes": recipe.model.num_classes})
+    arch = recipe_arch(recipe)
     torch.manual_seed(recipe.seed)
     return arch.build("cpu"), arch
+
+
+def recipe_arch(recipe: Recipe) -> Arch:
+    """The recipe's architecture, with its arguments."""
+    arch, classes = resolve(recipe.model.arch), recipe.model.num_classes
+    counted = {} if classes is None else {"num_classes": classes}
+    return replace(arch, kwargs={**arch.kwargs, **recipe.model.kwargs, **counted})
 
 
 def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:

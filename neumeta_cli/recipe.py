@@ -79,6 +79,8 @@ class Recipe(Section):
             )
         if self.task == "segmentation" and self.data.classes is None:
             raise ValueError("data.classes: segmentation needs the number of classes in masks")
+        if self.data.format == "own" and ":" not in self.task:
+            raise ValueError("data.format: own is for a task of your own, package.module:Class")
         if self.task == "classification" and (masks or self.data.format == "celeba"):
             raise ValueError(
                 f"data.format: {self.data.format} has no class for each image, which "

@@ -17,6 +17,9 @@ class ModelSection(Section):
         None, description="weights to start from, relative to this file; --checkpoint overrides it"
     )
     num_classes: int | None = Field(None, ge=1, description="outputs, where not the network's own")
+    kwargs: dict[str, Any] = Field(
+        {}, description="more arguments of the architecture's factory, such as img_size: 32"
+    )
     input_size: tuple[int, int, int] | None = Field(
         None, description="channels, height and width, where not the network's usual ones"
     )
@@ -31,12 +34,21 @@ class ModelSection(Section):
 
 class DataSection(Section):
     format: Literal[
-        "digits", "mnist", "cifar10", "cifar100", "image_folder", "mask_folder", "voc", "celeba"
+        "digits",
+        "mnist",
+        "cifar10",
+        "cifar100",
+        "image_folder",
+        "mask_folder",
+        "voc",
+        "celeba",
+        "own",
     ] = Field(
         "image_folder",
         description="digits (ships with scikit-learn); mnist, cifar10, cifar100, voc or celeba (as "
         "torchvision has them); image_folder (train/<class>/ and test/ or val/ likewise) or "
-        "mask_folder (train/images/ and train/masks/, and test/ or val/)",
+        "mask_folder (train/images/ and train/masks/, and test/ or val/); own (a task of your own "
+        "reads them)",
     )
     root: str | None = Field(None, description="the folder; --data overrides it")
     download: bool = Field(
@@ -271,4 +283,7 @@ class TrainSection(Section):
     learning_rate: float = Field(1e-3, gt=0, description="Adam's, decayed to 0 along a cosine")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of matrix products and convolutions"
+    )
+    save_steps: int = Field(
+        500, ge=1, description="steps between two saves of the state; an epoch's end saves too"
     )

@@ -315,7 +315,10 @@ def test_data_folders_that_do_not_fit(neumeta, resnet20_file: Path, image_folder
 
 def test_a_recipe_without_its_data_says_how_to_give_them(neumeta) -> None:
     fails(
-        neumeta("fit", "--recipe", "imagenet_r18"), "--data DIR", "--checkpoint FILE", "val/<class>"
+        neumeta("fit", "--recipe", "imagenet_r18"),
+        "--data DIR",
+        "--checkpoint FILE",
+        "train/<class>",
     )
 
 

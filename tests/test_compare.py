@@ -14,7 +14,7 @@ from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
 from neumeta_cli.comparing import chosen_methods, compare
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.methods import METHODS, Bench, pruning
+from neumeta_cli.evaluate.methods import METHODS, Bench, hessian, taylor
 from neumeta_cli.evaluate.report import clear_winner
 from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
@@ -120,6 +120,23 @@ def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/result.json"))) == 8
 
 
+def test_another_width_takes_no_training_but_where_it_must(tmp_path: Path) -> None:
+    def run(*gammas: float) -> dict[str, dict[str, float]]:
+        methods = "compare.methods=[neumeta,slimmable,individual]"
+        fields = [*QUICK, methods, f"eval.gammas={list(gammas)}"]
+        document = compare(load_recipe("digits_lenet", fields), tmp_path)
+        count = len(gammas)
+        assert [len(m["rows"]) for m in document["methods"]] == [count, count, count - 1]
+        fits = tmp_path.rglob("manifold.safetensors")
+        return {str(p.parent.relative_to(tmp_path)): p.stat().st_mtime_ns for p in fits}
+
+    before = run(0.0, 0.5)
+    after = run(0.0, 0.5, 0.25)
+    assert {k: v for k, v in after.items() if k in before} == before
+    new = {name.split("-")[0] + name.rpartition("/")[1] for name in after if name not in before}
+    assert new == {"slimmable", "individual/"}
+
+
 def test_norm_statistics_are_calibrated_where_asked(
     build, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -197,7 +214,8 @@ def test_networks_that_grow_are_compared_too(tmp_path: Path) -> None:
 
 def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
     """And Taylor's gradient that of the mean loss."""
-    monkeypatch.setattr(pruning, "GRADIENT_IMAGES", {"hessian": 6, "taylor": 6})
+    for module in (hessian, taylor):
+        monkeypatch.setattr(module, "IMAGES", 6)
     recipe = load_recipe("digits_lenet")
     checkpoint, task = pipeline.open_inputs(recipe)
     trace = trace_model(checkpoint.model, checkpoint.input_size)
@@ -212,7 +230,7 @@ def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
         gradients.append(torch.autograd.grad(loss, weight)[0])
     stacked = torch.stack(gradients)
     for criterion, expected in (("hessian", stacked.square().mean(0)), ("taylor", stacked.mean(0))):
-        pruning.Pruning(criterion, False)._differentiate(model, bench)
+        METHODS[criterion].differentiate(model, bench)
         torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-9)
 
 

@@ -43,7 +43,7 @@ class Checkpoint:
 
 def load_checkpoint(
     path: Path,
-    arch: str | None = None,
+    arch: str | Arch | None = None,
     input_size: InputSize | None = None,
     reporter: Reporter | None = None,
 ) -> Checkpoint:
@@ -51,7 +51,7 @@ def load_checkpoint(
 
     Args:
         path: weights file; pickled code in it is never run.
-        arch: architecture name; found from the file's metadata, its name and its tensors if None.
+        arch: architecture or its name; found from the file's metadata, name and tensors if None.
         input_size: (C, H, W); the architecture's own if None.
         reporter: is told of the progress where the architecture has to be searched for.
 
@@ -69,7 +69,7 @@ def load_checkpoint(
     others: list[Arch] = []
     recorded = weights.metadata.get("arch")
     if arch is not None:
-        found = resolve(arch)
+        found = resolve(arch) if isinstance(arch, str) else arch
     elif recorded:
         found = Arch(recorded["name"], recorded["kwargs"])
         if ":" in found.name:

@@ -32,7 +32,7 @@ from neumeta_cli.manifold import Manifold, load_manifold
 from neumeta_cli.recipe import load_recipe
 from neumeta_cli.resize import measure_cost
 from neumeta_cli.sections import DataSection
-from neumeta_cli.tasks import Metric, Task, load_task, task_class
+from neumeta_cli.tasks import NOTHING_TO_READ, Metric, Task, load_task, task_class
 
 SamplesOption = Annotated[
     int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
@@ -228,7 +228,7 @@ def how_to_read(
     if download:
         section = section.model_copy(update={"download": True})
     if data is None:
-        if section.root is None and section.format != "digits":
+        if section.root is None and section.format not in NOTHING_TO_READ:
             raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
         return section, kind
     return section.at(data), kind

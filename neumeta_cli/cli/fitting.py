@@ -1,5 +1,6 @@
 """``neumeta fit``, ``distill``, ``train`` and ``recipes``."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -203,14 +204,19 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint's file.")],
     data: DataOption = None,
     download: DownloadOption = False,
-    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    epochs: EpochsOption = None,
     set_: SetOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that stopped.")
+    ] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Train the recipe's network from scratch, to have a checkpoint to start from.
+
+    While it trains, its state is kept in OUTPUT.training/; --resume goes on from there.
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
     """
@@ -221,11 +227,19 @@ def train(
     size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
     task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
-    train_network(model, task, chosen.train, chosen.seed, choose_device(device), reporter)
+    folder = output.with_name(output.name + ".training")
+    folder.mkdir(parents=True, exist_ok=True)
+    place = choose_device(device)
+    try:
+        train_network(model, task, chosen.train, chosen.seed, place, folder, resume, reporter)
+    except StoppedRunError as stop:
+        note(f"{stop}; the same command with --resume goes on")
+        raise KeyboardInterrupt from stop
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
     inside = metadata if output.suffix == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
+    shutil.rmtree(folder)
     found = task.measure(model)
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
     say(f"on {len(task.test):,} test images: {', '.join(told)}")
@@ -291,11 +305,15 @@ def commented_yaml(recipe: Recipe) -> str:
 
 def _recipe_for(checkpoint: Checkpoint) -> str:
     """The recipe that comes with neumeta for this architecture."""
+    fitting = []
     for name, path in recipe_files().items():
         recipe = parse_recipe(yaml.safe_load(path.read_text("utf-8")), name)
         fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
         if fits and not recipe.compare.vary:  # which are ablations
-            return name
+            same = pipeline.recipe_arch(recipe).kwargs == checkpoint.arch.kwargs
+            fitting.append((not same, name))
+    if fitting:
+        return min(fitting)[1]
     raise NeumetaError(
         f"no recipe for {checkpoint.arch.name} comes with neumeta; give one with --recipe "
         "(start from: neumeta recipes show imagenet_r18)"

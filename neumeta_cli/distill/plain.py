@@ -1,18 +1,173 @@
 """Ordinary training: how a checkpoint is made, and the yardstick for what a fit costs."""
 
+import copy
 import math
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from neumeta_cli.distill.journal import Journal, StopSignals
 from neumeta_cli.distill.outputs import as_float
-from neumeta_cli.errors import NeumetaError
+from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Task
 
 TIMED_STEPS = 5
+BAD_STEPS = 5  # in a row whose loss is not finite, before training ends
+
+
+class Trainer:
+    """Ordinary training of all weights of a network in place: the fit's loop without the INR.
+
+    Adam with a cosine decay. The state is saved every ``train.save_steps`` steps, at the end of
+    each epoch and when a signal stops it. A step whose loss is not finite is left out; several in a
+    row end the training.
+
+    Args:
+        model: with its first weights.
+        task: data and loss.
+        train: the recipe's section.
+        seed: of order, augmentation and what the network draws.
+        device: where to compute.
+        folder: where the state and the metrics go; nowhere if None.
+        reporter: is told of the progress.
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        train: TrainSection,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        folder: Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        if task.train is None or len(task.train) == 0:
+            raise NeumetaError("there are no training images")
+        self.device = torch.device(device)
+        self.model = model.to(self.device).requires_grad_(True).train()
+        self.task, self.images, self.train = task, task.train, train
+        self.journal, self.reporter = Journal(folder), reporter or Silent()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate)
+        self.order = torch.empty(0, dtype=torch.int64)
+        self.step = self.skipped = self.skipped_in_row = 0
+        self.total_loss = 0.0
+        torch.manual_seed(seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.images) // self.train.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.train.epochs * self.steps_per_epoch
+
+    def run(self) -> nn.Module:
+        """Train to the last step.
+
+        Returns:
+            The same module, in evaluation mode, on the CPU.
+
+        Raises:
+            StoppedRunError: by Ctrl-C or a signal to end; the state is saved.
+            NeumetaError: the loss stays not finite, or the state cannot be written.
+
+        """
+        self.reporter.start("train", self.total_steps - self.step)
+        with StopSignals() as stop:
+            while self.step < self.total_steps:
+                self._take()
+                ended = self.step % self.steps_per_epoch == 0
+                if ended:
+                    self._end_epoch()
+                if ended or stop.requested or self.step % self.train.save_steps == 0:
+                    self.journal.save(self.state_dict())
+                if stop.requested:
+                    self.reporter.finish()
+                    raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
+        self.reporter.finish()
+        return self.model.cpu().requires_grad_(False).eval()
+
+    def _take(self) -> None:
+        place = self.step % self.steps_per_epoch
+        if place == 0:
+            self.order = torch.randperm(len(self.images), generator=self.generator)
+        index = self.order.split(self.train.batch_size)[place]
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.train.learning_rate * decay
+        loss = _plain_step(
+            self.model,
+            self.task,
+            self.optimizer,
+            index,
+            self.generator,
+            self.device,
+            self.train.precision,
+        )
+        self.step += 1
+        finite = math.isfinite(loss)
+        self.skipped += not finite
+        self.skipped_in_row = 0 if finite else self.skipped_in_row + 1
+        if self.skipped_in_row == BAD_STEPS:
+            raise NeumetaError(
+                f"the loss is not finite at step {self.step}; lower train.learning_rate (now "
+                f"{self.train.learning_rate:g})"
+            )
+        self.total_loss += loss if finite else 0.0
+        epoch = (self.step - 1) // self.steps_per_epoch + 1
+        self.reporter.advance(1, f"epoch {epoch}/{self.train.epochs}: loss {loss:.3f}")
+
+    def _end_epoch(self) -> None:
+        mean = self.total_loss / self.steps_per_epoch
+        epoch, self.total_loss = self.step // self.steps_per_epoch, 0.0
+        counts = {"epoch": epoch, "step": self.step, "skipped": self.skipped}
+        self.journal.record({**counts, "loss": mean})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "chance": torch.get_rng_state(),
+            "order": self.order,
+            "counts": [self.step, self.skipped, self.skipped_in_row],
+            "total_loss": self.total_loss,
+        }
+
+    def resume(self) -> None:
+        """Go on where the state in the folder was saved, if there is one.
+
+        Raises:
+            NeumetaError: the file is damaged or belongs to another network or other data.
+
+        """
+        state = self.journal.load(self.device)
+        if state is None:
+            return
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"].cpu())
+            torch.set_rng_state(state["chance"].cpu())
+            self.order, self.total_loss = state["order"].cpu(), state["total_loss"]
+            self.step, self.skipped, self.skipped_in_row = state["counts"]
+            if self.step % self.steps_per_epoch and len(self.order) != len(self.images):
+                raise ValueError("other data")
+        except Exception as error:  # torch raises many kinds on states of other networks
+            raise NeumetaError(
+                f"cannot go on from {self.journal.folder}: it is of another recipe or of other "
+                "data; leave out --resume"
+            ) from error
+        self.journal.forget_after(self.step)
 
 
 def train_network(
@@ -21,36 +176,18 @@ def train_network(
     train: TrainSection,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    resume: bool = False,
     reporter: Reporter | None = None,
 ) -> nn.Module:
-    """Train all weights of ``model`` in place, with Adam and a cosine decay.
+    """Train a network in place: a ``Trainer`` with these arguments, run to its end.
 
-    Returns:
-        The same module, in evaluation mode, on the CPU.
-
+    With ``resume`` it goes on from the state in ``folder``, if there is one.
     """
-    if task.train is None:
-        raise NeumetaError("there are no training images")
-    reporter = reporter or Silent()
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # of what the network itself draws: dropout, codes
-    model = model.to(device).requires_grad_(True).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate)
-    per_epoch = max(1, len(task.train) // train.batch_size)
-    total = train.epochs * per_epoch
-    reporter.start("train", total)
-    for step in range(total):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(task.train), generator=generator)
-        index = order.split(train.batch_size)[step % per_epoch]
-        for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
-        loss = _plain_step(
-            model, task, optimizer, index, generator, torch.device(device), train.precision
-        )
-        reporter.advance(1, f"loss {loss:.3f}")
-    reporter.finish()
-    return model.cpu().requires_grad_(False).eval()
+    trainer = Trainer(model, task, train, seed, device, folder, reporter)
+    if resume:
+        trainer.resume()
+    return trainer.run()
 
 
 def measure_plain_epoch(
@@ -60,8 +197,6 @@ def measure_plain_epoch(
 
     Times a few steps on a copy and multiplies.
     """
-    import copy
-
     assert task.train is not None
     copied = copy.deepcopy(model).to(device).requires_grad_(True).train()
     optimizer = torch.optim.SGD(copied.parameters(), lr=0.0)
@@ -92,6 +227,8 @@ def _plain_step(
         outputs = model(x.to(device))
     loss = task.loss(as_float(outputs), targets.to(device))
     optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+    value = float(loss.detach())
+    if math.isfinite(value):
+        loss.backward()
+        optimizer.step()
+    return value

@@ -2,7 +2,7 @@
 
 from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.evaluate.latency import BATCHES, measure_latency
-from neumeta_cli.evaluate.plots import plot_graph, plot_over_gamma, plot_permutation
+from neumeta_cli.evaluate.plots import plot_graph, plot_over_gamma, plot_permutation, save_figure
 from neumeta_cli.evaluate.sweep import (
     CHECKPOINT,
     MANIFOLD,
@@ -26,6 +26,7 @@ __all__ = [
     "plot_over_gamma",
     "plot_permutation",
     "prune_l1",
+    "save_figure",
     "shown",
     "sweep",
     "tell",

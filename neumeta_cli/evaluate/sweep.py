@@ -1,6 +1,6 @@
 """A task's metrics and cost over widths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,6 +89,7 @@ def sweep(
     samples: Sequence[int] = (),
     reporter: Reporter | None = None,
     batches: Sequence[int] = (),
+    look: Callable[[float, nn.Module], object] = lambda width, network: None,
 ) -> list[Row]:
     """Sample the manifold at each width and measure it, side by side with pruning.
 
@@ -101,6 +102,7 @@ def sweep(
         samples: every K to sample with, the manifold's own if there are none.
         reporter: is told of the progress.
         batches: sizes of batches whose latency is measured.
+        look: is shown each network of the manifold, with its width.
 
     """
     reporter = reporter or Silent()
@@ -114,6 +116,7 @@ def sweep(
             network = manifold.sample(width, samples=count)
             k = manifold.noise.samples if count is None else count
             rows.append(evaluate_network(network, MANIFOLD, width, task, batches, k))
+            look(width, network)
             reporter.advance(1, f"width {width:g}: {tell(rows[-1], task)}")
     for width in (w for w in widths if w <= 1) if original is not None else ():  # pruned: no more
         assert original is not None

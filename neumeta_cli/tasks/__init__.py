@@ -2,7 +2,7 @@
 
 from neumeta_cli.tasks.base import Metric, Outputs, Task
 from neumeta_cli.tasks.classification import Classification
-from neumeta_cli.tasks.formats import FORMATS, require_root
+from neumeta_cli.tasks.formats import FORMATS, NOTHING_TO_READ, require_root
 from neumeta_cli.tasks.generation import Generation
 from neumeta_cli.tasks.images import Images
 from neumeta_cli.tasks.open import TASKS, load_task, task_class
@@ -10,6 +10,7 @@ from neumeta_cli.tasks.segmentation import Segmentation
 
 __all__ = [
     "FORMATS",
+    "NOTHING_TO_READ",
     "TASKS",
     "Classification",
     "Generation",

@@ -16,6 +16,7 @@ from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks.images import Images
 
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
+NOTHING_TO_READ = ("digits", "own")  # from a folder that must be given
 Size = tuple[int, int]
 
 
@@ -77,7 +78,7 @@ def require_root(data: DataSection) -> Path:
         NeumetaError: none is given, or it is not there.
 
     """
-    if data.format == "digits":
+    if data.format in NOTHING_TO_READ:
         return Path()
     if data.root is None:
         raise NeumetaError(
@@ -191,12 +192,17 @@ def _paths(names: object) -> tuple[Path, ...]:
     return tuple(Path(name) for name in names)  # type: ignore[attr-defined]
 
 
+def _own(root: Path, split: str, size: Size) -> Images:
+    raise NeumetaError("data.format is own, but the task has no load() of its own")
+
+
 def _both_splits(kind: Callable[..., object]) -> Callable[[Path], object]:
     return lambda root: [kind(str(root), train=train, download=True) for train in (True, False)]
 
 
 FORMATS: Mapping[str, Format] = {
     "digits": Format(_digits, "nothing: they ship with scikit-learn"),
+    "own": Format(_own, "what your task reads"),
     "mnist": Format(
         _mnist,
         "MNIST/raw/train-images-idx3-ubyte and the other three files as published, unpacked",

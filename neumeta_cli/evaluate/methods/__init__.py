@@ -1,10 +1,17 @@
 """Ways to shrink a network, compared under the same conditions."""
 
 from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
-from neumeta_cli.evaluate.methods.individual import Distilled, Individual
+from neumeta_cli.evaluate.methods.distilled import Distilled
+from neumeta_cli.evaluate.methods.hessian import Hessian
+from neumeta_cli.evaluate.methods.individual import Individual
+from neumeta_cli.evaluate.methods.integral import Integral
+from neumeta_cli.evaluate.methods.l1 import L1
+from neumeta_cli.evaluate.methods.l2 import L2
 from neumeta_cli.evaluate.methods.neumeta import NeuMeta
-from neumeta_cli.evaluate.methods.pruning import CRITERIA, Pruning
-from neumeta_cli.evaluate.methods.slimmable import Integral, Slimmable, UniversallySlimmable
+from neumeta_cli.evaluate.methods.random import Random
+from neumeta_cli.evaluate.methods.slimmable import Slimmable
+from neumeta_cli.evaluate.methods.taylor import Taylor
+from neumeta_cli.evaluate.methods.us_net import UniversallySlimmable
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -15,7 +22,7 @@ METHODS: dict[str, Method] = {
         Slimmable(),
         UniversallySlimmable(),
         Integral(),
-        *(Pruning(criterion, bn) for criterion in CRITERIA for bn in (False, True)),
+        *(kind(bn) for kind in (L1, L2, Taylor, Hessian, Random) for bn in (False, True)),
     )
 }
 

@@ -80,11 +80,13 @@ class Method(ABC):
     Attributes:
         name: on the command line.
         label: in tables.
+        trains_widths: whether what is trained depends on the widths of the table.
 
     """
 
     name: str
     label: str
+    trains_widths = False
 
     @abstractmethod
     def run(self, bench: Bench, folder: Path) -> Outcome:

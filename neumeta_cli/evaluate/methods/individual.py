@@ -31,10 +31,3 @@ class Individual(Method):
             sum(t.numel() * t.element_size() for t in stored),
             sum(p.numel() for n in networks.values() for p in n.parameters()),
         )
-
-
-class Distilled(Individual):
-    """The same, with the checkpoint as the teacher (Hinton et al., 2015)."""
-
-    name, label = "distilled", "individually distilled"
-    teacher = 1.0

@@ -2,43 +2,40 @@
 
 import copy
 import time
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
 from neumeta_cli.resize import calibrate, has_statistics, resized_shapes
 from neumeta_cli.trace import Clique
 
-GRADIENT_IMAGES = {"taylor": 1024, "hessian": 256}  # that importance is measured on
-CRITERIA = {
-    "l1": "ℓ1 pruning",
-    "l2": "ℓ2 pruning",
-    "taylor": "Taylor pruning",
-    "hessian": "Hessian pruning",
-    "random": "random pruning",
-}
-
 
 class Pruning(Method):
-    """Keep in each clique the most important channels, by one of five criteria.
+    """Keep in each clique the most important channels; a subclass says which these are.
 
     Args:
-        criterion: l1 and l2 (Li et al., 2017), taylor (Molchanov et al., 2019), hessian (optimal
-            brain damage, LeCun et al., 1989) or random.
         recalibrate: norm statistics are those of ``norm.images`` training images for each width,
             as they are for every other method, instead of what is left of the checkpoint's.
 
     """
 
-    def __init__(self, criterion: str, recalibrate: bool) -> None:
-        self.criterion, self.recalibrate = criterion, recalibrate
-        self.name = criterion + ("_bn" if recalibrate else "")
-        self.label = CRITERIA[criterion] + (" + norm statistics" if recalibrate else "")
+    criterion: str  # its name on the command line
+    title: str  # and in tables
+
+    def __init__(self, recalibrate: bool) -> None:
+        self.recalibrate = recalibrate
+        self.name = self.criterion + ("_bn" if recalibrate else "")
+        self.label = self.title + (" + norm statistics" if recalibrate else "")
+
+    @abstractmethod
+    def importance(self, model: nn.Module, bench: Bench) -> Any:
+        """torch-pruning's importance of a group; gradients that it reads are left in ``model``."""
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
         start = time.perf_counter()
@@ -60,23 +57,14 @@ class Pruning(Method):
         )
 
     def check(self) -> None:
-        _torch_pruning()
+        torch_pruning()
 
     def applies(self, model: nn.Module) -> bool:
         return not self.recalibrate or any(has_statistics(m) for m in model.modules())
 
     def _importance(self, model: nn.Module, bench: Bench) -> dict[str, np.ndarray]:
         """Of each channel of each clique in scope."""
-        pruning = _torch_pruning()
-        importance = {
-            "l1": lambda: pruning.importance.GroupMagnitudeImportance(p=1),
-            "l2": lambda: pruning.importance.GroupMagnitudeImportance(p=2),
-            "taylor": pruning.importance.GroupTaylorImportance,
-            "hessian": pruning.importance.GroupHessianImportance,
-            "random": pruning.importance.RandomImportance,
-        }[self.criterion]()
-        if self.criterion in GRADIENT_IMAGES:
-            self._differentiate(model, bench)
+        importance = self.importance(model, bench)
         found = {}
         for clique in self._cliques(bench):
             module, prune = _pruning_of(model, clique, bench)
@@ -90,31 +78,6 @@ class Pruning(Method):
             found[clique.name] = score.detach().cpu().numpy()
         model.zero_grad()
         return found
-
-    def _differentiate(self, model: nn.Module, bench: Bench) -> None:
-        """Leave in ``grad`` what importance is made of, over a few hundred training images.
-
-        For Taylor's the gradient of the loss, for the Hessian's diagonal the mean square of the
-        gradients of each image (torch-pruning's own sum over images keeps the last one alone).
-        """
-        task, images = bench.task, bench.task.train
-        assert images is not None
-        count = min(GRADIENT_IMAGES[self.criterion], len(images))
-        generator = torch.Generator().manual_seed(bench.recipe.seed)
-        index = torch.randperm(len(images), generator=generator)[:count]
-        squares = {p: torch.zeros_like(p) for p in model.parameters()}
-        each = self.criterion == "hessian"
-        model.zero_grad()
-        for part in index.split(1 if each else 128):
-            x, targets = task.batch(images, part, None)
-            loss = task.loss(model(x.to(bench.device)), targets.to(bench.device))
-            (loss * len(part) / (1 if each else count)).backward()
-            for p, square in squares.items() if each else ():
-                if p.grad is not None:
-                    square += p.grad.square() / count
-                    p.grad = None
-        for p, square in squares.items() if each else ():
-            p.grad = square
 
     def _pruned(
         self, model: nn.Module, scores: dict[str, np.ndarray], bench: Bench, width: float
@@ -140,8 +103,7 @@ class Pruning(Method):
         images = bench.task.train
         assert images is not None
         norms = [n for n, m in model.named_modules() if has_statistics(m)]
-        generator = torch.Generator().manual_seed(bench.recipe.seed)
-        index = torch.randperm(len(images), generator=generator)[: bench.recipe.norm.images]
+        index = random_images(bench, bench.recipe.norm.images)
         calibrate(model, norms, bench.task.inputs(images, index, None).to(bench.device))
         return model
 
@@ -149,25 +111,39 @@ class Pruning(Method):
         return [c for c in bench.trace.cliques if c.name in bench.scope]
 
 
-def _torch_pruning() -> Any:
+def torch_pruning() -> Any:
     try:
-        import torch_pruning
+        import torch_pruning as installed
     except ImportError as error:
         raise NeumetaError(
             "pruning needs torch-pruning; install it with: pip install 'neumeta[compare]'"
         ) from error
-    return torch_pruning
+    return installed
+
+
+def random_images(bench: Bench, count: int) -> Tensor:
+    """Numbers of ``count`` training images at most."""
+    assert bench.task.train is not None
+    generator = torch.Generator().manual_seed(bench.recipe.seed)
+    return torch.randperm(len(bench.task.train), generator=generator)[:count]
+
+
+def loss_on(model: nn.Module, bench: Bench, index: Tensor) -> Tensor:
+    """The task's loss on training images by number."""
+    assert bench.task.train is not None
+    x, targets = bench.task.batch(bench.task.train, index, None)
+    return bench.task.loss(model(x.to(bench.device)), targets.to(bench.device))
 
 
 def _graph(model: nn.Module, bench: Bench) -> Any:
     device = next(model.parameters()).device
     example = torch.zeros(1, *bench.checkpoint.input_size, device=device)
-    return _torch_pruning().DependencyGraph().build_dependency(model, example)
+    return torch_pruning().DependencyGraph().build_dependency(model, example)
 
 
 def _pruning_of(model: nn.Module, clique: Clique, bench: Bench) -> tuple[nn.Module, Any]:
     """A layer that makes the clique's channels, and torch-pruning's function for its outputs."""
-    pruning = _torch_pruning()
+    pruning = torch_pruning()
     for member in clique.members:
         module = model.get_submodule(member.weight.rpartition(".")[0])
         dense = isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1

@@ -14,6 +14,7 @@ class Slimmable(Method):
     """
 
     name, label = "slimmable", "slimmable"
+    trains_widths = True
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
         recipe = adapted(bench.recipe, SLICES, self.changes(bench))
@@ -26,21 +27,3 @@ class Slimmable(Method):
         low, high = bench.recipe.fit.gamma
         trained = [g for g in bench.recipe.eval.gammas if low <= g <= high] or [low]
         return {"fit": {"gamma": [trained[0], trained[0]], "anchors": trained[1:]}}
-
-
-class UniversallySlimmable(Slimmable):
-    """The widest, the narrowest and a random width in every step (US-Net, Yu and Huang, 2019)."""
-
-    name, label = "us_net", "universally slimmable"
-
-    def changes(self, bench: Bench) -> dict[str, dict[str, Any]]:
-        return {"fit": {"anchors": list(bench.recipe.fit.gamma)}}
-
-
-class Integral(Slimmable):
-    """Weights continuous along channels, read at evenly spread places (Solodskikh et al., 2023)."""
-
-    name, label = "integral", "integral network"
-
-    def changes(self, bench: Bench) -> dict[str, dict[str, Any]]:
-        return {"inr": {"kind": "integral"}}
