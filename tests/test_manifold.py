@@ -19,7 +19,7 @@ from neumeta_cli.export import export_network, load
 from neumeta_cli.manifold import Manifold, Noise, build_manifold, load_manifold, save_manifold
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import Space, Target, TensorSpec
-from neumeta_cli.manifold.inr import embed
+from neumeta_cli.manifold.mlp import embed
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.resize import build_resized, resize_model, select_channels
@@ -199,20 +199,6 @@ def test_patterns_choose_cliques(build) -> None:
 def test_widths_that_are_no_widths(build, width: float) -> None:
     with pytest.raises(NeumetaError, match="is not a positive number"):
         manifold_of(build, "lenet").sample(width)
-
-
-def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build) -> None:
-    manifold = manifold_of(build, inr=MLP)
-    sizes = manifold.sizes(0.5)
-    generator = torch.Generator().manual_seed(0)
-    noise = Noise(NOISE.channels, NOISE.sizes, generator)
-    draws = [manifold.generate(sizes, noise) for _ in range(3)]
-    for name, weight in manifold.draw(sizes, 3).items():
-        torch.testing.assert_close(weight, torch.stack([d[name] for d in draws]).mean(0))
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(manifold.draw(sizes).values(), manifold.draw(sizes).values(), strict=True)
-    )
 
 
 def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:

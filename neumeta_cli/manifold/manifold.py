@@ -1,6 +1,7 @@
 """The weight manifold: one object that gives a network of any width."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,7 @@ from neumeta_cli.resize import (
 from neumeta_cli.trace import Clique, Trace, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
-SAMPLING_SEED = 0  # of the K perturbed draws, so that every export of a manifold is the same
+SAMPLING_SEED = 0  # of the K perturbed draws of each tensor, so that every export is the same
 
 
 @dataclass(frozen=True)
@@ -233,16 +234,15 @@ class Manifold(nn.Module):
     def _draw(self, sizes: Sizes, count: int, reporter: Reporter) -> dict[str, Tensor]:
         if count == 0:
             return self.generate(sizes)
-        generator = torch.Generator().manual_seed(SAMPLING_SEED)
-        noise = Noise(self.noise.channels, self.noise.sizes, generator)
-        reporter.start("sample", count)
-        total = {name: w.clone() for name, w in self.generate(sizes, noise).items()}
-        for _ in range(count - 1):
-            reporter.advance()
-            for name, weight in self.generate(sizes, noise).items():
-                total[name] += weight
+        targets = self.targets(sizes)
+        reporter.start("sample weights", count * sum(math.prod(t.shape) for t in targets))
+        made = {}
+        for target in targets:
+            generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
+            noise = Noise(self.noise.channels, self.noise.sizes, generator)
+            made[target.spec.name] = self.field.mean(target, noise, count, reporter)
         reporter.finish()
-        return {name: weight / count for name, weight in total.items()}
+        return made
 
     @torch.no_grad()
     def round_as_stored(self) -> None:
