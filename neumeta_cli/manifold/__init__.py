@@ -1,5 +1,6 @@
 """Model-space coordinates, the INR, sampling, and the file that stores a manifold."""
 
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_structure
 from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.coordinates import Noise, resolve_scope
 from neumeta_cli.manifold.field import Field
@@ -11,18 +12,14 @@ from neumeta_cli.manifold.file import (
     load_manifold,
     save_manifold,
 )
-from neumeta_cli.manifold.manifold import (
-    Blueprint,
-    Manifold,
-    Provenance,
-    build_manifold,
-    rebuild_structure,
-)
+from neumeta_cli.manifold.live import LiveNetwork
+from neumeta_cli.manifold.manifold import Manifold, build_manifold
 
 __all__ = [
     "FORMAT_VERSION",
     "Blueprint",
     "Field",
+    "LiveNetwork",
     "Manifold",
     "Noise",
     "Provenance",

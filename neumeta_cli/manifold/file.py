@@ -9,8 +9,9 @@ from torch import Tensor
 
 from neumeta_cli.checkpoint import Arch, Weights, read_weights, write_weights
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_structure
 from neumeta_cli.manifold.calibration import CalibrationSet
-from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
+from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.storage import unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 

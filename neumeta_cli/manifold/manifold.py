@@ -1,9 +1,8 @@
 """The weight manifold: one object that gives a network of any width."""
 
-import copy
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, prepare_structure
 from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import (
@@ -23,6 +23,7 @@ from neumeta_cli.manifold.coordinates import (
     tensor_specs,
 )
 from neumeta_cli.manifold.inr import KINDS
+from neumeta_cli.manifold.live import CACHED, LiveNetwork
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.recipe import InrSection, NoiseSection
 from neumeta_cli.reporting import Reporter, Silent
@@ -30,48 +31,18 @@ from neumeta_cli.resize import (
     build_resized,
     calibrate,
     drop_statistics,
-    fold_batch_norm,
     foldable_pairs,
     has_statistics,
     kept_places,
     rank_channels,
-    resizable,
     resize_model,
     resized_shapes,
     sizes_at,
 )
-from neumeta_cli.trace import Clique, Trace, trace_model
+from neumeta_cli.trace import Clique, Trace
 
 Sizes = Mapping[str, int]  # clique name to channels
 SAMPLING_SEED = 0  # of the K perturbed draws of each tensor, so that every export is the same
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """How to build the network that a manifold gives weights for.
-
-    Attributes:
-        arch: the architecture.
-        input_size: (C, H, W).
-        fold: whether batch norm is folded into the layers before it.
-        scope: names of the cliques that morph.
-
-    """
-
-    arch: Arch
-    input_size: InputSize
-    fold: bool
-    scope: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a manifold came from: the checkpoint's name and hash, the recipe, what was measured."""
-
-    checkpoint: str = ""
-    sha256: str = ""
-    recipe: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 class Manifold(nn.Module):
@@ -311,6 +282,20 @@ class Manifold(nn.Module):
             calibrate(network, self.norms, self.calibration.inputs())
         return network
 
+    def live(
+        self, width: float = 1.0, samples: int | None = None, cached: int = CACHED
+    ) -> LiveNetwork:
+        """A network that changes its width in place.
+
+        Args:
+            width: to begin with.
+            samples: K, the recipe's if None.
+            cached: how many networks it keeps, of the widths last used.
+
+        """
+        network = LiveNetwork(functools.partial(self.sample, samples=samples), self.sizes, cached)
+        return network.morph(width)
+
 
 def build_manifold(
     model: nn.Module,
@@ -336,29 +321,10 @@ def build_manifold(
         The manifold, and the tensors that it is to learn (folded, permuted), all of them.
 
     """
-    structure, trace, folded = _prepared(model, input_size, fold)
+    structure, trace, folded = prepare_structure(model, input_size, fold)
     parameters = [name for name, _ in structure.named_parameters()]
     blueprint = Blueprint(arch, input_size, fold, resolve_scope(trace, scope, parameters))
     return Manifold(blueprint, structure, trace, folded, inr, noise), folded
-
-
-def rebuild_structure(blueprint: Blueprint) -> tuple[nn.Module, Trace]:
-    """The network of a blueprint and its trace, with no weights but the constants it computes."""
-    model = blueprint.arch.build("meta")
-    if any(name not in model.state_dict() for name, _ in model.named_buffers()):
-        model = blueprint.arch.build("cpu")
-    structure, trace, _ = _prepared(model, blueprint.input_size, blueprint.fold)
-    return structure, trace
-
-
-def _prepared(
-    model: nn.Module, input_size: InputSize, fold: bool
-) -> tuple[nn.Module, Trace, dict[str, Tensor]]:
-    structure = copy.deepcopy(model).eval()
-    if fold:
-        structure = fold_batch_norm(structure, input_size)
-    trace = resizable(structure, trace_model(structure, input_size), input_size)
-    return structure, trace, dict(structure.state_dict())
 
 
 def _target(
