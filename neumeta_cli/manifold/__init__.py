@@ -18,6 +18,7 @@ from neumeta_cli.manifold.manifold import (
     build_manifold,
     rebuild_structure,
 )
+from neumeta_cli.manifold.selected import along
 
 __all__ = [
     "FORMAT_VERSION",
@@ -26,6 +27,7 @@ __all__ = [
     "Manifold",
     "Noise",
     "Provenance",
+    "along",
     "blueprint_from_json",
     "blueprint_to_json",
     "build_manifold",
