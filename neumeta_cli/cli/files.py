@@ -1,4 +1,4 @@
-"""``neumeta eval`` and ``info``."""
+"""``neumeta eval``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +23,7 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, sweep
-from neumeta_cli.export import describe, load
+from neumeta_cli.export import accept_float32, describe, load
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import DataSection, load_recipe
 from neumeta_cli.tasks import load_task
@@ -83,6 +83,7 @@ def evaluate(
         loaded.to(place)
         rows = sweep(loaded, task, chosen, None, counts, reporter, batches)
     else:
+        accept_float32(loaded)
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
         section = _data_section(data, recipe, document.get("data", {}))
@@ -94,25 +95,6 @@ def evaluate(
     write_json(json, {"file": str(file), "test_images": len(task.test), "rows": measured})
     if json != "-":
         say(rows_table(f"{file}, {len(task.test):,} test images", measured))
-
-
-def info(
-    file: Annotated[Path, typer.Argument(help="Any file that neumeta reads or writes.")],
-    json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Tell what is in a file.
-
-    Example: neumeta info manifold.safetensors
-    """
-    document = describe(file)
-    write_json(json, document)
-    if json != "-":
-        rows = [[key, _short(value)] for key, value in _flat(document)]
-        made = table(str(file), ["field", "value"], rows)
-        made.columns[1].justify = "left"
-        say(made)
 
 
 def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> object:
@@ -153,21 +135,3 @@ def _data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]
             raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
         return section
     return section.at(data)
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in document.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, value))
-    return rows
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"{len(value)} entries (all of them with --json -)"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "–"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
