@@ -76,7 +76,7 @@ def evaluate(
     if isinstance(loaded, Manifold):
         for width in chosen:
             loaded.sizes(width)  # refuses a bad width before any data is read
-        section = _data_section(data, recipe, loaded.provenance.recipe.get("data", {}))
+        section = data_section(data, recipe, loaded.provenance.recipe.get("data", {}))
         size = loaded.blueprint.input_size
         network = loaded.sample(1.0, samples=0)
         task = load_task(section, network, size, train=False, reporter=reporter)
@@ -86,7 +86,7 @@ def evaluate(
         accept_float32(loaded)
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
-        section = _data_section(data, recipe, document.get("data", {}))
+        section = data_section(data, recipe, document.get("data", {}))
         task = load_task(section, loaded, size, train=False, reporter=reporter)
         exported = document["kind"] == "network"
         method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
@@ -122,7 +122,7 @@ def _milliseconds(row: dict[str, Any], batch: int) -> str:
     return "" if seconds is None else f"{1000 * seconds:.2f}"
 
 
-def _data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]) -> DataSection:
+def data_section(data: str | None, recipe: str | None, recorded: dict[str, Any]) -> DataSection:
     """How to read the data: the recipe named, else what the file recorded, else ImageNet's way."""
     if recipe is not None:
         section = load_recipe(recipe).data

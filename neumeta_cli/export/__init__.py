@@ -1,6 +1,7 @@
 """A network on disk, and back."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from neumeta_cli.export.precision import (
     outputs_of,
 )
 from neumeta_cli.export.programs import check_onnx, write_onnx, write_pt2
+from neumeta_cli.export.widths import mean_width
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.recipe import DataSection
 from neumeta_cli.reporting import Reporter
@@ -55,22 +57,32 @@ AS_SAMPLED = Finish()
 
 @dataclass(frozen=True)
 class Exported:
-    """A network that was written: the module, the channels of its cliques, the file."""
+    """A network that was written.
+
+    Attributes:
+        model: the module.
+        sizes: channels of its cliques.
+        path: the file.
+        metrics: rows that the fit measured of this very network.
+
+    """
 
     model: nn.Module
     sizes: dict[str, int]
     path: Path
+    metrics: tuple[dict[str, Any], ...] = ()
 
 
 def export_network(
     manifold: Manifold,
     path: Path,
-    width: float,
+    width: float | None = None,
     samples: int | None = None,
     reporter: Reporter | None = None,
     finish: Finish = AS_SAMPLED,
+    sizes: Mapping[str, int] | None = None,
 ) -> Exported:
-    """Write the network of one width; ``load`` gives it back.
+    """Write the network of one width, or of some sizes; ``load`` gives it back.
 
     Args:
         manifold: a fitted one.
@@ -80,48 +92,56 @@ def export_network(
         samples: K, the manifold's own if None.
         reporter: is told of the progress.
         finish: what else is done to it.
+        sizes: channels by clique in place of a width; cliques left out keep theirs.
 
     Raises:
-        NeumetaError: a width that is not positive, another ending, a finish that is not possible, a
-            file that cannot be written or that computes something else than the network.
+        NeumetaError: neither or both of width and sizes, a width that is not positive, another
+            ending, a finish that is not possible, a file that cannot be written or that computes
+            something else than the network.
 
     """
     path = Path(path)
     fold, images = _prepare(manifold, path, finish)
-    sizes = manifold.sizes(width)
-    model = manifold.sample(width, samples=samples, reporter=reporter).cpu()
+    model = manifold.sample(width, sizes, samples, reporter).cpu()
+    chosen = manifold.sizes(1.0) | dict(sizes or {}) if width is None else manifold.sizes(width)
     size = manifold.blueprint.input_size
     fitted = None
     if images is not None:
-        fitted = recalibrate(manifold, model, sizes, images, samples, reporter)
+        fitted = recalibrate(manifold, model, chosen, images, samples, reporter)
     wanted = outputs_of(model, example(size, 2))
     if fold and not manifold.blueprint.fold:
         model = fold_batch_norm(model, size)
     model = convert(model, finish.dtype, size, wanted)
     cost = measure_cost(model, size)
     untouched = fitted is None and samples is None and finish.dtype == "float32"
+    metrics = _metrics(manifold, chosen) if untouched else []
     metadata = {
         **_of_manifold(manifold),
         "fold": fold,
-        "width": width,
-        "sizes": sizes,
+        "width": mean_width(manifold, chosen) if width is None else width,
+        "sizes": chosen,
         "dtype": finish.dtype,
         "calibrated": None if images is None else {"images": len(images), "fitted": fitted},
         "parameters": cost.parameters,
         "macs": cost.macs,
-        "metrics": _metrics(manifold, width) if untouched else [],
+        "metrics": metrics,
     }
     if path.suffix in PROGRAMS:
         PROGRAMS[path.suffix](path, model, size, metadata)
     else:
         write_weights(path, Weights(dict(model.state_dict()), metadata))
-    return Exported(model, sizes, path)
+    return Exported(model, chosen, path, tuple(metrics))
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file of an ending that no export has."""
+    if path.suffix not in SUFFIXES:
+        raise NeumetaError(f"cannot export to {path}: use one of the endings {', '.join(SUFFIXES)}")
 
 
 def _prepare(manifold: Manifold, path: Path, finish: Finish) -> tuple[bool, torch.Tensor | None]:
     """Refuse what is not possible before any work is done; whether to fold, and the images."""
-    if path.suffix not in SUFFIXES:
-        raise NeumetaError(f"cannot export to {path}: use one of the endings {', '.join(SUFFIXES)}")
+    check_ending(path)
     dtype = check_dtype(finish.dtype)
     if path.suffix == ".onnx":
         check_onnx(dtype)
@@ -153,10 +173,11 @@ def _of_manifold(manifold: Manifold) -> dict[str, Any]:
     }
 
 
-def _metrics(manifold: Manifold, width: float) -> list[dict[str, Any]]:
-    """Rows of the run's table for the manifold's network of this width."""
+def _metrics(manifold: Manifold, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rows of the run's table for the manifold's network of these sizes."""
     rows = manifold.provenance.metrics.get("table", [])
-    return [row for row in rows if (row.get("method"), row.get("width")) == (MANIFOLD, width)]
+    own = [row for row in rows if row.get("method") == MANIFOLD]
+    return [row for row in own if manifold.sizes(row["width"]) == sizes]
 
 
 def to_json(document: Any) -> str:
@@ -165,12 +186,14 @@ def to_json(document: Any) -> str:
 
 
 __all__ = [
+    "AS_SAMPLED",
     "DTYPES",
     "KIND",
     "SUFFIXES",
     "Exported",
     "Finish",
     "accept_float32",
+    "check_ending",
     "describe",
     "export_network",
     "load",
