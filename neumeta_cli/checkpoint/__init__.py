@@ -4,19 +4,39 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.checkpoint.arch import Arch, fit_arch, import_attribute, resolve
+from neumeta_cli.checkpoint.arch import (
+    Arch,
+    fit_arch,
+    import_attribute,
+    recorded_arch,
+    resolve,
+)
 from neumeta_cli.checkpoint.assign import other_names, put_tensors
 from neumeta_cli.checkpoint.atomic import write_atomically, write_text
 from neumeta_cli.checkpoint.detect import detect_arch
-from neumeta_cli.checkpoint.weights import SUFFIXES, Weights, read_weights, write_weights
+from neumeta_cli.checkpoint.integrity import (
+    check_archive,
+    first_line,
+    parse_metadata,
+    refusing,
+)
+from neumeta_cli.checkpoint.weights import (
+    METADATA_KEY,
+    SUFFIXES,
+    Weights,
+    read_weights,
+    write_weights,
+)
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
 
 InputSize = tuple[int, int, int]
+MOST_PIXELS = 1 << 14  # of a side of an input
 
 
 @dataclass(frozen=True)
@@ -71,20 +91,40 @@ def load_checkpoint(
     if arch is not None:
         found = resolve(arch) if isinstance(arch, str) else arch
     elif recorded:
-        found = Arch(recorded["name"], recorded["kwargs"])
-        if ":" in found.name:
-            raise NeumetaError(
-                f"{path} names code of its own, {found.name}, which is not imported unasked; "
-                f"if you trust it, say --arch {found.name}"
-            )
+        with refusing(path, "checkpoint"):
+            name, kwargs = str(recorded["name"]), dict(recorded["kwargs"])
+            if ":" in name:
+                raise NeumetaError(
+                    f"{path} names code of its own, {name}, which is not imported unasked; "
+                    f"if you trust it, say --arch {name}"
+                )
+            found = recorded_arch(name, kwargs, trusted=False)
     else:
         found, others = detect_arch(path, weights.tensors, reporter or Silent())
     found, mismatch = fit_arch(found, weights.tensors)
     if mismatch:
         raise NeumetaError(f"{path} does not fit {found.name}: {mismatch}")
     model = materialise(found.build, weights.tensors)
-    size = input_size or tuple(weights.metadata.get("input_size") or found.default_input_size())
-    return Checkpoint(model, found, size, weights, path, tuple(others))
+    if input_size is None:
+        with refusing(path, "checkpoint"):
+            size = weights.metadata.get("input_size")
+            input_size = found.default_input_size() if size is None else parse_size(size)
+    return Checkpoint(model, found, input_size, weights, path, tuple(others))
+
+
+def parse_size(numbers: Any) -> InputSize:
+    """The (C, H, W) of one input as a file has it.
+
+    Raises:
+        ValueError: it is no such thing.
+
+    """
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise ValueError(f"its input size is no (C, H, W): {numbers!r:.60}")
+    if not all(type(n) is int and 1 <= n <= MOST_PIXELS for n in numbers):
+        raise ValueError(f"its input size is no (C, H, W): {numbers!r:.60}")
+    channels, height, width = numbers
+    return channels, height, width
 
 
 def materialise(build: Callable[[str], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -117,18 +157,25 @@ def file_hash(path: Path) -> str:
 
 
 __all__ = [
+    "METADATA_KEY",
     "SUFFIXES",
     "Arch",
     "Checkpoint",
     "InputSize",
     "Weights",
+    "check_archive",
     "file_hash",
+    "first_line",
     "import_attribute",
     "load_checkpoint",
     "materialise",
     "other_names",
+    "parse_metadata",
+    "parse_size",
     "put_tensors",
     "read_weights",
+    "recorded_arch",
+    "refusing",
     "resolve",
     "write_atomically",
     "write_text",

@@ -18,6 +18,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
 LIBRARIES = ("zoo", "torchvision", "timm")
+PLAIN = {"num_classes": 100_000, "in_chans": 4096}  # arguments a file may give unasked, their most
 IGNORED = "num_batches_tracked"  # a counter that many files leave out and inference never reads
 
 
@@ -94,6 +95,35 @@ def resolve(name: str) -> Arch:
         f"unknown architecture {name!r}{hint} Give a timm or torchvision name, "
         f"one of ours ({', '.join(ZOO)}), or package.module:factory"
     )
+
+
+def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
+    """The architecture that a file names, which may be anybody's.
+
+    Args:
+        name: as the file has it.
+        kwargs: arguments of its factory.
+        trusted: whether the user said so.
+
+    Raises:
+        NeumetaError: it names code of its own or asks for unusual arguments and is not trusted, or
+            nobody has an architecture of that name.
+
+    """
+    if trusted:
+        return Arch(name, kwargs)
+    if ":" in name:
+        raise NeumetaError(
+            f"the file names code of its own, {name}, which is not imported unasked; "
+            "if you trust it, say --trust-code (trust_code=True in Python)"
+        )
+    for key, value in kwargs.items():
+        if type(value) is not int or not 1 <= value <= PLAIN.get(key, 0):
+            raise NeumetaError(
+                f"the file wants {name} built with {key}={str(value)[:40]!r}, which is not done "
+                "unasked; if you trust it, say --trust-code (trust_code=True in Python)"
+            )
+    return Arch(resolve(name).name, kwargs)
 
 
 @dataclass(frozen=True)

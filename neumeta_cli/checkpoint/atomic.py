@@ -1,7 +1,10 @@
 """Files appear whole or not at all."""
 
+import contextlib
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +12,16 @@ from neumeta_cli.errors import NeumetaError
 
 WRITING = ("write", "file", "unexpected pos")  # what libraries' messages on failed writes have
 
+ABANDONED = 3600.0  # seconds since a partial file has grown, after which nobody writes it any more
+NAMED = 32  # letters of the name that a partial file repeats
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Call ``write`` on a new file beside ``path``, then rename it to ``path``.
 
-    A crash, a full disk or an interrupt leaves whatever was at ``path`` before.
+    A crash, a full disk or an interrupt leaves whatever was at ``path`` before. What ``write``
+    raises of its own is passed on. A process that was killed leaves its partial file, which a later
+    call for the same path takes away.
 
     Raises:
         NeumetaError: the folder cannot be made or written, or the disk is full.
@@ -25,10 +33,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = f".{path.stem[:NAMED]}.", f".partial{path.suffix}"
+        _remove_abandoned(path.parent, prefix, suffix)
         # safetensors and torch look at the ending, so the partial file keeps it.
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent
-        )
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
         partial = Path(name)
         write(partial)
@@ -55,6 +63,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` as UTF-8, atomically."""
     return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _remove_abandoned(folder: Path, prefix: str, suffix: str) -> None:
+    for partial in folder.glob(f"{glob.escape(prefix)}*{glob.escape(suffix)}"):
+        with contextlib.suppress(OSError):  # another process may be quicker
+            if time.time() - partial.stat().st_mtime > ABANDONED:
+                partial.unlink()
 
 
 def _umask() -> int:

@@ -13,6 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neumeta_cli.checkpoint.atomic import write_atomically
+from neumeta_cli.checkpoint.integrity import (
+    DIGEST,
+    check_archive,
+    check_digest,
+    check_sizes,
+    digest,
+    first_line,
+    parse_metadata,
+)
 from neumeta_cli.errors import NeumetaError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -51,7 +60,8 @@ def read_weights(path: Path) -> Weights:
 
     Raises:
         NeumetaError: no such file, an unknown ending, an empty, truncated or corrupt file, a
-            pickle that carries code (it is not run), or no tensors inside.
+            pickle that carries code (it is not run), one of ours whose content does not match its
+            checksum, content of far more than the file's size, or no tensors inside.
 
     """
     path = Path(path)
@@ -67,21 +77,30 @@ def read_weights(path: Path) -> Weights:
         weights = _read_safetensors(path)
     else:
         weights = _unwrap(path, _unpickle(path))
+    check_sizes(path, weights.tensors)
+    check_digest(path, weights.tensors, weights.metadata)
     if not weights.tensors:
         raise NeumetaError(f"{path} holds no tensors; save model.state_dict() in it")
     return weights
 
 
 def write_weights(path: Path, weights: Weights) -> Path:
-    """Write ``weights`` in the format that the ending of ``path`` names, atomically."""
+    """Write ``weights`` in the format that the ending of ``path`` names, atomically.
+
+    Where they have metadata, these get a checksum of the whole content.
+    """
     path = Path(path)
     tensors = {weights.prefix + name: t.contiguous() for name, t in weights.tensors.items()}
+    if weights.metadata:
+        metadata = json.loads(json.dumps(weights.metadata))  # as it will be read
+        metadata[DIGEST] = digest(tensors, metadata)
+        weights = replace(weights, metadata=metadata)
     if path.suffix == ".safetensors":
-        metadata = {"format": "pt"}
+        header = {"format": "pt"}
         if weights.metadata:
-            metadata[METADATA_KEY] = json.dumps(weights.metadata)
+            header[METADATA_KEY] = json.dumps(weights.metadata)
         unshared = {name: t.clone() for name, t in tensors.items()}
-        return write_atomically(path, lambda file: save_file(unshared, file, metadata))
+        return write_atomically(path, lambda file: save_file(unshared, file, header))
     if path.suffix in PICKLE_SUFFIXES:
         content = _wrap(weights, tensors)
         return write_atomically(path, lambda file: torch.save(content, file))
@@ -96,19 +115,15 @@ def _read_safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise NeumetaError(
-            f"cannot read {path}: not a whole safetensors file ({_first_line(error)})"
+            f"cannot read {path}: not a whole safetensors file ({first_line(error)})"
         ) from error
-    metadata: dict[str, Any] = {}
-    if METADATA_KEY in header:
-        try:
-            metadata = json.loads(header[METADATA_KEY])
-        except ValueError as error:
-            raise NeumetaError(f"cannot read {path}: its neumeta metadata is damaged") from error
-    names, prefix = _strip_prefix(tensors)
+    metadata = parse_metadata(path, header[METADATA_KEY]) if METADATA_KEY in header else {}
+    names, prefix = _strip_prefix(tensors, metadata)
     return Weights(names, metadata, prefix)
 
 
 def _unpickle(path: Path) -> Any:
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -120,7 +135,7 @@ def _unpickle(path: Path) -> Any:
         raise NeumetaError(f"cannot read {path}: not a PyTorch weights file") from error
     except Exception as error:  # torch raises many kinds on damaged files
         raise NeumetaError(
-            f"cannot read {path}: truncated or damaged ({_first_line(error)})"
+            f"cannot read {path}: truncated or damaged ({first_line(error)})"
         ) from error
 
 
@@ -136,12 +151,9 @@ def _unwrap(path: Path, content: Any) -> Weights:
         raise NeumetaError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
     metadata: dict[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get(METADATA_KEY), str):
-        try:
-            metadata = json.loads(content[METADATA_KEY])
-        except ValueError as error:
-            raise NeumetaError(f"cannot read {path}: its neumeta metadata is damaged") from error
+        metadata = parse_metadata(path, content[METADATA_KEY])
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) and isinstance(k, str)}
-    names, prefix = _strip_prefix(tensors)
+    names, prefix = _strip_prefix(tensors, metadata)
     return Weights(names, metadata, prefix, content, tuple(wrapper))
 
 
@@ -159,16 +171,16 @@ def _wrap(weights: Weights, tensors: dict[str, Tensor]) -> Any:
     return rebuilt(weights.envelope, weights.wrapper)
 
 
-def _strip_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def _strip_prefix(
+    tensors: dict[str, Tensor], metadata: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], str]:
+    """Take off what wrappers put before every name; files of ours have a network's own names."""
     stripped = ""
+    if metadata:
+        return tensors, stripped
     while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in tensors)), ""):
         if not tensors:
             break
         tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
         stripped += prefix
     return tensors, stripped
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import typer
 
-from neumeta_cli.cli import comparing, files, fitting, stages
+from neumeta_cli.cli import comparing, exporting, files, fitting, information, stages
 from neumeta_cli.cli.console import Settings, complain
 from neumeta_cli.distill import launched_processes
 from neumeta_cli.errors import NeumetaError
@@ -27,8 +27,8 @@ app.command()(fitting.fit)
 app.command("eval")(files.evaluate)
 app.command()(comparing.compare)
 app.command()(comparing.report)
-app.command()(files.export)
-app.command()(files.info)
+app.command()(exporting.export)
+app.command()(information.info)
 app.command()(fitting.train)
 app.add_typer(fitting.recipes, name="recipes")
 

@@ -1,4 +1,4 @@
-"""``neumeta eval``, ``export`` and ``info``."""
+"""``neumeta eval``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.cli.console import TerminalReporter, say, table, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
     DataOption,
@@ -22,21 +20,15 @@ from neumeta_cli.cli.options import (
     TrustCode,
     choose_device,
     parse_counts,
-    parse_width,
     parse_widths,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
-from neumeta_cli.export import describe, export_network, load
-from neumeta_cli.manifold import Manifold, load_manifold
+from neumeta_cli.export import accept_float32, describe, load
+from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import load_recipe
-from neumeta_cli.resize import measure_cost
 from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import NOTHING_TO_READ, Metric, Task, load_task, task_class
-
-SamplesOption = Annotated[
-    int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
-]
 
 
 def evaluate(
@@ -94,6 +86,7 @@ def evaluate(
         loaded.to(place)
         rows = sweep(loaded, task, chosen, None, counts, reporter, batches)
     else:
+        accept_float32(loaded)
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
         section, kind = how_to_read(data, recipe, document, trust_code, download)
@@ -107,70 +100,6 @@ def evaluate(
     write_json(json, {"file": str(file), "test_images": len(task.test), **written})
     if json != "-":
         say(rows_table(f"{file}, {len(task.test):,} test images", measured, metrics))
-
-
-def export(
-    manifold: Annotated[
-        Path | None, typer.Argument(help="Default: that of the run that finished last.")
-    ] = None,
-    width: Annotated[
-        str, typer.Option(metavar="W", help="Channels kept over channels, e.g. 0.5; above 1 grows.")
-    ] = ...,  # type: ignore[assignment]
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Ends in .pt, .pth or .safetensors.")
-    ] = ...,  # type: ignore[assignment]
-    samples: SamplesOption = None,
-    json: Json = None,
-    trust_code: TrustCode = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Write the network of one width to disk; neumeta_cli.load gives it back.
-
-    Example: neumeta export --width 0.5 -o small.pt
-    """
-    kept = parse_width(width)
-    path = manifold or pipeline.latest_manifold()
-    note(f"manifold: {path}")
-    loaded = load_manifold(path, trust_code)
-    exported = export_network(loaded, output, kept, samples, TerminalReporter())
-    cost = measure_cost(exported.model, loaded.blueprint.input_size)
-    document = {
-        "manifold": str(path),
-        "output": str(output),
-        "width": kept,
-        "gamma": round(1 - kept, 6),
-        "sizes": exported.sizes,
-        "parameters": cost.parameters,
-        "macs": cost.macs,
-        "bytes": output.stat().st_size,
-    }
-    write_json(json, document)
-    if json != "-":
-        say(
-            f"width {kept:g}: {cost.parameters:,} parameters, {cost.macs:,} MACs, "
-            f"{output.stat().st_size:,} bytes"
-        )
-        say(f"written: {escape(str(output))}")
-
-
-def info(
-    file: Annotated[Path, typer.Argument(help="Any file that neumeta reads or writes.")],
-    json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Tell what is in a file.
-
-    Example: neumeta info manifold.safetensors
-    """
-    document = describe(file)
-    write_json(json, document)
-    if json != "-":
-        rows = [[key, _short(value)] for key, value in _flat(document)]
-        made = table(str(file), ["field", "value"], rows)
-        made.columns[1].justify = "left"
-        say(made)
 
 
 def rows_table(title: str, rows: Sequence[dict[str, Any]], metrics: Sequence[Metric]) -> object:
@@ -232,21 +161,3 @@ def how_to_read(
             raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
         return section, kind
     return section.at(data), kind
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in document.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, value))
-    return rows
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"{len(value)} entries (all of them with --json -)"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "–"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,5 +1,6 @@
 """Model-space coordinates, the INR, sampling, and the file that stores a manifold."""
 
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_structure
 from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.coordinates import Noise, resolve_scope
 from neumeta_cli.manifold.field import Field
@@ -12,21 +13,19 @@ from neumeta_cli.manifold.file import (
     save_manifold,
 )
 from neumeta_cli.manifold.layouts import weight_layouts
-from neumeta_cli.manifold.manifold import (
-    Blueprint,
-    Manifold,
-    Provenance,
-    build_manifold,
-    rebuild_structure,
-)
+from neumeta_cli.manifold.live import LiveNetwork
+from neumeta_cli.manifold.manifold import Manifold, build_manifold
+from neumeta_cli.manifold.selected import along
 
 __all__ = [
     "FORMAT_VERSION",
     "Blueprint",
     "Field",
+    "LiveNetwork",
     "Manifold",
     "Noise",
     "Provenance",
+    "along",
     "blueprint_from_json",
     "blueprint_to_json",
     "build_manifold",

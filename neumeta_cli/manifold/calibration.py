@@ -1,14 +1,17 @@
 """Images that travel with a manifold, so that norms can be calibrated at any width."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 JPEG_CHANNELS = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB}
+MOST_BYTES = 1 << 30  # of the pixels of a JPEG, a small file of which may claim to be huge
 
 
 class CalibrationSet(nn.Module):
@@ -88,7 +91,12 @@ def _mosaic(pixels: Tensor) -> Tensor:
 
 def _from_jpeg(jpeg: Tensor, shape: Sequence[int]) -> Tensor:
     count, channels, height, width = shape
-    picture = decode_jpeg(jpeg.cpu(), mode=JPEG_CHANNELS[channels])
     columns = _columns(count)
+    with Image.open(io.BytesIO(jpeg.cpu().numpy().tobytes())) as header:
+        size = header.size
+    wanted = (columns * width, -(-count // columns) * height)
+    if size != wanted or size[0] * size[1] * channels > MOST_BYTES:
+        raise ValueError(f"its calibration images are {size} pixels, not {wanted}")
+    picture = decode_jpeg(jpeg.cpu(), mode=JPEG_CHANNELS[channels])
     grid = picture.view(channels, -1, height, columns, width).permute(1, 3, 0, 2, 4)
     return grid.reshape(-1, channels, height, width)[:count].contiguous()

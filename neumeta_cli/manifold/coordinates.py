@@ -102,12 +102,15 @@ class Space:
     layers: int
     largest: int
 
-    def coordinates(self, target: Target, noise: Noise | None, device: torch.device) -> Tensor:
-        """Coordinates of every weight of a tensor.
+    def coordinates(
+        self, target: Target, noise: Noise | None, device: torch.device, draws: int = 1
+    ) -> Tensor:
+        """Coordinates of every weight of a tensor, ``draws`` times over.
 
         Returns:
-            (c_out · c_in, 6), rows ``[l/L, c_in/C_in, c_out/C_out, L/N, C_in/N, C_out/N]``, the
-            kernel's elements sharing a row.
+            (draws · c_out · c_in, 6), rows
+            ``[l/L, c_in/C_in, c_out/C_out, L/N, C_in/N, C_out/N]``, the kernel's elements sharing
+            a row.
 
         """
         rows = torch.arange(target.c_out, dtype=torch.float32, device=device)
@@ -116,25 +119,17 @@ class Space:
         size_in = torch.full_like(c_in, target.size_in)
         size_out = torch.full_like(c_out, target.c_out)
         if noise is not None:
-            jitter = noise.draw(4, len(c_in), like=c_in)
+            jitter = noise.draw(draws, 4, len(c_in), like=c_in).unbind(1)
             c_out = c_out + noise.channels * jitter[0]
             if not target.spec.is_vector:
                 c_in = c_in + noise.channels * jitter[1]
             size_in = size_in + noise.sizes * jitter[2]
             size_out = size_out + noise.sizes * jitter[3]
-        constant = torch.full_like(c_in, target.spec.layer / self.layers)
-        layers = torch.full_like(c_in, self.layers / self.largest)
-        return torch.stack(
-            [
-                constant,
-                c_in / size_in,
-                c_out / size_out,
-                layers,
-                size_in / self.largest,
-                size_out / self.largest,
-            ],
-            dim=1,
-        )
+        points = torch.empty(6, draws, target.c_out * target.c_in, device=device)
+        points[0], points[3] = target.spec.layer / self.layers, self.layers / self.largest
+        points[1], points[2] = c_in / size_in, c_out / size_out
+        points[4], points[5] = size_in / self.largest, size_out / self.largest
+        return points.flatten(1).T
 
 
 def resolve_scope(

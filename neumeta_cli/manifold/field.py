@@ -1,10 +1,12 @@
 """What every kind of INR is to the manifold."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
+from neumeta_cli.reporting import Reporter
 from neumeta_cli.sections import InrSection
 
 ShapesAt = Callable[[float], Mapping[str, tuple[int, ...]]]  # of the network's weights at a γ
@@ -59,3 +61,32 @@ class Field(nn.Module):
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         """One tensor, where tensors are generated each on its own."""
         raise NotImplementedError
+
+    def mean(self, target: Target, noise: Noise, draws: int, reporter: Reporter) -> Tensor:
+        """The mean of perturbed draws of one tensor, summed in place.
+
+        Args:
+            target: which tensor, at which size.
+            noise: its draws come one after another.
+            draws: K.
+            reporter: is told how many weights have been drawn.
+
+        """
+        most, summed = max(1, self.at_once(target)), None
+        for start in range(0, draws, most):
+            few = min(most, draws - start)
+            more = self.total(target, noise, few)
+            summed = more if summed is None else summed.add_(more)
+            reporter.advance(few * math.prod(target.shape))
+        assert summed is not None
+        return summed.div_(draws)
+
+    def at_once(self, target: Target) -> int:
+        """How many draws of a tensor are best made together."""
+        return 1
+
+    def total(self, target: Target, noise: Noise | None, draws: int) -> Tensor:
+        """The sum of draws of one tensor, as many as ``at_once``; in memory of its own."""
+        if draws != 1:
+            raise ValueError("one draw at once")
+        return self.generate(target, noise).clone()

@@ -5,17 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from neumeta_cli.checkpoint import Arch, Weights, read_weights, write_weights
+from neumeta_cli.checkpoint import (
+    Weights,
+    parse_size,
+    read_weights,
+    recorded_arch,
+    refusing,
+    write_weights,
+)
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_structure
 from neumeta_cli.manifold.calibration import CalibrationSet
-from neumeta_cli.manifold.manifold import Blueprint, Manifold, Provenance, rebuild_structure
+from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.storage import unpack
 from neumeta_cli.sections import InrSection, NoiseSection
 
 FORMAT_VERSION = 2
 KIND = "manifold"
+MOST_PARTS = 64  # layers or knots of an INR, unless the file holds tensors for more
 
 
 def blueprint_to_json(blueprint: Blueprint) -> dict[str, Any]:
@@ -32,19 +42,15 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
     """The reverse of ``blueprint_to_json``.
 
     Raises:
-        NeumetaError: the file names a user's own code and ``trust_code`` is false.
+        NeumetaError: the file names a user's own code, or a factory's unusual arguments, and
+            ``trust_code`` is false.
+        KeyError, ValueError, TypeError: it is no blueprint.
 
     """
-    arch = Arch(document["arch"]["name"], document["arch"]["kwargs"])
-    if ":" in arch.name and not trust_code:
-        raise NeumetaError(
-            f"the file names code of its own, {arch.name}, which is not imported unasked; "
-            "if you trust it, say --trust-code (trust_code=True in Python)"
-        )
-    channels, height, width = document["input_size"]
-    return Blueprint(
-        arch, (channels, height, width), bool(document["fold"]), tuple(document["scope"])
-    )
+    name, kwargs = str(document["arch"]["name"]), dict(document["arch"]["kwargs"])
+    arch = recorded_arch(name, kwargs, trust_code)
+    scope = tuple(map(str, document["scope"]))
+    return Blueprint(arch, parse_size(document["input_size"]), bool(document["fold"]), scope)
 
 
 def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
@@ -53,7 +59,9 @@ def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
         found = metadata.get("kind", "plain weights file")
         raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; see: neumeta info {path}")
     version = metadata.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or version < 1:
+        raise NeumetaError(f"{path} is damaged: it has no format version")
+    if version > FORMAT_VERSION:
         raise NeumetaError(
             f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
             "upgrade neumeta"
@@ -105,18 +113,17 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
     path = Path(path)
     weights = read_weights(path)
     check_version(path, weights.metadata, KIND)
-    try:
+    with refusing(path, KIND):
         manifold = _rebuild(weights, trust_code)
-        manifold.provenance = Provenance(**weights.metadata["provenance"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NeumetaError(f"{path} is a damaged manifold: {reason}") from error
+        provenance = TypeAdapter(Provenance)
+        manifold.provenance = provenance.validate_python(weights.metadata["provenance"])
     return manifold
 
 
 def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     metadata = weights.metadata
     blueprint = blueprint_from_json(metadata, trust_code)
+    inr, noise = _inr_section(weights), NoiseSection(**metadata["noise"])
     structure, trace = rebuild_structure(blueprint)
     parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
     for name, tensor in weights.tensors.items():
@@ -124,22 +131,31 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         parts[part][inner] = tensor
     with torch.device("meta"):
         empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in structure.state_dict().items()}
-        inr, noise = _inr_section(metadata), NoiseSection(**metadata["noise"])
         manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
     manifold.field.load_state_dict(unpack(parts["inr"]), assign=True)
     manifold.calibration = CalibrationSet()
     if parts["calibration"]:
         manifold.calibration.unpack(parts["calibration"])
+        if tuple(manifold.calibration.pixels.shape[1:]) != blueprint.input_size:
+            raise ValueError("its calibration images are not of its input size")
+    for name, ranks in manifold.field.named_buffers():
+        if name.startswith("rank_") and ranks.sort().values.tolist() != list(range(len(ranks))):
+            raise ValueError(f"{name} is no order of channels")
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")
     return manifold.requires_grad_(False).eval()
 
 
-def _inr_section(metadata: dict[str, Any]) -> InrSection:
-    fields = dict(metadata["inr"])
-    if metadata["format_version"] == 1:
+def _inr_section(weights: Weights) -> InrSection:
+    fields = dict(weights.metadata["inr"])
+    if weights.metadata["format_version"] == 1:
         if fields["kind"] == "selected":
             raise ValueError("its format 1 of selected INRs is no longer read; fit it again")
         fields.pop("degree", None)
-    return InrSection(**fields)
+    section = InrSection(**fields)
+    if max(section.layers, len(section.knots)) > max(MOST_PARTS, len(weights.tensors)):
+        raise ValueError(
+            f"its INR would have {section.layers} layers and {len(section.knots)} knots"
+        )
+    return section

@@ -4,74 +4,19 @@ Each kind is an ``nn.Module`` that takes targets and gives their tensors; any re
 and any size has a value. ``KINDS`` maps the recipe's ``inr.kind`` to it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neumeta_cli.manifold.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.manifold.field import Field, ShapesAt
+from neumeta_cli.manifold.mlp import Coordinates, ResidualMLP, embed, evaluate, rows_at_once
 from neumeta_cli.manifold.selected import IntegralField, SelectedField
 from neumeta_cli.sections import InrSection
 
-# Coordinates embedded at once and then evaluated at once, without gradients: what caches hold.
-CPU_ROWS, GPU_ROWS = (1 << 14, 1 << 10), (1 << 16, 1 << 16)
-
-
-def embed(values: Tensor, frequencies: int) -> Tensor:
-    """Sinusoidal embedding: sin and cos of 2^k·π·v for k below ``frequencies``.
-
-    Args:
-        values: (n, d).
-        frequencies: how many, per value.
-
-    Returns:
-        (n, 2 · d · frequencies).
-
-    """
-    made = values.new_empty(2 * values.shape[1] * frequencies, len(values))
-    _embed_into(made, values[:, None], frequencies)
-    return made.T
-
-
-def _embed_into(made: Tensor, values: Tensor, frequencies: int) -> None:
-    """Write the embeddings of groups of values, each sines and then cosines, doubling the angles.
-
-    Args:
-        made: (groups · 2 · d · frequencies, n), filled.
-        values: (n, groups, d).
-        frequencies: how many, per value.
-
-    """
-    if not frequencies:
-        return
-    n, groups, d = values.shape
-    sin, cos = made.view(groups, 2, d, frequencies, n).unbind(1)
-    angles = math.pi * values.permute(1, 2, 0)
-    sin[:, :, 0], cos[:, :, 0] = angles.sin(), angles.cos()
-    for k in range(1, frequencies):
-        before = sin[:, :, k - 1]
-        torch.mul(before, cos[:, :, k - 1], out=sin[:, :, k]).mul_(2)
-        torch.mul(before, before, out=cos[:, :, k]).mul_(-2).add_(1)
-
-
-class ResidualMLP(nn.Module):
-    """``layers`` hidden ReLU layers with identity shortcuts after the first, then a linear head."""
-
-    def __init__(self, inputs: int, hidden: int, layers: int, outputs: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(inputs, hidden)
-        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
-        self.head = nn.Linear(hidden, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x), inplace=True)
-        for layer in self.hidden:
-            change = F.relu(layer(x), inplace=True)
-            x = x + change if torch.is_grad_enabled() else change.add_(x)
-        return self.head(x)
+VALUES = 1 << 21  # of factors made at once, over several draws
 
 
 def part_of(spec: TensorSpec, per: str) -> str:
@@ -93,7 +38,7 @@ class MlpField(Field):
         self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], shapes: ShapesAt
     ) -> None:
         config = self.config
-        inputs = 2 * (3 * config.frequencies + 3 * config.frequencies_of_sizes)
+        self.coordinates = Coordinates((config.frequencies, config.frequencies_of_sizes))
         self.register_buffer("spread", torch.stack([_spread(tensors[s.name]) for s in specs]))
         self.kernels: dict[str, tuple[int, int]] = {}
         for spec in specs:
@@ -102,53 +47,44 @@ class MlpField(Field):
             self.kernels[part] = (max(old[0], spec.kernel[0]), max(old[1], spec.kernel[1]))
         self.parts = nn.ModuleDict(
             {
-                part: ResidualMLP(inputs, config.hidden, config.layers, height * width)
+                part: ResidualMLP(
+                    self.coordinates.features, config.hidden, config.layers, height * width
+                )
                 for part, (height, width) in self.kernels.items()
             }
         )
 
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        if not torch.is_grad_enabled():
+            return super().forward(targets, noise)
         made: dict[str, Tensor] = {}
         by_part: dict[str, list[Target]] = {}
         for target in targets:
             by_part.setdefault(part_of(target.spec, self.config.per), []).append(target)
-        device = next(self.parameters()).device
         for part, group in by_part.items():
-            points = torch.cat([self.space.coordinates(t, noise, device) for t in group])
-            network = self.parts[part]
-            assert isinstance(network, ResidualMLP)
-            values = self._evaluate(network, points)
+            points = torch.cat([self.space.coordinates(t, noise, self._device) for t in group])
+            values = self.parts[part](self.coordinates.embed(points)).float()
             sizes = [t.c_out * t.c_in for t in group]
             for target, rows in zip(group, values.split(sizes), strict=True):
                 made[target.spec.name] = self._shaped(target, rows, self.kernels[part])
         return [made[t.spec.name] for t in targets]
 
-    def _evaluate(self, network: ResidualMLP, points: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return network(self._embedded(points)).float()
-        rows = points.new_empty(len(points), network.head.out_features)
-        device = points.device.type
-        many, few = CPU_ROWS if device == "cpu" else GPU_ROWS
-        few *= 1 + torch.is_autocast_enabled(device)  # half the bytes, twice the rows
-        for start in range(0, len(points), many):
-            embedded = self._embedded(points[start : start + many])
-            for place in range(0, len(embedded), few):
-                first = start + place
-                rows[first : first + few] = network(embedded[place : place + few])
-        return rows
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
+        return self.total(target, noise, 1)
 
-    def _embedded(self, points: Tensor) -> Tensor:
-        places, sizes = self.config.frequencies, self.config.frequencies_of_sizes
-        made = points.new_empty(6 * (places + sizes), len(points))
-        if places == sizes:
-            _embed_into(made, points.view(-1, 2, 3), places)
-        else:
-            _embed_into(made[: 6 * places], points[:, None, :3], places)
-            _embed_into(made[6 * places :], points[:, None, 3:], sizes)
-        device = points.device.type
-        if torch.is_autocast_enabled(device):  # cheaper here than after the transposition
-            made = made.to(torch.get_autocast_dtype(device))
-        return made.T
+    def at_once(self, target: Target) -> int:
+        return rows_at_once(self._device) // (target.c_out * target.c_in)
+
+    def total(self, target: Target, noise: Noise | None, draws: int) -> Tensor:
+        part = part_of(target.spec, self.config.per)
+        points = self.space.coordinates(target, noise, self._device, draws)
+        rows = evaluate(cast(ResidualMLP, self.parts[part]), self.coordinates, points)
+        summed = rows.view(draws, -1, rows.shape[1]).sum(0)
+        return self._shaped(target, summed, self.kernels[part])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.get_buffer("spread").device
 
     def _shaped(self, target: Target, rows: Tensor, kernel: tuple[int, int]) -> Tensor:
         spec = target.spec
@@ -193,13 +129,24 @@ class FactorisedField(Field):
             self.factors[spec.name.replace(".", "/")] = pair
 
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
-        pair = self.factors[target.spec.name.replace(".", "/")]
-        assert isinstance(pair, nn.ModuleDict)
-        left = pair["out"](target.c_out, target, noise)
+        return self.total(target, noise, 1)
+
+    def at_once(self, target: Target) -> int:
+        pair = cast(nn.ModuleDict, self.factors[target.spec.name.replace(".", "/")])
+        columns = [cast(Axis, axis).grid.shape[1] for axis in pair.values()]
+        sizes = (target.c_out, target.c_in)
+        return VALUES // sum(n * c for n, c in zip(sizes, columns, strict=False))
+
+    def total(self, target: Target, noise: Noise | None, draws: int) -> Tensor:
+        pair = cast(nn.ModuleDict, self.factors[target.spec.name.replace(".", "/")])
+        channels = (target.c_out,) if target.spec.is_vector else (target.c_out, target.c_in)
+        jitter = [None] * len(channels) if noise is None else _jitter(noise, draws, channels)
+        left = pair["out"](target.c_out, target, jitter[0])
         if target.spec.is_vector:
-            return left[:, 0]
-        right = pair["in"](target.c_in, target, noise).view(target.c_in, left.shape[1], -1)
-        product = torch.einsum("or,irk->oik", left, right)
+            return left[..., 0].sum(0)
+        right = pair["in"](target.c_in, target, jitter[1])
+        right = right.view(len(right), target.c_in, left.shape[2], -1)
+        product = torch.einsum("dor,dirk->oik", left, right)
         return product.reshape(target.shape) * (target.spec.shape[1] / target.c_in)
 
 
@@ -216,21 +163,29 @@ class Axis(nn.Module):
         nn.init.zeros_(self.correction.head.weight)
         nn.init.zeros_(self.correction.head.bias)
 
-    def forward(self, channels: int, target: Target, noise: Noise | None) -> Tensor:
-        """Vectors at ``channels`` evenly spread places: (channels, columns of the grid)."""
-        at = torch.arange(channels, dtype=torch.float32, device=self.grid.device)
-        sizes = torch.tensor(
-            [[target.size_in, target.c_out]], dtype=torch.float32, device=self.grid.device
-        )
-        if noise is not None:
-            at = at + noise.channels * noise.draw(channels, like=at)
-            sizes = sizes + noise.sizes * noise.draw(1, 2, like=at)
-        embedded = embed((at / channels)[:, None], self.config.frequencies)
+    def forward(self, channels: int, target: Target, jitter: Tensor | None) -> Tensor:
+        """Vectors at ``channels`` evenly spread places: (draws, channels, columns of the grid).
+
+        Args:
+            channels: how many.
+            target: whose sizes the correction is told.
+            jitter: (draws, channels + 2) what is added to the places and to the two sizes; one
+                draw as they are if None.
+
+        """
+        at = torch.arange(channels, dtype=torch.float32, device=self.grid.device)[None]
+        sizes = torch.tensor([[target.size_in, target.c_out]], dtype=at.dtype, device=at.device)
+        if jitter is not None:
+            by_place, by_size = jitter.to(at.device).split([channels, 2], dim=1)
+            at, sizes = at + by_place, sizes + by_size
+        embedded = embed((at / channels).view(-1, 1), self.config.frequencies)
         if self.config.frequencies_of_sizes:
             context = embed(sizes / self.space.largest, self.config.frequencies_of_sizes)
-            embedded = torch.cat([embedded, context.expand(channels, -1)], dim=1)
+            context = context.repeat_interleave(channels, dim=0)
+            embedded = torch.cat([embedded, context], dim=1)
         correction = self.correction(embedded).float() * self.get_buffer("spread")
-        return self._interpolate(at * (len(self.grid) / channels)) + correction
+        values = self._interpolate(at.flatten() * (len(self.grid) / channels)) + correction
+        return values.view(*at.shape, -1)
 
     def _interpolate(self, position: Tensor) -> Tensor:
         last = len(self.grid) - 1
@@ -238,6 +193,15 @@ class Axis(nn.Module):
         below = position.floor().long().clamp(max=max(last - 1, 0))
         share = (position - below)[:, None]
         return self.grid[below] * (1 - share) + self.grid[(below + 1).clamp(max=last)] * share
+
+
+def _jitter(noise: Noise, draws: int, channels: Sequence[int]) -> Sequence[Tensor]:
+    """What each axis's places and its two sizes are moved by: (draws, channels + 2) each."""
+    moves = [n for count in channels for n in (count, 2)]
+    reach = torch.tensor([noise.channels, noise.sizes] * len(channels))
+    drawn = noise.draw(draws, sum(moves), like=reach)
+    drawn = drawn * reach.repeat_interleave(torch.tensor(moves))
+    return drawn.split([count + 2 for count in channels], dim=1)
 
 
 def _spread(values: Tensor) -> Tensor:

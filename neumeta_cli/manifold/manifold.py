@@ -1,8 +1,8 @@
 """The weight manifold: one object that gives a network of any width."""
 
-import copy
+import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, prepare_structure
 from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import (
@@ -23,55 +24,26 @@ from neumeta_cli.manifold.coordinates import (
 )
 from neumeta_cli.manifold.inr import KINDS
 from neumeta_cli.manifold.layouts import weight_layouts
+from neumeta_cli.manifold.live import CACHED, LiveNetwork
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     build_resized,
     calibrate,
     drop_statistics,
-    fold_batch_norm,
     foldable_pairs,
     has_statistics,
     kept_places,
     rank_channels,
-    resizable,
     resize_model,
     resized_shapes,
     sizes_at,
 )
 from neumeta_cli.sections import InrSection, NoiseSection
-from neumeta_cli.trace import Clique, Trace, trace_model
+from neumeta_cli.trace import Clique, Trace
 
 Sizes = Mapping[str, int]  # clique name to channels
-SAMPLING_SEED = 0  # of the K perturbed draws, so that every export of a manifold is the same
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """How to build the network that a manifold gives weights for.
-
-    Attributes:
-        arch: the architecture.
-        input_size: (C, H, W).
-        fold: whether batch norm is folded into the layers before it.
-        scope: names of the cliques that morph.
-
-    """
-
-    arch: Arch
-    input_size: InputSize
-    fold: bool
-    scope: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a manifold came from: the checkpoint's name and hash, the recipe, what was measured."""
-
-    checkpoint: str = ""
-    sha256: str = ""
-    recipe: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
+SAMPLING_SEED = 0  # of the K perturbed draws of each tensor, so that every export is the same
 
 
 class Manifold(nn.Module):
@@ -240,16 +212,15 @@ class Manifold(nn.Module):
     def _draw(self, sizes: Sizes, count: int, reporter: Reporter) -> dict[str, Tensor]:
         if count == 0:
             return self.generate(sizes)
-        generator = torch.Generator().manual_seed(SAMPLING_SEED)
-        noise = Noise(self.noise.channels, self.noise.sizes, generator)
-        reporter.start("sample", count)
-        total = {name: w.clone() for name, w in self.generate(sizes, noise).items()}
-        for _ in range(count - 1):
-            reporter.advance()
-            for name, weight in self.generate(sizes, noise).items():
-                total[name] += weight
+        targets = self.targets(sizes)
+        reporter.start("sample weights", count * sum(math.prod(t.shape) for t in targets))
+        made = {}
+        for target in targets:
+            generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
+            noise = Noise(self.noise.channels, self.noise.sizes, generator)
+            made[target.spec.name] = self.field.mean(target, noise, count, reporter)
         reporter.finish()
-        return {name: weight / count for name, weight in total.items()}
+        return made
 
     @torch.no_grad()
     def round_as_stored(self) -> None:
@@ -318,6 +289,20 @@ class Manifold(nn.Module):
             calibrate(network, self.norms, self.calibration.inputs())
         return network
 
+    def live(
+        self, width: float = 1.0, samples: int | None = None, cached: int = CACHED
+    ) -> LiveNetwork:
+        """A network that changes its width in place.
+
+        Args:
+            width: to begin with.
+            samples: K, the recipe's if None.
+            cached: how many networks it keeps, of the widths last used.
+
+        """
+        network = LiveNetwork(functools.partial(self.sample, samples=samples), self.sizes, cached)
+        return network.morph(width)
+
 
 def build_manifold(
     model: nn.Module,
@@ -343,29 +328,10 @@ def build_manifold(
         The manifold, and the tensors that it is to learn (folded, permuted), all of them.
 
     """
-    structure, trace, folded = _prepared(model, input_size, fold)
+    structure, trace, folded = prepare_structure(model, input_size, fold)
     layouts = weight_layouts(structure, trace)
     blueprint = Blueprint(arch, input_size, fold, resolve_scope(trace, scope, layouts))
     return Manifold(blueprint, structure, trace, folded, inr, noise), folded
-
-
-def rebuild_structure(blueprint: Blueprint) -> tuple[nn.Module, Trace]:
-    """The network of a blueprint and its trace, with no weights but the constants it computes."""
-    model = blueprint.arch.build("meta")
-    if any(name not in model.state_dict() for name, _ in model.named_buffers()):
-        model = blueprint.arch.build("cpu")
-    structure, trace, _ = _prepared(model, blueprint.input_size, blueprint.fold)
-    return structure, trace
-
-
-def _prepared(
-    model: nn.Module, input_size: InputSize, fold: bool
-) -> tuple[nn.Module, Trace, dict[str, Tensor]]:
-    structure = copy.deepcopy(model).eval()
-    if fold:
-        structure = fold_batch_norm(structure, input_size)
-    trace = resizable(structure, trace_model(structure, input_size), input_size)
-    return structure, trace, dict(structure.state_dict())
 
 
 def _turned_back(targets: Sequence[Target], weights: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -76,7 +76,10 @@ class Images:
     def take(self, count: int, seed: int) -> "Images":
         """A random subset of ``count`` images."""
         generator = torch.Generator().manual_seed(seed)
-        index = torch.randperm(len(self), generator=generator)[:count]
+        return self.chosen(torch.randperm(len(self), generator=generator)[:count])
+
+    def chosen(self, index: Tensor) -> "Images":
+        """These images by number, in this order."""
         return replace(
             self,
             labels=None if self.labels is None else self.labels[index],

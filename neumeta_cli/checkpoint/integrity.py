@@ -1,0 +1,110 @@
+"""Files that are damaged, or made to do harm: found before they are used."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neumeta_cli.errors import NeumetaError
+
+DIGEST = "digest"  # the key in our metadata
+MOST_GROWTH = 8  # times its size that a file's content may take in memory; tied weights count twice
+ALLOWANCE = 1 << 20  # bytes beyond that
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and values of tensors, and over all metadata but itself."""
+    rest = {key: value for key, value in metadata.items() if key != DIGEST}
+    total = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Refuse a file of ours whose content is not what was written; older ones do not tell.
+
+    Raises:
+        NeumetaError: it is not.
+
+    """
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors, metadata):
+        raise NeumetaError(
+            f"{path} is damaged: its content does not match its checksum; copy or write it again"
+        )
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive that unpacks to far more than its own size.
+
+    Raises:
+        NeumetaError: it does.
+
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise NeumetaError(f"cannot read {path}: its archive is damaged ({error})") from error
+    _check_growth(path, unpacked)
+
+
+def check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that repeat a few stored values to far more than the file's size.
+
+    Raises:
+        NeumetaError: they do.
+
+    """
+    _check_growth(path, sum(t.numel() * t.element_size() for t in tensors.values()))
+
+
+def _check_growth(path: Path, size: int) -> None:
+    if size > MOST_GROWTH * path.stat().st_size + ALLOWANCE:
+        raise NeumetaError(f"{path} would take {size:,} bytes of memory; it is not read")
+
+
+def parse_metadata(path: Path, text: str) -> dict[str, Any]:
+    """Our JSON out of a file.
+
+    Raises:
+        NeumetaError: it is no JSON object.
+
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NeumetaError(f"cannot read {path}: its neumeta metadata is damaged") from error
+    if not isinstance(document, dict):
+        raise NeumetaError(f"cannot read {path}: its neumeta metadata is no JSON object")
+    return document
+
+
+@contextmanager
+def refusing(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file's content into one line: ``path is a damaged what``.
+
+    A file can say anything of itself, so that any step may fail in any way.
+    """
+    try:
+        yield
+    except NeumetaError:
+        raise
+    except Exception as error:
+        raise NeumetaError(f"{path} is a damaged {what}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,258 @@
+"""``neumeta export``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from neumeta_cli import pipeline
+from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.cli.files import how_to_read
+from neumeta_cli.cli.options import DataOption, Debug, Json, Quiet, Seed, TrustCode, parse_widths
+from neumeta_cli.cli.widths import (
+    ChannelsOption,
+    MaxLatency,
+    MaxMacs,
+    MaxParams,
+    MaxSize,
+    RoundOption,
+    SearchOption,
+    TargetAccuracy,
+    WidthOption,
+    parse_budget,
+    parse_wish,
+)
+from neumeta_cli.export import DTYPES, Exported, Finish
+from neumeta_cli.export.budget import OPTIONS, show_cost
+from neumeta_cli.export.family import INDEX, MemberRow, export_family
+from neumeta_cli.export.planning import Order, Planned, export_planned
+from neumeta_cli.export.search import SAMPLES
+from neumeta_cli.export.widths import Choice, mean_width
+from neumeta_cli.manifold import Manifold, load_manifold
+from neumeta_cli.resize import measure_cost
+from neumeta_cli.tasks import Task, load_task
+
+SamplesOption = Annotated[
+    int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
+]
+
+FoldOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--fold/--no-fold",
+        help="Fold batch norm into the layers before it. If left out, .onnx and .pt2 are folded, "
+        "other files as the manifold has it.",
+    ),
+]
+CalibrateOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Fit norm statistics to the images of a folder, which need no labels; biases where "
+        "norms were folded before the fit.",
+    ),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(metavar="|".join(DTYPES), help="Number format of the network and of its input."),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Says how to read the data."),
+]
+
+
+def export(
+    manifold: Annotated[
+        Path | None, typer.Argument(help="Default: that of the run that finished last.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Ends in .pt or .safetensors, or in .onnx or .pt2, which run without neumeta; "
+            "with --widths a folder.",
+        ),
+    ] = ...,  # type: ignore[assignment]
+    width: WidthOption = None,
+    channels: ChannelsOption = None,
+    round_to: RoundOption = 1,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_size: MaxSize = None,
+    max_latency: MaxLatency = None,
+    target_accuracy: TargetAccuracy = None,
+    search: SearchOption = False,
+    search_samples: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Networks that a search scores.")
+    ] = SAMPLES,
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,…|FROM:TO:STEP",
+            help=f"A family: a network of each width in a folder, with {INDEX}.",
+        ),
+    ] = None,
+    ending: Annotated[
+        str, typer.Option("--format", metavar="ENDING", help="Of a family's files, as in -o.")
+    ] = "pt",
+    data: DataOption = None,
+    recipe: RecipeOption = None,
+    fold: FoldOption = None,
+    calibrate: CalibrateOption = None,
+    dtype: DtypeOption = "float32",
+    samples: SamplesOption = None,
+    seed: Seed = 0,
+    json: Json = None,
+    trust_code: TrustCode = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a network to disk; neumeta_cli.load gives back .pt and .safetensors.
+
+    Its widths are given (--width, --channels), or those of the widest network within a budget
+    (--max-…, several hold together), or of the narrowest that is accurate enough. An .onnx or .pt2
+    file is compared with the network in torch before it is kept.
+
+    Example: neumeta export --width 0.5 -o small.onnx --dtype float16
+
+    Example: neumeta export --max-params 100k --max-latency 5ms --search --data cifar10/ -o small.pt
+
+    Example: neumeta export --widths 1,0.75,0.5,0.25 -o family/
+    """
+    wish = parse_wish(width, channels, round_to)
+    budget = parse_budget(max_params, max_macs, max_size, max_latency)
+    order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
+    given = wish.everywhere is not None or wish.names_some or order.plans
+    if not given and widths is None:
+        raise typer.BadParameter("give --width, --channels, a budget (--max-…) or --widths")
+    if widths is not None and (wish.everywhere is not None or order.plans):
+        raise typer.BadParameter("--widths goes with patterns and --channels, not with budgets")
+    if wish.everywhere is not None and order.plans:
+        raise typer.BadParameter("a budget chooses the width; give --width for patterns only")
+    if search and not budget.limits:
+        raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
+    path = manifold or pipeline.latest_manifold()
+    note(f"manifold: {path}")
+    loaded = load_manifold(path, trust_code)
+    choice = Choice(loaded, wish)
+    needs_data = search or target_accuracy is not None or data is not None
+    task = _task(loaded, data, recipe, trust_code) if needs_data else None
+    finish, reporter = Finish(fold, calibrate, dtype), TerminalReporter()
+    if widths is not None:
+        evaluate = None if task is None else task.evaluate
+        members = export_family(
+            choice,
+            output,
+            parse_widths(widths),
+            "." + ending.removeprefix("."),
+            samples,
+            finish,
+            evaluate,
+            reporter,
+        )
+        _tell_family(path, output, members, json)
+        return
+    planned, exported = export_planned(choice, order, output, task, samples, finish, reporter)
+    accuracy = None if task is None or order.plans else task.evaluate(exported.model)
+    _tell(path, loaded, planned, exported, accuracy, json)
+
+
+def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: bool) -> Task:
+    section, kind = how_to_read(data, recipe, manifold.provenance.recipe, trust_code)
+    full, size = manifold.sample(1.0, samples=0), manifold.blueprint.input_size
+    return load_task(section, full, size, train=False, reporter=TerminalReporter(), kind=kind)
+
+
+def _tell(
+    source: Path,
+    manifold: Manifold,
+    planned: Planned,
+    exported: Exported,
+    accuracy: float | None,
+    json: str | None,
+) -> None:
+    cost = measure_cost(exported.model, manifold.blueprint.input_size)
+    mean = mean_width(manifold, exported.sizes)
+    width = mean if planned.width is None else planned.width
+    taken = exported.path.stat().st_size
+    reached = planned.reached | ({"bytes": taken} if "bytes" in planned.limits else {})
+    document: dict[str, Any] = {
+        "manifold": str(source),
+        "output": str(exported.path),
+        "width": width,
+        "gamma": round(1 - width, 6),
+        "sizes": exported.sizes,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "bytes": taken,
+    }
+    if planned.limits:
+        document["budget"] = {
+            name: {"most": most, "reached": reached[name]} for name, most in planned.limits.items()
+        }
+    known = planned.accuracy if accuracy is None else accuracy
+    if known is not None:
+        document["accuracy"] = known
+    if planned.searched is not None:
+        document["search"] = asdict(planned.searched) | {"improved": planned.improved}
+    write_json(json, document)
+    if json == "-":
+        return
+    if planned.searched is not None:
+        say(_search_table(manifold, planned))
+    shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
+    of = "" if known is None else f", accuracy {known:.2%}"
+    say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
+    for name, most in planned.limits.items():
+        told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
+        say(f"{OPTIONS[name]}: {told} ({reached[name] / most:.1%})")
+    say(f"written: {escape(str(exported.path))}")
+
+
+def _search_table(manifold: Manifold, planned: Planned) -> object:
+    assert planned.searched is not None
+    rows = [
+        [
+            name,
+            f"{mean_width(manifold, scored.found.sizes):.3g}",
+            *(show_cost(limit, value) for limit, value in scored.found.cost.items()),
+            f"{scored.loss:.4f}",
+            f"{scored.accuracy:.2%}",
+        ]
+        for name, scored in (
+            ("one width for all", planned.searched.uniform),
+            ("searched", planned.searched.allocated),
+        )
+    ]
+    columns = ["network", "mean width", *planned.searched.uniform.found.cost, "loss", "accuracy"]
+    kept = "the searched one is kept" if planned.improved else "one width for all is kept"
+    title = (
+        f"{planned.searched.samples} networks scored; both on {planned.searched.images:,} images "
+        f"that the search has not seen; {kept}"
+    )
+    return table(title, columns, rows)
+
+
+def _tell_family(source: Path, folder: Path, members: list[MemberRow], json: str | None) -> None:
+    document = {"manifold": str(source), "output": str(folder)}
+    write_json(json, document | {"networks": [asdict(member) for member in members]})
+    if json == "-":
+        return
+    rows = [
+        [
+            member.file,
+            f"{member.width:g}",
+            f"{member.parameters:,}",
+            f"{member.macs:,}",
+            f"{member.bytes:,}",
+            f"{1000 * member.latency:.2f}",
+            "" if member.accuracy is None else f"{member.accuracy:.2%}",
+        ]
+        for member in members
+    ]
+    columns = ["file", "width", "parameters", "MACs", "bytes", "ms, batch 1", "accuracy"]
+    say(table(str(folder), columns, rows))

@@ -1,0 +1,110 @@
+"""How widths and budgets are given on the command line."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import typer
+
+from neumeta_cli.cli.options import parse_width
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.budget import OPTIONS, Budget
+from neumeta_cli.export.widths import Wish
+
+COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+
+WidthOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--width",
+        metavar="W|PATTERN=W",
+        help="Channels kept over channels, as 0.5; above 1 grows. PATTERN=W, any number of times, "
+        "for some modules' cliques only (a path, its beginning or a glob: layer3=0.25) or a "
+        "clique; a bare W is then for all others.",
+    ),
+]
+ChannelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channels",
+        metavar="MODULE=N",
+        help="Output channels of a module, and of what is tied to it; any number of times.",
+    ),
+]
+RoundOption = Annotated[
+    int, typer.Option("--round-to", min=1, metavar="N", help="Multiples of so many channels.")
+]
+MaxParams = Annotated[
+    str | None, typer.Option(metavar="N", help="Widest network of so many parameters, e.g. 100k.")
+]
+MaxMacs = Annotated[
+    str | None, typer.Option(metavar="N", help="… of so many multiply-accumulates, e.g. 20M.")
+]
+MaxSize = Annotated[
+    str | None, typer.Option(metavar="BYTES", help="… whose file takes so much, e.g. 400KB.")
+]
+MaxLatency = Annotated[
+    str | None, typer.Option(metavar="TIME", help="… as fast as that here, one input, e.g. 5ms.")
+]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(metavar="A", help="Narrowest network that has this accuracy (0 to 1) on --data."),
+]
+SearchOption = Annotated[
+    bool,
+    typer.Option(
+        "--search",
+        help="Within the budget, look for a width for each clique, by what the network loses on "
+        "one half of the test images; the other half judges.",
+    ),
+]
+
+
+def parse_wish(widths: Sequence[str] | None, channels: Sequence[str] | None, multiple: int) -> Wish:
+    """``--width``, ``--channels`` and ``--round-to`` as one wish."""
+    named: list[tuple[str, float]] = []
+    bare: list[float] = []
+    for text in widths or ():
+        pattern, equals, number = text.rpartition("=")
+        if equals:
+            named.append((pattern, parse_width(number)))
+        else:
+            bare.append(parse_width(number))
+    if len(bare) > 1:
+        raise NeumetaError("--width was given twice without a pattern; write it as layer3=0.25")
+    counts: list[tuple[str, int]] = []
+    for text in channels or ():
+        module, equals, number = text.rpartition("=")
+        if not equals or not number.strip().isdecimal():
+            raise NeumetaError(f"--channels {text}: write it as MODULE=N, such as conv1=8")
+        counts.append((module, int(number)))
+    return Wish(bare[0] if bare else None, tuple(named), tuple(counts), multiple)
+
+
+def parse_budget(
+    parameters: str | None, macs: str | None, size: str | None, latency: str | None
+) -> Budget:
+    """The budget's options as numbers."""
+    return Budget(
+        _amount(OPTIONS["parameters"], parameters, COUNTS, "100k"),
+        _amount(OPTIONS["macs"], macs, COUNTS, "20M"),
+        _amount(OPTIONS["bytes"], size, {"": 1.0, **BYTES}, "400KB"),
+        _amount(OPTIONS["seconds"], latency, SECONDS, "5ms"),
+    )
+
+
+def _amount(
+    option: str, text: str | None, units: Mapping[str, float], example: str
+) -> float | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-zµ]*)\s*", text.lower())
+    try:
+        number = float(found[1]) * units[found[2]] if found else 0.0
+    except (ValueError, KeyError):
+        number = 0.0
+    if number <= 0:
+        raise NeumetaError(f"{option} {text}: give a positive amount, such as {example}")
+    return number

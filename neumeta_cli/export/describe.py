@@ -1,0 +1,161 @@
+"""What is in a file, without running anything of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from neumeta_cli.checkpoint import (
+    Weights,
+    file_hash,
+    load_checkpoint,
+    read_weights,
+    refusing,
+)
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.loading import KIND, RUN_BY
+from neumeta_cli.export.programs import read_onnx, read_pt2_metadata
+from neumeta_cli.manifold import FORMAT_VERSION, Manifold, load_manifold
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.resize import measure_cost
+
+STATE = frozenset({"field", "average", "optimizer", "step"})  # entries of a stopped fit's state
+
+
+def describe(path: Path, reporter: Reporter | None = None) -> dict[str, Any]:
+    """What is known of a file that neumeta reads or writes, as plain JSON types.
+
+    Args:
+        path: the file; no code that it names is imported.
+        reporter: is told of the progress where an architecture has to be searched for.
+
+    Returns:
+        ``file``, ``bytes``, ``kind`` and ``warnings`` for every file, and what else its kind has:
+        ``format_version``, ``arch``, ``input_size``, ``parameters``, ``macs``, ``width``,
+        ``widths``, ``sizes``, ``recipe``, ``provenance``, ``metrics`` and more.
+
+    Raises:
+        NeumetaError: the file cannot be read.
+
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NeumetaError(f"no such file: {path}")
+    with refusing(path, "file"):
+        if path.suffix in RUN_BY and path.is_file():
+            known = _program(path)
+        else:
+            known = _weights(path, read_weights(path), reporter)
+    version = known.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        known["warnings"].append(
+            f"format version {version} is newer than this neumeta reads ({FORMAT_VERSION})"
+        )
+    return {"file": str(path), "bytes": path.stat().st_size, **known}
+
+
+def _program(path: Path) -> dict[str, Any]:
+    if path.suffix == ".onnx":
+        metadata, seen = read_onnx(path)
+    else:
+        metadata, seen = read_pt2_metadata(path), {}
+    if metadata:
+        return _exported(metadata) | seen
+    return {"kind": "program", **seen, "warnings": ["not written by neumeta"]}
+
+
+def _weights(path: Path, weights: Weights, reporter: Reporter | None) -> dict[str, Any]:
+    kind = weights.metadata.get("kind", "checkpoint")
+    seen = _tensors(weights.tensors)
+    if isinstance(weights.envelope, Mapping) and weights.envelope.keys() >= STATE:
+        return _state(weights.envelope)
+    if kind == "manifold":
+        return seen | _manifold(path, weights.metadata)
+    if kind == KIND:
+        return seen | _exported(weights.metadata)
+    return seen | _checkpoint(path, weights, reporter)
+
+
+def _tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "tensors": len(tensors),
+        "values": sum(t.numel() for t in tensors.values()),
+        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}),
+    }
+
+
+def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the state that a fit goes on from."""
+    return {
+        "kind": "state of a fit",
+        "step": state["step"],
+        "skipped": state.get("skipped", 0),
+        "seconds": state.get("seconds"),
+        "warnings": ["no network: neumeta fit --resume goes on from it"],
+    }
+
+
+def _exported(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in metadata.items() if name != "digest"}
+    warnings = []
+    if not metadata.get("metrics"):
+        warnings.append("its accuracy has not been measured")
+    return known | {"warnings": warnings}
+
+
+def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in metadata.items() if name != "digest"}
+    provenance = dict(known.pop("provenance", None) or {})
+    known |= {
+        "recipe": provenance.pop("recipe", {}),
+        "metrics": provenance.pop("metrics", {}).get("table", []),
+        "provenance": provenance,
+        "warnings": [],
+    }
+    try:
+        manifold = load_manifold(path)
+    except NeumetaError as error:
+        return known | {"warnings": [str(error)]}
+    return known | _of_manifold(manifold, known["recipe"], known["metrics"])
+
+
+def _of_manifold(
+    manifold: Manifold, recipe: Mapping[str, Any], metrics: list[Any]
+) -> dict[str, Any]:
+    full = manifold.sizes(1.0)
+    cost = measure_cost(manifold.skeleton(full), manifold.blueprint.input_size)
+    known: dict[str, Any] = {
+        "sizes": full,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "calibration_images": len(manifold.calibration),
+    }
+    warnings = []
+    if manifold.norms and not len(manifold.calibration):
+        warnings.append("no images to calibrate norms with: export with --calibrate DIR")
+    if gammas := recipe.get("fit", {}).get("gamma"):
+        low, high = 1 - gammas[1], 1 - gammas[0]
+        known["widths"] = {"trained": [low, high]}
+        warnings.append(f"widths outside {low:g} to {high:g} were not trained as a whole")
+    if not metrics:
+        warnings.append("its accuracy has not been measured: neumeta eval")
+    return known | {"warnings": warnings}
+
+
+def _checkpoint(path: Path, weights: Weights, reporter: Reporter | None) -> dict[str, Any]:
+    known = {name: value for name, value in weights.metadata.items() if name != "digest"}
+    known |= {"kind": "checkpoint", "provenance": {"sha256": file_hash(path)}}
+    try:
+        checkpoint = load_checkpoint(path, reporter=reporter)
+        cost = measure_cost(checkpoint.model, checkpoint.input_size)
+    except NeumetaError as error:
+        return known | {"warnings": [f"architecture not known: {error}"]}
+    others = ", ".join(arch.name for arch in checkpoint.others)
+    return known | {
+        "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
+        "input_size": list(checkpoint.input_size),
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "warnings": [f"fits {others} too"] if others else [],
+    }

@@ -1,0 +1,72 @@
+"""From a file back to a module."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from neumeta_cli.checkpoint import Weights, load_checkpoint, read_weights, refusing
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.precision import check_dtype
+from neumeta_cli.manifold import (
+    blueprint_from_json,
+    check_version,
+    load_manifold,
+    rebuild_structure,
+)
+from neumeta_cli.resize import build_resized, resized_shapes
+from neumeta_cli.trace import Trace
+
+KIND = "network"
+RUN_BY = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
+
+
+def load(path: str | Path, arch: str | None = None, trust_code: bool = False) -> Any:
+    """Load whatever neumeta wrote or reads.
+
+    Args:
+        path: a manifold, an exported network (``.pt`` or ``.safetensors``) or a checkpoint.
+        arch: the architecture, for a checkpoint that does not tell.
+        trust_code: import the user's module that the file names, if it names one.
+
+    Returns:
+        A ``Manifold`` for a manifold, otherwise the ``nn.Module`` in evaluation mode, with the
+        number format that it was exported in.
+
+    Raises:
+        NeumetaError: the file cannot be read.
+
+    """
+    path = Path(path)
+    if path.suffix in RUN_BY:
+        raise NeumetaError(f"{path} is a program, not weights; run it with {RUN_BY[path.suffix]}")
+    weights = read_weights(path)
+    kind = weights.metadata.get("kind")
+    if kind == "manifold":
+        return load_manifold(path, trust_code)
+    if kind == KIND:
+        return _load_network(path, weights, trust_code)
+    return load_checkpoint(path, arch).model
+
+
+def _load_network(path: Path, weights: Weights, trust_code: bool) -> nn.Module:
+    check_version(path, weights.metadata, KIND)
+    with refusing(path, KIND):
+        dtype = check_dtype(weights.metadata.get("dtype", "float32"))
+        blueprint = blueprint_from_json(weights.metadata, trust_code)
+        sizes = {str(name): int(n) for name, n in weights.metadata["sizes"].items()}
+        structure, trace = rebuild_structure(blueprint)
+        _check_sizes(trace, sizes, weights)
+        return build_resized(structure, trace, sizes, weights.tensors).to(dtype)
+
+
+def _check_sizes(trace: Trace, sizes: dict[str, int], weights: Weights) -> None:
+    """Refuse sizes that the file's tensors do not have, before anything is made of such sizes."""
+    unknown = sizes.keys() - {clique.name for clique in trace.cliques}
+    if unknown or any(size < 1 for size in sizes.values()):
+        raise ValueError("its sizes are no channels of its architecture's cliques")
+    for name, shape in resized_shapes(trace, sizes).items():
+        if name not in weights.tensors:
+            raise ValueError(f"it lacks {name}")
+        if tuple(weights.tensors[name].shape) != shape:
+            raise ValueError(f"{name} is not of its size")

@@ -1,0 +1,181 @@
+"""From wishes, budgets and targets to a network on disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export import AS_SAMPLED, DTYPES, Exported, Finish, check_ending, export_network
+from neumeta_cli.export.budget import (
+    Budget,
+    Meter,
+    hold_file_size,
+    narrowest_reaching,
+    widest_within,
+)
+from neumeta_cli.export.search import Searched, search_widths
+from neumeta_cli.export.widths import Choice, Wish, cost_of
+from neumeta_cli.manifold import Manifold
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.tasks import Task
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a network is to be like.
+
+    Attributes:
+        wish: widths that are given.
+        budget: what it may cost.
+        target: the least accuracy; the narrowest network that has it is taken.
+        search: how many networks a search for each clique's width scores; None: no search.
+        seed: of the search.
+
+    """
+
+    wish: Wish
+    budget: Budget = field(default_factory=Budget)
+    target: float | None = None
+    search: int | None = None
+    seed: int = 0
+
+    @property
+    def plans(self) -> bool:
+        """Whether a width is to be found."""
+        return bool(self.budget.limits) or self.target is not None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A network that was chosen.
+
+    Attributes:
+        sizes: channels by clique.
+        width: of the cliques that no wish names; None where they differ.
+        limits: of the budget, by name.
+        reached: what the network costs, by the same names.
+        accuracy: where a target was to be reached, or a search judged.
+        searched: what a search found.
+
+    """
+
+    sizes: dict[str, int]
+    width: float | None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
+    accuracy: float | None = None
+    searched: Searched | None = None
+
+    @property
+    def improved(self) -> bool:
+        """Whether a search found better widths than one for all."""
+        return self.searched is not None and self.searched.best is self.searched.allocated
+
+
+def plan(
+    choice: Choice,
+    order: Order,
+    meter: Meter,
+    task: Task | None = None,
+    samples: int | None = None,
+    reporter: Reporter | None = None,
+) -> Planned:
+    """Choose the sizes of cliques.
+
+    Args:
+        choice: the networks that the wish leaves.
+        order: what is wanted.
+        meter: of the order's budget.
+        task: test images for a target or a search.
+        samples: K, the manifold's own if None.
+        reporter: is told of the progress.
+
+    Raises:
+        NeumetaError: no network is like that, or a target or a search has no data.
+
+    """
+    if not order.plans:
+        width = 1.0 if order.wish.everywhere is None else order.wish.everywhere
+        sizes = choice.sizes(width)
+        cost_of(choice.manifold, sizes)  # says what is wrong before any work is done
+        return Planned(sizes, None if order.wish.names_some else width)
+    if not choice.free:
+        raise NeumetaError("every clique has a width already, so there is nothing to choose")
+    if (order.target is not None or order.search) and task is None:
+        raise NeumetaError("a target or a search needs data; pass --data DIR")
+
+    def score(sizes: Mapping[str, int]) -> float:
+        assert task is not None
+        return task.evaluate(choice.manifold.sample(sizes=sizes, samples=samples))
+
+    found, accuracy, searched = None, None, None
+    if order.target is not None:
+        found, accuracy = narrowest_reaching(choice, meter, order.target, score, reporter)
+    else:
+        found = widest_within(choice, meter, reporter)
+    if order.search and order.target is None:
+        assert task is not None
+        searched = search_widths(
+            choice, meter, found, task, samples, order.seed, order.search, reporter
+        )
+        found, accuracy = searched.best.found, searched.best.accuracy
+    uniform = not order.wish.names_some and (searched is None or found is searched.uniform.found)
+    return Planned(
+        found.sizes,
+        found.width if uniform else None,
+        order.budget.limits,
+        found.cost,
+        accuracy,
+        searched,
+    )
+
+
+def export_planned(
+    choice: Choice,
+    order: Order,
+    path: Path,
+    task: Task | None = None,
+    samples: int | None = None,
+    finish: Finish = AS_SAMPLED,
+    reporter: Reporter | None = None,
+) -> tuple[Planned, Exported]:
+    """Choose a network and write it; a budget of bytes holds for the file.
+
+    Raises:
+        NeumetaError: as ``plan`` and ``export_network``.
+
+    """
+    path = Path(path)
+    check_ending(path)
+    written: list[tuple[Planned, Exported]] = []
+
+    def write(meter: Meter, place: Path) -> Mapping[str, int]:
+        planned = plan(choice, order, meter, task, samples, reporter)
+        exported = _write(choice.manifold, place, planned, samples, reporter, finish)
+        written.append((planned, exported))
+        return planned.sizes
+
+    scale = DTYPES[finish.dtype].itemsize / torch.float32.itemsize
+    meter = Meter(choice.manifold, order.budget, scale)
+    if order.budget.bytes is None:
+        write(meter, path)
+    else:
+        hold_file_size(path, meter, write)
+    planned, exported = written[-1]
+    return planned, Exported(exported.model, exported.sizes, path, exported.metrics)
+
+
+def _write(
+    manifold: Manifold,
+    path: Path,
+    planned: Planned,
+    samples: int | None,
+    reporter: Reporter | None,
+    finish: Finish,
+) -> Exported:
+    width, sizes = planned.width, planned.sizes
+    if width is not None and manifold.sizes(width) == sizes:
+        return export_network(manifold, path, width, samples, reporter, finish)
+    return export_network(manifold, path, None, samples, reporter, finish, sizes)

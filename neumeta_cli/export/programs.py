@@ -1,0 +1,241 @@
+"""Networks that run with no neumeta installed: ``.pt2`` for torch, ``.onnx`` for other runtimes."""
+
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from neumeta_cli.checkpoint import (
+    METADATA_KEY,
+    InputSize,
+    check_archive,
+    first_line,
+    parse_metadata,
+    write_atomically,
+)
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.precision import example, outputs_of, relative_error
+
+PT2_ENTRY = f"{METADATA_KEY}.json"  # among the archive's extra files
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+ONNX_MOST_BYTES = (1 << 31) - (1 << 24)  # of a protobuf, less what is no weights
+TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+
+Run = Callable[[Tensor], list[Tensor]]  # a network: images to all tensors that it gives
+
+
+def check_onnx(dtype: torch.dtype) -> None:
+    """Refuse what cannot be exported to ONNX before any work is done.
+
+    Raises:
+        NeumetaError: a package is not installed, or onnxruntime has no such networks.
+
+    """
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise NeumetaError(
+            f"ONNX needs {' and '.join(missing)}; install: pip install 'neumeta[onnx]'"
+        )
+    if dtype == torch.bfloat16:
+        raise NeumetaError("onnxruntime has no bfloat16 convolutions; use float16 or a .pt2 file")
+
+
+def write_pt2(path: Path, model: nn.Module, size: InputSize, metadata: dict[str, Any]) -> Path:
+    """Write a program for ``torch.export.load``, with any batch size.
+
+    Args:
+        path: the file.
+        model: in evaluation mode, on the CPU.
+        size: (C, H, W) of one input.
+        metadata: our JSON, kept as an extra file.
+
+    Raises:
+        NeumetaError: the network cannot be captured, or what was written computes otherwise.
+
+    """
+    with _capturing(path, model):
+        program = _capture(model, size)
+    extra = {PT2_ENTRY: json.dumps(metadata)}
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file, _quiet():
+            torch.export.save(program, file, extra_files=extra)
+        _check(path, model, size, lambda: _open_pt2(partial))
+
+    return write_atomically(path, write)
+
+
+def write_onnx(path: Path, model: nn.Module, size: InputSize, metadata: dict[str, Any]) -> Path:
+    """Write an ONNX file, with any batch size; arguments and errors as of ``write_pt2``."""
+    dtype = next(model.parameters()).dtype
+    check_onnx(dtype)
+    import onnx
+
+    if sum(t.numel() * t.element_size() for t in model.state_dict().values()) > ONNX_MOST_BYTES:
+        raise NeumetaError(f"cannot write {path}: ONNX files end at 2 GiB; use .pt2 or float16")
+    outputs = outputs_of(model, example(size, TRACED_BATCH, dtype))
+    names = ["output"] if len(outputs) == 1 else [f"output_{n}" for n in range(len(outputs))]
+    with _capturing(path, model), _quiet():
+        program = torch.onnx.export(
+            model,
+            (example(size, TRACED_BATCH, dtype),),
+            dynamo=True,
+            dynamic_shapes=({0: Dim("batch")},),
+            input_names=["input"],
+            output_names=names,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(proto.SerializeToString())
+        _check(path, model, size, lambda: _open_onnx(partial))
+
+    return write_atomically(path, write)
+
+
+def read_pt2_metadata(path: Path) -> dict[str, Any]:
+    """What a ``.pt2`` file says of itself, nothing of the program being loaded.
+
+    Raises:
+        NeumetaError: it is no whole archive.
+
+    """
+    check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise NeumetaError(f"cannot read {path}: {damaged} in it is damaged")
+            names = [n for n in archive.namelist() if n.endswith(f"/extra/{PT2_ENTRY}")]
+            texts = [archive.read(name).decode() for name in names]
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+        raise NeumetaError(
+            f"cannot read {path}: not a whole .pt2 file ({first_line(error)})"
+        ) from error
+    return parse_metadata(path, texts[0]) if texts else {}
+
+
+def read_onnx(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an ``.onnx`` file says of itself, and what can be seen in it.
+
+    Raises:
+        NeumetaError: it is damaged, or the package ``onnx`` is not installed.
+
+    """
+    if find_spec("onnx") is None:
+        raise NeumetaError("reading ONNX needs onnx; install: pip install 'neumeta[onnx]'")
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and onnx raise kinds of their own
+        raise NeumetaError(f"cannot read {path}: damaged ({first_line(error)})") from error
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    weights = model.graph.initializer
+    seen = {
+        "tensors": len(weights),
+        "values": sum(_product(weight.dims) for weight in weights),
+        "dtypes": sorted({onnx.TensorProto.DataType.Name(w.data_type).lower() for w in weights}),
+        "opset": max((entry.version for entry in model.opset_import), default=None),
+        "inputs": {value.name: _onnx_shape(value) for value in model.graph.input},
+        "outputs": {value.name: _onnx_shape(value) for value in model.graph.output},
+    }
+    own = texts.get(METADATA_KEY)
+    return (parse_metadata(path, own) if own is not None else {}), seen
+
+
+def _product(numbers: Any) -> int:
+    total = 1
+    for number in numbers:
+        total *= number
+    return total
+
+
+def _onnx_shape(value: Any) -> list[str | int]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def _capture(model: nn.Module, size: InputSize) -> ExportedProgram:
+    images = example(size, TRACED_BATCH, next(model.parameters()).dtype)
+    return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
+
+
+@contextmanager
+def _capturing(path: Path, model: nn.Module) -> Iterator[None]:
+    """One line for whatever keeps torch from capturing a network with any batch size."""
+    try:
+        yield
+    except NeumetaError:
+        raise
+    except Exception as error:  # dynamo and its converters raise many kinds
+        raise NeumetaError(
+            f"cannot export {type(model).__name__} to {path}: {first_line(error)}; "
+            "use .pt or .safetensors"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs and warns of while it exports."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _open_pt2(path: Path) -> Run:
+    with _quiet():
+        loaded = torch.export.load(path).module()
+    return lambda images: outputs_of(loaded, images)
+
+
+def _open_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it has to say comes as an exception too
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> list[Tensor]:
+        made = session.run(None, {"input": images.numpy()})
+        return [torch.from_numpy(value).float() for value in made]
+
+    return run
+
+
+def _check(path: Path, model: nn.Module, size: InputSize, open_: Callable[[], Run]) -> None:
+    dtype = next(model.parameters()).dtype
+    try:
+        run = open_()
+        compared = [
+            (run(images), outputs_of(model, images))
+            for images in (example(size, batch, dtype) for batch in CHECKED_BATCHES)
+        ]
+    except Exception as error:  # runtimes raise kinds of their own
+        raise NeumetaError(
+            f"{path} would not load or run again ({first_line(error)}); nothing is written"
+        ) from error
+    for got, wanted in compared:
+        off = relative_error(got, wanted)
+        if not off < TOLERANCE[dtype]:
+            raise NeumetaError(
+                f"{path} computes otherwise than the network in torch: outputs differ by "
+                f"{off:.1e} of the largest, more than {TOLERANCE[dtype]:.0e}; nothing is written"
+            )

@@ -1,0 +1,255 @@
+"""Which channels a network is to have: widths by pattern, channels by module, multiples."""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
+
+from torch import nn
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import Manifold
+from neumeta_cli.resize import Cost, check_width, linked_cliques, measure_cost, resize_model
+from neumeta_cli.trace import Clique
+
+CLOSE = 4  # names that an error lists
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user says of widths.
+
+    Attributes:
+        everywhere: the width of the cliques that nothing else names; None leaves them to a budget.
+        named: (pattern, width): module paths, prefixes, globs or names of cliques.
+        channels: (module, its output channels).
+        multiple: every clique has a multiple of so many channels, where it has as many at all.
+
+    """
+
+    everywhere: float | None = None
+    named: tuple[tuple[str, float], ...] = ()
+    channels: tuple[tuple[str, int], ...] = ()
+    multiple: int = 1
+
+    @property
+    def names_some(self) -> bool:
+        return bool(self.named or self.channels)
+
+
+class Choice:
+    """The networks that a wish leaves: one for each common width of the cliques it does not name.
+
+    Cliques that a forward pass needs alike go together: naming one names all.
+
+    Args:
+        manifold: whose cliques in scope have widths.
+        wish: what the user says.
+
+    Attributes:
+        named: width by clique, for those that the wish names.
+        free: groups of cliques that it does not.
+
+    Raises:
+        NeumetaError: a pattern that fits nothing, a number of channels that is not possible, two
+            widths for one clique.
+
+    """
+
+    def __init__(self, manifold: Manifold, wish: Wish) -> None:
+        self.manifold, self.wish = manifold, wish
+        if wish.multiple < 1:
+            raise NeumetaError(f"cannot round channels to multiples of {wish.multiple}; try 8")
+        self.full = manifold.sizes(1.0)
+        self._groups = [sorted(g) for g in linked_cliques(manifold.trace, list(self.full))]
+        self.named = self._resolve()
+        self.free = [group for group in self._groups if not set(group) <= set(self.named)]
+
+    def sizes(self, width: float | Mapping[str, float]) -> dict[str, int]:
+        """Channels of each clique where the others have this width, or a width for each by name."""
+        names = [name for group in self.free for name in group]
+        given = dict.fromkeys(names, width) if isinstance(width, int | float) else dict(width)
+        for value in given.values():
+            check_width(value)
+        sizes = self.manifold.sizes(given | self.named)
+        if self.wish.multiple == 1:
+            return sizes
+        exact = self._with_linked([self._making(module) for module, _ in self.wish.channels])
+        rounded = {
+            name: n if name in exact else self._rounded(n, self.full[name])
+            for name, n in sizes.items()
+        }
+        return self.manifold.sizes({name: n / self.full[name] for name, n in rounded.items()})
+
+    def grid(self) -> list[float]:
+        """Common widths up to 1, ascending: one for each network that differs from the last.
+
+        Each is the shortest decimal number that gives its network.
+        """
+        counts = {self.full[name] for group in self.free for name in group}
+        steps = sorted({(k - 0.5) / count for count in counts for k in range(2, count + 1)})
+        edges = [0.0, *steps, 1.0 + 0.5 / max(counts, default=1)]
+        found: list[tuple[float, dict[str, int]]] = []
+        for low, high in pairwise(edges):
+            sizes = self.sizes((low + high) / 2)
+            if not found or sizes != found[-1][1]:
+                short = _shortest(low, high, functools.partial(self._gives, sizes))
+                found.append((short, sizes))
+        return [width for width, _ in found]
+
+    def _gives(self, sizes: Mapping[str, int], width: float) -> bool:
+        return self.sizes(width) == sizes
+
+    def _rounded(self, count: int, full: int) -> int:
+        multiple = self.wish.multiple
+        most = max(count, full) // multiple * multiple
+        return min(most, max(multiple, math.floor(count / multiple + 0.5) * multiple)) or full
+
+    def _resolve(self) -> dict[str, float]:
+        """Width by clique; a number of channels goes before patterns, the last of these counts."""
+        patterns: dict[str, float] = {}
+        for pattern, width in self.wish.named:
+            check_width(width)
+            patterns |= dict.fromkeys(self._with_linked(self._matching(pattern)), width)
+        exact: dict[str, float] = {}
+        for module, count in self.wish.channels:
+            clique = self._making(module)
+            wanted = dict.fromkeys(self._with_linked([clique]), self._width_for(module, count))
+            for name, width in wanted.items():
+                if exact.get(name, width) != width:
+                    raise NeumetaError(
+                        f"--channels {module}={count}: another --channels gives {name}, "
+                        f"which these share, {self.full[name] * exact[name]:g} channels"
+                    )
+            exact |= wanted
+        return patterns | exact
+
+    def _with_linked(self, cliques: Sequence[str]) -> list[str]:
+        return [n for group in self._groups if set(group) & set(cliques) for n in group]
+
+    def _matching(self, pattern: str) -> list[str]:
+        """Cliques with that name, else those of weights in modules that the pattern fits."""
+        if pattern in self.full:
+            return [pattern]
+        found = [
+            name
+            for name, clique in self._cliques().items()
+            if any(_fits(module, pattern) for module in self._makers(clique))
+        ]
+        if not found:
+            raise NeumetaError(f"--width {pattern}: fits no clique{self._near(pattern)}")
+        return found
+
+    def _making(self, module: str) -> str:
+        """The one clique of a module's output channels."""
+        modules = {_module(name) for name in self.manifold.trace.shapes}
+        if module not in modules:
+            raise NeumetaError(f"--channels {module}: no such module{self._near(module)}")
+        output = self._output(module)
+        found = [
+            name
+            for name, clique in self._cliques().items()
+            if any((m.weight, m.dim) == output for m in clique.members)
+        ]
+        if not found:
+            raise NeumetaError(
+                f"--channels {module}: its output channels cannot change here{self._near(module)}"
+            )
+        if len(found) > 1:
+            raise NeumetaError(
+                f"--channels {module}: its outputs belong to several cliques; "
+                f"give --width for each of {', '.join(found)}"
+            )
+        return found[0]
+
+    def _width_for(self, module: str, count: int) -> float:
+        """The width at which the module has so many output channels, all others being full."""
+        (weight, dim), clique = self._output(module), self._making(module)
+        group, full = self._with_linked([clique]), self.full[clique]
+
+        def channels(n: int) -> int:
+            widths = dict.fromkeys(self.full, 1.0) | dict.fromkeys(group, n / full)
+            return self.manifold.shapes(self.manifold.sizes(widths))[weight][dim]
+
+        least, each = channels(1), max(1, channels(full + 1) - channels(full))
+        n = max(1, 1 + (count - least) // each)
+        if channels(n) == count:
+            return n / full
+        near = dict.fromkeys((channels(n), channels(n + 1)) if count > least else (least,))
+        steps = f" in steps of {each}" if each > 1 else ""
+        raise NeumetaError(
+            f"--channels {module}={count}: not possible, it has {least} or more{steps}; "
+            f"try {' or '.join(map(str, near))}"
+        )
+
+    def _output(self, module: str) -> tuple[str, int]:
+        """The weight that makes a module's output channels, and their dimension."""
+        own = self.manifold.structure.get_submodule(module)
+        names = [n for n in self.manifold.trace.shapes if _module(n) == module]
+        weight = f"{module}.weight" if module else "weight"
+        backwards = isinstance(own, nn.Embedding) or getattr(own, "transposed", False)
+        return (weight if weight in names else names[0]), int(backwards)
+
+    def _makers(self, clique: Clique) -> set[str]:
+        """The modules whose outputs run along a clique."""
+        members = [(m.weight, m.dim, _module(m.weight)) for m in clique.members]
+        return {module for weight, dim, module in members if dim == self._output(module)[1]}
+
+    def _cliques(self) -> dict[str, Clique]:
+        return {c.name: c for c in self.manifold.trace.cliques if c.name in self.full}
+
+    def _near(self, name: str) -> str:
+        """How to go on after a name that is none: those that come close."""
+        modules = set().union(*(self._makers(c) for c in self._cliques().values()))
+        prefixes = {".".join(m.split(".")[:n]) for m in modules for n in range(1, m.count(".") + 2)}
+        known = sorted(prefixes | set(self.full))
+        close = difflib.get_close_matches(name, known, n=CLOSE, cutoff=0.5)
+        return f"; in scope are {', '.join(close or [*list(self.full)[:CLOSE], '…'])}"
+
+
+def cost_of(manifold: Manifold, sizes: Mapping[str, int]) -> Cost:
+    """Parameters, MACs and bytes of the network of these sizes, without any weights.
+
+    Raises:
+        NeumetaError: its forward pass does not run.
+
+    """
+    network = resize_model(manifold.structure, manifold.trace, sizes)
+    try:
+        return measure_cost(network, manifold.blueprint.input_size)
+    except Exception as error:  # whatever a forward pass raises on sizes that it refuses
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NeumetaError(
+            f"this network does not run with such widths ({said}); give the cliques of "
+            "one stream the same width"
+        ) from error
+
+
+def mean_width(manifold: Manifold, sizes: Mapping[str, int]) -> float:
+    """Kept over full channels of all cliques in scope together."""
+    full = manifold.sizes(1.0)
+    return round(sum(sizes[name] for name in full) / sum(full.values()), 6)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _fits(module: str, pattern: str) -> bool:
+    """Whether a pattern is a module's path, the beginning of it, or a glob of either."""
+    parts = module.split(".")
+    return any(fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+
+
+def _shortest(low: float, high: float, fits: Callable[[float], bool]) -> float:
+    """The number with the fewest digits in [low, high) that fits."""
+    for digits in range(1, 16):
+        unit = 10.0**-digits
+        short = round(math.ceil(low / unit) * unit, digits)
+        for candidate in (short, round(short + unit, digits)):
+            if 0 < candidate < high and fits(candidate):
+                return candidate
+    return (low + high) / 2

@@ -1,0 +1,42 @@
+"""Weights drawn K times: their mean, the pieces they come in."""
+
+import pytest
+import torch
+from test_manifold import FACTORISED, INTEGRAL, MLP, NOISE, SELECTED, manifold_of
+
+from neumeta_cli.manifold import Noise, mlp
+from neumeta_cli.manifold.manifold import SAMPLING_SEED
+
+
+@pytest.mark.parametrize("per", ["type", "tensor"])
+@pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
+def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, per: str) -> None:
+    """Many draws at once, constants in a bias: as one draw after another in training has it."""
+    manifold = manifold_of(build, inr=inr.model_copy(update={"per": per}))
+    sizes = manifold.sizes(0.5)
+    sampled = manifold.draw(sizes, 3)
+    for target in manifold.targets(sizes):
+        generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
+        noise = Noise(NOISE.channels, NOISE.sizes, generator)
+        draws = [manifold.field([target], noise)[0] for _ in range(3)]
+        wanted = torch.stack(draws).mean(0)
+        torch.testing.assert_close(sampled[target.spec.name], wanted, rtol=1e-4, atol=1e-5)
+    again = manifold.draw(sizes, 3)
+    assert all(torch.equal(weight, again[name]) for name, weight in sampled.items())
+
+
+@pytest.mark.parametrize("sizes_too", [True, False])
+@pytest.mark.parametrize("frequencies", [(4, 4), (5, 2), (3, 0)])
+def test_evaluating_in_pieces_is_the_network_itself(monkeypatch, frequencies, sizes_too) -> None:
+    """Up to rounding; whichever coordinates are the same at all points."""
+    monkeypatch.setattr(mlp, "CPU_ROWS", 7)
+    torch.manual_seed(0)
+    coordinates = mlp.Coordinates(frequencies)
+    network = mlp.ResidualMLP(coordinates.features, 16, 3, 4)
+    points = torch.rand(20, 6)
+    points[:, [0, 3]] = 0.3
+    if not sizes_too:
+        points[:, 4:] = 0.7
+    made = mlp.evaluate(network, coordinates, points)
+    torch.testing.assert_close(made, network(coordinates.embed(points)), rtol=1e-5, atol=1e-6)
+    assert mlp.evaluate(network, coordinates, points[:1]).shape == (1, 4)
