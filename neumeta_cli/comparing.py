@@ -203,6 +203,7 @@ def _as_comparison(table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "test_images": table["test_images"],
         "metrics": table["metrics"],
+        "pictures": table["pictures"],
         "checkpoint": next(row for row in table["rows"] if row["method"] == CHECKPOINT),
         "methods": entries,
         "total_variation": table["total_variation"],

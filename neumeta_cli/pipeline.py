@@ -65,12 +65,16 @@ RECIPE_FILE = "recipe.yaml"
 MANIFOLD_FILE = "manifold.safetensors"
 PERMUTED_FILE = "permuted.safetensors"
 TABLE_FILE = "report/table.json"
+PICTURES_FOLDER = "pictures"
 PICTURE_FILE = "report/over_gamma.png"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave: its folder, the table, what the fit took, and the cost of an epoch."""
+    """What a run gave: its folder, the table, what the fit took, and the cost of an epoch.
+
+    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder.
+    """
 
     folder: Path
     rows: list[Row]
@@ -81,6 +85,7 @@ class RunResult:
     checkpoint_bytes: int
     test_images: int
     metrics: list[Metric]
+    pictures: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """As the run's ``table.json`` has it."""
@@ -98,6 +103,7 @@ class RunResult:
             "checkpoint_bytes": self.checkpoint_bytes,
             "test_images": self.test_images,
             "metrics": [m.as_dict() for m in self.metrics],
+            "pictures": self.pictures,
             "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
         }
 
@@ -175,7 +181,7 @@ def run_recipe(
 
     rows += sweep(manifold, task, widths, original, reporter=reporter, look=look)
     for name, figure in pictures.items():
-        save_figure(figure, folder / "report" / f"{name}.png")
+        save_figure(figure, folder / PICTURES_FOLDER / f"{name}.png")
     metrics = {"table": [row.as_dict() for row in rows]}
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
@@ -190,6 +196,7 @@ def run_recipe(
         sizes[1],
         len(task.test),
         shown(task.metrics, rows),
+        list(pictures),
     )
     write_text(folder / TABLE_FILE, json.dumps(run.as_dict(), indent=1, ensure_ascii=False))
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"

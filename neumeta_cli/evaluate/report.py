@@ -40,8 +40,14 @@ def write_report(document: Mapping[str, Any], run: Path, folder: Path) -> Path:
         figure = draw()
         save_figure(figure, folder / f"{name}.png")
         svg = save_figure(figure, folder / f"{name}.svg").read_bytes()
-        data = base64.b64encode(svg).decode()
-        pictures.append({"name": name, "title": title, "caption": caption, "data": data})
+        told = {"name": name, "title": title, "caption": caption}
+        pictures.append(told | {"source": _embedded(svg, "svg+xml")})
+    for name in document.get("pictures", []):
+        png = (run / "pictures" / f"{name}.png").read_bytes()
+        kind, _, which = name.rpartition("_")
+        width = which if which == "checkpoint" else f"width {which}"
+        told = {"name": name, "title": f"{kind}, {width}".capitalize(), "caption": ""}
+        pictures.append(told | {"source": _embedded(png, "png")})
     environment = Environment(
         loader=PackageLoader("neumeta_cli.evaluate", ""), autoescape=select_autoescape(["j2"])
     )
@@ -49,6 +55,10 @@ def write_report(document: Mapping[str, Any], run: Path, folder: Path) -> Path:
         **_content(document), pictures=pictures, percent=_percent
     )
     return write_text(folder / PAGE, page)
+
+
+def _embedded(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def clear_winner(

@@ -214,11 +214,12 @@ class Manifold(nn.Module):
             return self.generate(sizes)
         targets = self.targets(sizes)
         reporter.start("sample weights", count * sum(math.prod(t.shape) for t in targets))
-        made = {}
+        made: dict[str, Tensor] = {}
         for target in targets:
             generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
             noise = Noise(self.noise.channels, self.noise.sizes, generator)
-            made[target.spec.name] = self.field.mean(target, noise, count, reporter)
+            mean = self.field.mean(target, noise, count, reporter)
+            made |= _turned_back([target], [mean])
         reporter.finish()
         return made
 
