@@ -110,7 +110,7 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     axes = figure.add_subplot()
     for number, (name, records) in enumerate(curves.items()):
         epochs = [r["epoch"] for r in records]
-        style = _style(number, name) | {"marker": None}
+        style = _style(number, name) | {"marker": "o" if len(records) == 1 else None}
         axes.plot(epochs, [r["loss"] for r in records], label=name, **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
