@@ -1,5 +1,6 @@
 """A width of its own for every clique, by how much the network loses where it gets narrower."""
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ SAMPLES = 300  # of the manifold
 STEPS = (1.4, 1.2, 1.1, 1.05)  # by which a clique is made wider or narrower, in turn
 MOST_SCORED = 1000  # images
 BATCH = 500
-PROJECTIONS = 4  # rescalings until a budget is met
+PROJECTIONS = 6  # rescalings until a budget is spent
+NEARLY = 0.995  # of a budget is all of it
+BEYOND = 1.01  # a little more than it takes, to find both sides of a budget
 
 Widths = dict[str, float]  # of the cliques that no wish names
 Move = tuple[tuple[str, ...], float]  # a group of cliques, and the factor of their width
@@ -191,14 +194,19 @@ class _Climb:
 
     def _spent(self, widths: Widths) -> Widths | None:
         """The same proportions at the whole budget, none above 1; None if it cannot be held."""
-        fitting, scale = None, 1.0
+        fitting, low, high, scale = None, 0.0, 0.0, 1.0
         for _ in range(PROJECTIONS):
             scaled = {n: min(1.0, max(self.least[n], scale * w)) for n, w in widths.items()}
             share = self.meter.share(self.choice.sizes(scaled))
             if share <= 1:
-                fitting = scaled
-            # Costs grow about as the square of widths; a little less where it was too much.
-            scale *= (1.0 if share <= 1 else 0.995) * share**-0.5
+                fitting, low = scaled, scale
+            else:
+                high = scale
+            if NEARLY <= share <= 1:
+                break
+            # Costs grow about as the square of widths; once both sides are known, halve.
+            beyond = 1 / BEYOND if share > 1 else BEYOND
+            scale = math.sqrt(low * high) if low and high else scale * share**-0.5 * beyond
         return fitting
 
 
