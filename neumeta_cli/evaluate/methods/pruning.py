@@ -142,14 +142,30 @@ def _graph(model: nn.Module, bench: Bench) -> Any:
 
 
 def _pruning_of(model: nn.Module, clique: Clique, bench: Bench) -> tuple[nn.Module, Any]:
-    """A layer that makes the clique's channels, and torch-pruning's function for its outputs."""
+    """A layer along whose inputs or outputs the clique lies, and torch-pruning's function for it.
+
+    Layers that make the channels come first.
+    """
     pruning = torch_pruning()
+    along: dict[tuple[str, int], int] = {}
     for member in clique.members:
-        module = model.get_submodule(member.weight.rpartition(".")[0])
-        dense = isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1
-        if member.dim == 0 and dense and len(member.positions) == clique.channels:
-            linear = isinstance(module, nn.Linear)
-            return module, (
-                pruning.prune_linear_out_channels if linear else pruning.prune_conv_out_channels
-            )
-    raise NeumetaError(f"torch-pruning cannot prune clique {clique.name}: no plain layer makes it")
+        along[member.weight, member.dim] = along.get((member.weight, member.dim), 0) + 1
+    found = []
+    for (weight, dim), members in along.items():
+        module: Any = model.get_submodule(weight.rpartition(".")[0])
+        size = bench.trace.shapes[weight][dim]
+        plain = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+        if not plain or weight.endswith("bias") or members > 1 or size != clique.channels:
+            continue
+        kind = "linear" if isinstance(module, nn.Linear) else "conv"
+        if getattr(module, "groups", 1) == 1:
+            makes = dim == (1 if isinstance(module, nn.ConvTranspose2d) else 0)
+            side = "out" if makes else "in"
+            function = getattr(pruning, f"prune_{kind}_{side}_channels")
+            found.append((not makes, module, function))
+    if not found:
+        raise NeumetaError(
+            f"torch-pruning cannot prune clique {clique.name}: no plain layer has it"
+        )
+    _, module, function = min(found, key=lambda f: f[0])
+    return module, function
