@@ -40,7 +40,7 @@ FoldOption = Annotated[
     bool | None,
     typer.Option(
         "--fold/--no-fold",
-        help="Fold batch norm into the layers before it. If left out, .onnx and .pt2 are folded and "
+        help="Fold batch norm into the layers before it. If left out, .onnx and .pt2 are folded, "
         "other files as the manifold has it.",
     ),
 ]
