@@ -18,7 +18,6 @@ from neumeta_cli.manifold.manifold import (
     build_manifold,
     rebuild_structure,
 )
-from neumeta_cli.manifold.selected import along
 
 __all__ = [
     "FORMAT_VERSION",
@@ -27,7 +26,6 @@ __all__ = [
     "Manifold",
     "Noise",
     "Provenance",
-    "along",
     "blueprint_from_json",
     "blueprint_to_json",
     "build_manifold",
