@@ -12,8 +12,11 @@ from neumeta_cli.cli import main
 
 SCRIPTS = {
     "budget_search.py": ("one width: 1,", "searched: 1,", "taken: {"),
+    "deploy_onnx.py": ("checked against torch", "top-1 of 359 test images with onnxruntime: "),
     "live_morphing.py": ("300 waiting: width 0.25", "as sampled at that width: True"),
     "morph.py": ("width 0.37", "computes what its twin in memory does: True"),
+    "own_model.py": ("relative difference", "loaded again, the same: True"),
+    "own_task.py": ("NeuMeta      width 0.5", "at width 0.4: "),
 }
 
 

@@ -1,8 +1,12 @@
 """The command line: a command parses, calls one function, prints."""
 
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import typer
@@ -49,7 +53,8 @@ def main() -> None:
         warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
     Settings.quiet = launched_processes()[1] > 0  # the first of several processes speaks for all
     try:
-        app()
+        with _tidy_when_terminated():
+            app()
     except NeumetaError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -63,6 +68,19 @@ def main() -> None:
     except Exception as error:
         text = str(error).splitlines()[0] if str(error) else ""
         _fail(f"internal: {type(error).__name__}: {text} (--debug shows where; please report it)")
+
+
+@contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that no partial file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> None:

@@ -15,7 +15,6 @@ from neumeta_cli.manifold.file import (
 from neumeta_cli.manifold.layouts import weight_layouts
 from neumeta_cli.manifold.live import LiveNetwork
 from neumeta_cli.manifold.manifold import Manifold, build_manifold
-from neumeta_cli.manifold.selected import along
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,7 +24,6 @@ __all__ = [
     "Manifold",
     "Noise",
     "Provenance",
-    "along",
     "blueprint_from_json",
     "blueprint_to_json",
     "build_manifold",
