@@ -13,6 +13,7 @@ from neumeta_cli.cli import main
 SCRIPTS = {
     "budget_search.py": ("one width: 1,", "searched: 1,", "taken: {"),
     "live_morphing.py": ("300 waiting: width 0.25", "as sampled at that width: True"),
+    "deploy_onnx.py": ("checked against torch", "top-1 of 359 test images with onnxruntime: "),
     "morph.py": ("width 0.37", "computes what its twin in memory does: True"),
 }
 

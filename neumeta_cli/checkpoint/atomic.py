@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from neumeta_cli.errors import NeumetaError
 
-WRITING = ("write", "file", "unexpected pos")  # what libraries' messages on failed writes have
+# What libraries say of writes that fail.
+WRITING = ("write", "file", "unexpected pos", "i/o error")
 
 ABANDONED = 3600.0  # seconds since a partial file has grown, after which nobody writes it any more
 NAMED = 32  # letters of the name that a partial file repeats
@@ -47,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         partial.replace(path)
     except OSError as error:
         raise NeumetaError(f"cannot write {path}: {error.strerror or error}") from error
-    except RuntimeError as error:  # torch reports a failed write so, safetensors its own way
+    except (RuntimeError, SafetensorError) as error:  # torch and safetensors, of failed writes
         reason = str(error).splitlines()[0] if str(error) else ""
         if not any(word in reason.lower() for word in WRITING):
             raise

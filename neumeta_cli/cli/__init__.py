@@ -1,6 +1,8 @@
 """The command line: a command parses, calls one function, prints."""
 
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from importlib.metadata import version
@@ -47,6 +49,8 @@ def main() -> None:
         return
     if "--debug" not in sys.argv:
         warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that files are tidied up
     Settings.quiet = launched_processes()[1] > 0  # the first of several processes speaks for all
     try:
         app()

@@ -107,7 +107,7 @@ def export_network(
     size = manifold.blueprint.input_size
     fitted = None
     if images is not None:
-        fitted = recalibrate(manifold, model, chosen, images, samples, reporter)
+        fitted = recalibrate(manifold, model, images, samples, reporter)
     wanted = outputs_of(model, example(size, 2))
     if fold and not manifold.blueprint.fold:
         model = fold_batch_norm(model, size)

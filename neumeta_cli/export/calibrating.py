@@ -1,19 +1,20 @@
 """Fitting what depends on a width's activations to unlabelled images, as a network is exported."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.utils._pytree import tree_leaves
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as TF
 
 from neumeta_cli.checkpoint import InputSize
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold import Manifold, along
+from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import DataSection
-from neumeta_cli.reporting import Reporter
+from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import calibrate
 from neumeta_cli.tasks import Images
 from neumeta_cli.tasks.images import normalise
@@ -21,7 +22,8 @@ from neumeta_cli.tasks.images import normalise
 MOST_IMAGES = 512
 BATCH = 256
 STATISTICS, BIASES = "norm statistics", "biases"
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+EPOCHS, STEP, RATE = 15, 64, 1e-2  # of the fit of biases: passes, images a step, Adam's rate
+TEMPERATURE = 2.0
 
 
 def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
@@ -56,7 +58,6 @@ def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
 def recalibrate(
     manifold: Manifold,
     network: nn.Module,
-    sizes: Mapping[str, int],
     images: Tensor,
     samples: int | None = None,
     reporter: Reporter | None = None,
@@ -66,7 +67,6 @@ def recalibrate(
     Args:
         manifold: that the network was sampled from.
         network: changed in place.
-        sizes: channels of its cliques in scope.
         images: (n, C, H, W).
         samples: K of the network of full width that biases follow.
         reporter: is told of the progress.
@@ -81,85 +81,68 @@ def recalibrate(
     if manifold.norms:
         calibrate(network, manifold.norms, images)
         return STATISTICS
-    targets = {t.spec.module: t for t in manifold.targets(sizes) if t.spec.name.endswith("bias")}
-    layers = [n for n in targets if isinstance(network.get_submodule(n), LAYERS)]
-    if not layers:
+    names = [spec.name for spec in manifold.specs if spec.name.endswith(".bias")]
+    if not names:
         raise NeumetaError("--calibrate: nothing in scope has norm statistics or biases; leave it")
     full = manifold.sample(1.0, samples=samples, reporter=reporter).cpu()
-    means = _output_means(full, layers, images)
-    wanted = {}
-    for name, mean in means.items():
-        target = targets[name]
-        kept = target.kept[0] if target.kept[0] is None else target.kept[0].cpu()
-        wanted[name] = along(mean, 0, target.c_out, kept, None)
-    _shift_biases(network, wanted, images)
+    _follow(network, full, names, images, reporter or Silent())
     return BIASES
 
 
-class _Channels:
-    """A running mean by channel."""
+def _follow(
+    network: nn.Module, full: nn.Module, names: list[str], images: Tensor, reporter: Reporter
+) -> None:
+    """Move biases so that outputs come closer to those of the network of full width.
 
-    def __init__(self) -> None:
-        self.total: Tensor | float = 0.0
-        self.count = 0
-
-    def add(self, values: Tensor, count: int) -> None:
-        self.total = self.total + values * count
-        self.count += count
-
-    @property
-    def mean(self) -> Tensor:
-        assert isinstance(self.total, Tensor)
-        return self.total / self.count
-
-
-def _by_channel(module: nn.Module, output: Tensor) -> Tensor:
-    channel = output.dim() - 1 if isinstance(module, nn.Linear) else 1
-    return output.mean([d for d in range(output.dim()) if d != channel])
-
-
-def _like(module: nn.Module, values: Tensor, output: Tensor) -> Tensor:
-    tail = 0 if isinstance(module, nn.Linear) else output.dim() - 2
-    return values.view(-1, *(1,) * tail)
-
-
-@torch.no_grad()
-def _output_means(model: nn.Module, layers: list[str], images: Tensor) -> dict[str, Tensor]:
-    seen = {name: _Channels() for name in layers}
-
-    def look(name: str) -> RemovableHandle:
-        def hook(module: nn.Module, _: object, output: Tensor) -> None:
-            seen[name].add(_by_channel(module, output), len(output))
-
-        return model.get_submodule(name).register_forward_hook(hook)
-
-    _run(model, [look(name) for name in layers], images)
-    return {name: channels.mean for name, channels in seen.items()}
-
-
-@torch.no_grad()
-def _shift_biases(model: nn.Module, wanted: Mapping[str, Tensor], images: Tensor) -> None:
-    """Move biases so that each layer's outputs have these means, those of layers before it moved.
-
-    Bias correction (Nagel et al., 2019), averaged over batches as norm statistics are.
+    Adam on the divergence of their classes. One image in five only measures; the biases that were
+    best on these are taken, which may be those from before.
     """
-    shifts = {name: _Channels() for name in wanted}
+    with torch.no_grad():
+        wanted = torch.cat([_output(full, batch) for batch in images.split(BATCH)])
+    measuring = torch.arange(len(images)) % 5 == 4
+    biases = [network.get_parameter(name).requires_grad_() for name in names]
+    optimizer = torch.optim.Adam(biases, lr=RATE)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    generator = torch.Generator().manual_seed(0)
+    training = torch.nonzero(~measuring).flatten()
+    best, kept = _distance(network, images[measuring], wanted[measuring]), _copies(biases)
+    reporter.start("fit biases", EPOCHS)
+    for _ in range(EPOCHS):
+        order = training[torch.randperm(len(training), generator=generator)]
+        for index in order.split(STEP):
+            optimizer.zero_grad()
+            _divergence(_output(network, images[index]), wanted[index]).backward()
+            optimizer.step()
+        rate.step()
+        reporter.advance()
+        distance = _distance(network, images[measuring], wanted[measuring])
+        if distance < best:
+            best, kept = distance, _copies(biases)
+    reporter.finish()
+    for bias, value in zip(biases, kept, strict=True):
+        bias.requires_grad_(False).copy_(value)
 
-    def move(name: str) -> RemovableHandle:
-        def hook(module: nn.Module, _: object, output: Tensor) -> Tensor:
-            shift = wanted[name] - _by_channel(module, output)
-            shifts[name].add(shift, len(output))
-            return output + _like(module, shift, output)
 
-        return model.get_submodule(name).register_forward_hook(hook)
-
-    _run(model, [move(name) for name in wanted], images)
-    for name, channels in shifts.items():
-        model.get_parameter(f"{name}.bias").add_(channels.mean)
+def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
 
 
-def _run(model: nn.Module, hooks: list[RemovableHandle], images: Tensor) -> None:
-    for batch in images.split(BATCH):
-        model(batch)
-    for hook in hooks:
-        hook.remove()
+@torch.no_grad()
+def _distance(network: nn.Module, images: Tensor, wanted: Tensor) -> float:
+    made = torch.cat([_output(network, batch) for batch in images.split(BATCH)])
+    return float(_divergence(made, wanted))
+
+
+def _output(network: nn.Module, images: Tensor) -> Tensor:
+    """The scores (b, classes, …) of a network, the first tensor that it gives."""
+    return next(t for t in tree_leaves(network(images)) if isinstance(t, Tensor))
+
+
+def _divergence(scores: Tensor, wanted: Tensor) -> Tensor:
+    """KL divergence of the classes from those that are wanted, averaged over images and places."""
+    return F.kl_div(_rows(scores), _rows(wanted), reduction="batchmean", log_target=True)
+
+
+def _rows(scores: Tensor) -> Tensor:
+    softened = (scores / TEMPERATURE).log_softmax(1)
+    return softened.transpose(0, 1).flatten(1).T

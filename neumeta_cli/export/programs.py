@@ -65,6 +65,8 @@ def write_pt2(path: Path, model: nn.Module, size: InputSize, metadata: dict[str,
     """
     with _capturing(path, model):
         program = _capture(model, size)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
     extra = {PT2_ENTRY: json.dumps(metadata)}
 
     def write(partial: Path) -> None:
@@ -97,6 +99,8 @@ def write_onnx(path: Path, model: nn.Module, size: InputSize, metadata: dict[str
         )
     assert program is not None
     proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces, which name files of this machine
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
 
     def write(partial: Path) -> None:
@@ -120,7 +124,9 @@ def read_pt2_metadata(path: Path) -> dict[str, Any]:
                 raise NeumetaError(f"cannot read {path}: {damaged} in it is damaged")
             names = [n for n in archive.namelist() if n.endswith(f"/extra/{PT2_ENTRY}")]
             texts = [archive.read(name).decode() for name in names]
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+    except NeumetaError:
+        raise
+    except Exception as error:  # zipfile raises many kinds on damaged files
         raise NeumetaError(
             f"cannot read {path}: not a whole .pt2 file ({first_line(error)})"
         ) from error

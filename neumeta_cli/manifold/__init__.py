@@ -14,7 +14,6 @@ from neumeta_cli.manifold.file import (
 )
 from neumeta_cli.manifold.live import LiveNetwork
 from neumeta_cli.manifold.manifold import Manifold, build_manifold
-from neumeta_cli.manifold.selected import along
 
 __all__ = [
     "FORMAT_VERSION",
@@ -24,7 +23,6 @@ __all__ = [
     "Manifold",
     "Noise",
     "Provenance",
-    "along",
     "blueprint_from_json",
     "blueprint_to_json",
     "build_manifold",

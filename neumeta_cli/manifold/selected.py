@@ -49,7 +49,7 @@ class SelectedField(Field):
             before = knot
         sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
         for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
-            weight = along(weight, dim, size, kept, noise)
+            weight = _along(weight, dim, size, kept, noise)
         if len(sizes) == 2 and sizes[1] > target.spec.shape[1]:
             weight = weight * (target.spec.shape[1] / sizes[1])
         return weight
@@ -74,10 +74,10 @@ class IntegralField(SelectedField):
 
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         weight = cast(_Grid, self.grids[target.spec.name.replace(".", "/")]).whole
-        weight = along(weight, 0, target.c_out, None, noise)
+        weight = _along(weight, 0, target.c_out, None, noise)
         if target.spec.is_vector:
             return weight
-        return along(weight, 1, target.c_in, None, noise) * (target.spec.shape[1] / target.c_in)
+        return _along(weight, 1, target.c_in, None, noise) * (target.spec.shape[1] / target.c_in)
 
 
 class _Grid(nn.Module):
@@ -108,17 +108,8 @@ def _missing(target: Target, noise: Noise | None) -> float:
     return sum(shares) / max(1, len(shares))
 
 
-def along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:
-    """Values along a dimension at ``size`` evenly spread places among those that are kept.
-
-    Args:
-        weight: the values.
-        dim: the dimension.
-        size: how many values to give; at will more than there are.
-        kept: places along the dimension, all if None.
-        noise: moves the places.
-
-    """
+def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:
+    """Values along a dimension at ``size`` evenly spread places among those that are kept."""
     if kept is None and size == weight.shape[dim] and noise is None:
         return weight
     count = weight.shape[dim] if kept is None else len(kept)

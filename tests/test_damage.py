@@ -1,0 +1,304 @@
+"""Files that are damaged or made to do harm are refused with a reason, and run nothing."""
+
+import copy
+import json
+import os
+import random
+import resource
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from manifolds import saved_manifold
+from safetensors.torch import load_file, save_file
+
+from neumeta_cli.checkpoint import Weights, read_weights
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export import describe, export_network, load
+from neumeta_cli.manifold import load_manifold
+
+CASES = 550  # of each file, four times
+SECONDS = 10.0  # that the slowest case may take
+GROWTH = 1 << 29  # bytes that all cases together may add to this process's peak
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A manifold, and a network of its own in each format."""
+    folder = tmp_path_factory.mktemp("whole")
+    manifold = saved_manifold(folder)
+    loaded = load_manifold(manifold)
+    made = {s: export_network(loaded, folder / f"n{s}", 0.25).path for s in (".safetensors", ".pt")}
+    plain = folder / "lenet_digits.pth"
+    torch.save(torch.load(made[".pt"], weights_only=True)["state_dict"], plain)
+    return {
+        "manifold": manifold,
+        "network": made[".safetensors"],
+        "pt": made[".pt"],
+        "plain": plain,
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a file says, no command, and no import of a module that it names."""
+    called: list[object] = []
+    for name in ("system", "popen", "execv", "_exit", "remove"):
+        monkeypatch.setattr(os, name, lambda *given, name=name: called.append((name, given)))
+    before = set(sys.modules)
+    yield
+    assert called == []
+    assert "antigravity" not in set(sys.modules) - before
+
+
+def is_one_line(error: NeumetaError, path: Path | str = "") -> bool:
+    assert str(path) in str(error)
+    assert "\n" not in str(error)
+    return True
+
+
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Some bits flipped, mostly near the ends, where formats keep what they live by; or cut."""
+    if rng.random() < 0.25:
+        return whole[: rng.randrange(len(whole))]
+    content = bytearray(whole)
+    for _ in range(rng.choice([1, 1, 1, 2, 8, 64])):
+        span = rng.choice([16, 600, len(whole)])
+        place = rng.randrange(min(span, len(whole)))
+        content[-1 - place if rng.random() < 0.4 else place] ^= 1 << rng.randrange(8)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("which", ["manifold", "network", "pt", "plain"])
+def test_flipped_bits_and_cut_files_are_refused_or_harmless(
+    files: dict[str, Path], tmp_path: Path, monkeypatch, which: str
+) -> None:
+    """2,200 cases, of which nothing but a NeumetaError or the same tensors may come.
+
+    Where a flip hides that a file is ours, its names and shapes would be compared with all of
+    timm's networks, which takes half a minute and is left out.
+    """
+
+    def fits_none(path: Path, *_: Any) -> None:
+        raise NeumetaError(f"{path} fits no architecture")
+
+    monkeypatch.setattr("neumeta_cli.checkpoint.detect_arch", fits_none)
+    whole, path = files[which].read_bytes(), tmp_path / files[which].name
+    wanted = read_weights(files[which]).tensors
+    rng, peak = random.Random(which), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused, slowest = 0, 0.0
+    for _ in range(CASES):
+        path.write_bytes(damaged(whole, rng))
+        began = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                load(path, arch="lenet_digits" if which == "plain" else None)
+        except NeumetaError as error:
+            refused += is_one_line(error, path)
+        else:  # a part that nobody reads was hit; a plain file has no checksum
+            if which != "plain":
+                got = read_weights(path).tensors
+                assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
+        slowest = max(slowest, time.perf_counter() - began)
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+    assert refused > CASES // 4
+    assert slowest < SECONDS
+    assert grown < GROWTH
+
+
+def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A file with other metadata and no checksum, as anybody can make one."""
+    metadata = copy.deepcopy(read_weights(source).metadata)
+    del metadata["digest"]
+    change(metadata)
+    save_file(load_file(source), target, {"neumeta": json.dumps(metadata)})
+    return target
+
+
+STRANGE = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    "",
+    "os:system",
+    "..",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+    "x" * 9999,
+]
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON document."""
+    if path:
+        yield path
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+@pytest.mark.parametrize("which", ["manifold", "network"])
+def test_whatever_the_metadata_say_is_refused_or_harmless(
+    files: dict[str, Path], tmp_path: Path, which: str
+) -> None:
+    """Each entry in turn is taken away or becomes something else."""
+    metadata = read_weights(files[which]).metadata
+    rng, path = random.Random(0), tmp_path / "x.safetensors"
+    for place in places({k: v for k, v in metadata.items() if k not in ("cliques", "digest")}):
+        for value in rng.sample([*STRANGE, KeyError], 3):
+
+            def change(document: dict[str, Any], place=place, value=value) -> None:
+                inner: Any = document
+                for key in place[:-1]:
+                    inner = inner[key]
+                if value is KeyError:
+                    del inner[place[-1]]
+                else:
+                    inner[place[-1]] = value
+
+            rewritten(files[which], path, change)
+            for use in (load, describe):
+                try:
+                    use(path)
+                except NeumetaError as error:
+                    is_one_line(error)
+
+
+HOSTILE = [
+    ("os:system", {"command": "touch hacked"}, "names code of its own, os:system"),
+    ("antigravity:geohash", {}, "names code of its own, antigravity:geohash"),
+    ("timm/hf_hub:someone/model", {}, "names code of its own"),
+    ("timm/resnet18", {"checkpoint_path": "/etc/passwd"}, "built with checkpoint_path"),
+    ("timm/resnet18", {"pretrained": True}, "built with pretrained"),
+    ("timm/resnet18", {"pretrained_cfg": {"url": "http://x"}}, "built with pretrained_cfg"),
+    ("timm/vit_tiny_patch16_224", {"depth": 10**9}, "built with depth"),
+    ("timm/resnet18", {"num_classes": 10**12}, "built with num_classes"),
+    ("timm/resnet18", {"num_classes": "os.system('x')"}, "built with num_classes"),
+    ("torchvision/resnet18", {"weights": "DEFAULT"}, "built with weights"),
+    ("torchvision/fcn_resnet50", {"weights_backbone": "DEFAULT"}, "built with weights_backbone"),
+    ("torchvision/../os", {}, "unknown architecture"),
+    ("eval", {}, "unknown architecture"),
+]
+
+
+@pytest.mark.parametrize("which", ["manifold", "network", "checkpoint"])
+@pytest.mark.parametrize(("name", "kwargs", "reason"), HOSTILE)
+def test_nothing_that_a_file_names_is_imported_or_called_unasked(
+    files: dict[str, Path], tmp_path: Path, monkeypatch, which: str, name, kwargs, reason
+) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        raise AssertionError(f"called with {given} {named}")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    monkeypatch.setattr("torchvision.models.get_model", refuse)
+
+    def change(metadata: dict[str, Any]) -> None:
+        metadata["arch"] = {"name": name, "kwargs": kwargs}
+        if which == "checkpoint":
+            metadata["kind"] = which
+
+    source = files["manifold" if which == "manifold" else "network"]
+    path = rewritten(source, tmp_path / "x.safetensors", change)
+    with pytest.raises(NeumetaError, match=reason):
+        load(path)
+    assert not Path("hacked").exists()
+
+
+def test_a_users_own_code_is_built_when_it_is_trusted(
+    files: dict[str, Path], tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "mynet.py").write_text(
+        "from neumeta_cli.zoo import ZOO\nmake = ZOO['lenet_digits'].build\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = rewritten(
+        files["network"],
+        tmp_path / "x.safetensors",
+        lambda m: m.update(arch={"name": "mynet:make", "kwargs": {}}),
+    )
+    with pytest.raises(NeumetaError, match="--trust-code"):
+        load(path)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(load(path, trust_code=True)(images), load(files["network"])(images))
+
+
+@pytest.mark.parametrize("which", ["manifold", "network"])
+@pytest.mark.parametrize(
+    ("version", "reason"), [(99, "upgrade neumeta"), (0, "no format version"), ("2", "no format")]
+)
+def test_other_versions(files: dict[str, Path], tmp_path: Path, which, version, reason) -> None:
+    path = rewritten(
+        files[which], tmp_path / "x.safetensors", lambda m: m.update(format_version=version)
+    )
+    with pytest.raises(NeumetaError, match=reason):
+        load(path)
+    if version == 99:
+        assert any("newer" in warning for warning in describe(path)["warnings"])
+
+
+def test_a_changed_weight_is_found_by_the_checksum(files: dict[str, Path], tmp_path: Path) -> None:
+    for which in ("manifold", "network"):
+        content = bytearray(files[which].read_bytes())
+        content[-3] ^= 1
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(NeumetaError, match="its content does not match its checksum"):
+            load(path)
+
+
+def test_files_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(1 << 26))
+    with pytest.raises(NeumetaError, match=r"would take 67,108,864 bytes .* not read"):
+        read_weights(bomb)
+    wide = tmp_path / "wide.pt"
+    torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, wide)
+    with pytest.raises(NeumetaError, match="would take 4,000,000,000,000 bytes"):
+        read_weights(wide)
+    nested = tmp_path / "nested.safetensors"
+    save_file({"a": torch.zeros(1)}, nested, {"neumeta": "[" * 100_000})
+    with pytest.raises(NeumetaError, match="metadata is damaged"):
+        read_weights(nested)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_info_refuses_damaged_programs(files: dict[str, Path], tmp_path: Path, suffix: str) -> None:
+    whole = export_network(load(files["manifold"]), tmp_path / f"x{suffix}", 0.25).path.read_bytes()
+    rng, path = random.Random(0), tmp_path / f"y{suffix}"
+    refused = 0
+    for _ in range(100):
+        path.write_bytes(damaged(whole, rng))
+        try:
+            describe(path)
+        except NeumetaError:
+            refused += 1
+    assert refused > 20
+
+
+def test_weights_know_nothing_of_their_digest(tmp_path: Path) -> None:
+    """What is read and written again gets a checksum of its own."""
+    from neumeta_cli.checkpoint import write_weights
+
+    first = write_weights(tmp_path / "a.pt", Weights({"w": torch.ones(2)}, {"kind": "x"}))
+    read = read_weights(first)
+    again = Weights({"w": torch.zeros(2)}, read.metadata)
+    assert torch.equal(
+        read_weights(write_weights(tmp_path / "b.pt", again)).tensors["w"], torch.zeros(2)
+    )
