@@ -25,11 +25,15 @@ def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, per: s
     assert all(torch.equal(weight, again[name]) for name, weight in sampled.items())
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("sizes_too", [True, False])
 @pytest.mark.parametrize("frequencies", [(4, 4), (5, 2), (3, 0)])
-def test_evaluating_in_pieces_is_the_network_itself(monkeypatch, frequencies, sizes_too) -> None:
+def test_evaluating_in_pieces_is_the_network_itself(
+    monkeypatch, frequencies, sizes_too, fused
+) -> None:
     """Up to rounding; whichever coordinates are the same at all points."""
     monkeypatch.setattr(mlp, "CPU_ROWS", 7)
+    monkeypatch.setattr(mlp, "FUSED", fused and mlp.FUSED)
     torch.manual_seed(0)
     coordinates = mlp.Coordinates(frequencies)
     network = mlp.ResidualMLP(coordinates.features, 16, 3, 4)
