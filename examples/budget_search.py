@@ -31,7 +31,9 @@ def main(path: Path) -> None:
     searched = planned.searched
     for name, found in (("one width", searched.uniform), ("searched", searched.allocated)):
         cost = found.found.cost["parameters"]
-        print(f"{name}: {cost:,.0f} parameters, loss {found.loss:.3f}, {found.accuracy:.2%}")
+        print(
+            f"{name}: {cost:,.0f} parameters, loss {found.loss:.3f}, {found.metrics['top-1']:.2%}"
+        )
     print(f"taken: {planned.sizes}, {sum(p.numel() for p in again.parameters()):,} parameters")
 
 

@@ -228,7 +228,7 @@ def test_grey_networks_calibrate_on_colour_images(image_folder: Path, tmp_path: 
 def test_info_tells_the_same_of_an_export_in_every_format(
     lenet: Manifold, tmp_path: Path, neumeta
 ) -> None:
-    table = [{"method": "NeuMeta", "width": 0.5, "accuracy": 0.9}]
+    table = [{"method": "NeuMeta", "width": 0.5, "metrics": {"top-1": 0.9}}]
     manifold = tiny_manifold(LENET, table=table)
     told = []
     for suffix in (".pt", ".safetensors", ".onnx", ".pt2"):
@@ -284,7 +284,7 @@ def test_the_command_line_exports_and_evaluates_half_precision(neumeta, tmp_path
         assert result.code == 0
         assert f"written: {name}" in result.stdout
         rows = json.loads(neumeta("eval", name, "--json", "-", "-q").stdout)["rows"]
-        assert 0 <= rows[0]["accuracy"] <= 1
+        assert 0 <= rows[0]["metrics"]["top-1"] <= 1
     assert neumeta("export", manifold, "--width", "0.5", "-o", "c.pt2", "-q").code == 0
     result = neumeta("eval", "c.pt2")
     assert result.code == 1

@@ -220,7 +220,8 @@ def test_widths_and_budgets_as_users_type_them(neumeta, lenet_file: Path) -> Non
     best = ["--target-accuracy", "0.8", "-o", "g.pt", "--json", "-"]
     document = json.loads(neumeta(*export, *best).stdout)
     measured = json.loads(neumeta("eval", "g.pt", "--no-latency", "--json", "-").stdout)
-    assert measured["rows"][0]["accuracy"] == document["accuracy"] >= 0.8
+    assert measured["rows"][0]["metrics"] == document["metrics"]
+    assert document["metrics"]["top-1"] >= 0.8
     found = neumeta(
         *(*export, "--max-macs", "20k", "--search", "--search-samples", "10", "-o", "h.pt")
     )
@@ -264,7 +265,7 @@ def test_a_family_is_written_whole(neumeta, lenet_file: Path) -> None:
         assert sum(p.numel() for p in network.parameters()) == row["parameters"]
         assert (Path("family") / row["file"]).stat().st_size == row["bytes"]
         assert row["latency"] > 0
-        assert row["accuracy"] is None  # nobody has fitted or measured this one
+        assert row["metrics"] is None  # nobody has fitted or measured this one
     assert neumeta(*export, "--widths", "0.75").code == 0  # in place of the earlier one
     assert sorted(os.listdir("family")) == ["index.json", "width-0.75.safetensors"]
     Path("full").mkdir()
@@ -290,5 +291,5 @@ def test_a_family_that_fails_leaves_nothing(build, tmp_path: Path) -> None:
     with pytest.raises(NeumetaError, match="not a positive number"):
         export_family(choice, tmp_path / "family", [1.0, 0.0])
     rows = export_family(choice, tmp_path / "family", [0.5], evaluate=lambda _: 0.25)
-    assert rows[0].accuracy == 0.25
+    assert rows[0].metrics == {"top-1": 0.25}
     assert sizes_at(manifold.trace, rows[0].sizes, 0.5) == rows[0].sizes

@@ -32,7 +32,7 @@ from neumeta_cli.export.search import SAMPLES
 from neumeta_cli.export.widths import Choice, mean_width
 from neumeta_cli.manifold import Manifold, load_manifold
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.tasks import Task, load_task
+from neumeta_cli.tasks import Metric, Task, load_task, task_class
 
 SamplesOption = Annotated[
     int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
@@ -143,7 +143,7 @@ def export(
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
     finish, reporter = Finish(fold, calibrate, dtype), TerminalReporter()
     if widths is not None:
-        evaluate = None if task is None else task.evaluate
+        measure = None if task is None else task.measure
         members = export_family(
             choice,
             output,
@@ -151,14 +151,14 @@ def export(
             "." + ending.removeprefix("."),
             samples,
             finish,
-            evaluate,
+            measure,
             reporter,
         )
-        _tell_family(path, output, members, json)
+        _tell_family(path, output, members, _metrics_of(loaded), json)
         return
     planned, exported = export_planned(choice, order, output, task, samples, finish, reporter)
-    accuracy = None if task is None or order.plans else task.evaluate(exported.model)
-    _tell(path, loaded, planned, exported, accuracy, json)
+    measured = None if task is None or order.plans else task.measure(exported.model)
+    _tell(path, loaded, planned, exported, measured, json)
 
 
 def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: bool) -> Task:
@@ -172,7 +172,7 @@ def _tell(
     manifold: Manifold,
     planned: Planned,
     exported: Exported,
-    accuracy: float | None,
+    measured: Mapping[str, float] | None,
     json: str | None,
 ) -> None:
     cost = measure_cost(exported.model, manifold.blueprint.input_size)
@@ -194,9 +194,9 @@ def _tell(
         document["budget"] = {
             name: {"most": most, "reached": reached[name]} for name, most in planned.limits.items()
         }
-    known = planned.accuracy if accuracy is None else accuracy
+    known = planned.metrics if measured is None else measured
     if known is not None:
-        document["accuracy"] = known
+        document["metrics"] = dict(known)
     if planned.searched is not None:
         document["search"] = asdict(planned.searched) | {"improved": planned.improved}
     write_json(json, document)
@@ -205,7 +205,7 @@ def _tell(
     if planned.searched is not None:
         say(_search_table(manifold, planned))
     shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
-    of = "" if known is None else f", accuracy {known:.2%}"
+    of = "".join(f", {m.name} {m.show(known[m.name])}" for m in _among(manifold, known))
     say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
     for name, most in planned.limits.items():
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
@@ -215,20 +215,22 @@ def _tell(
 
 def _search_table(manifold: Manifold, planned: Planned) -> object:
     assert planned.searched is not None
+    metrics = _among(manifold, planned.searched.uniform.metrics)
     rows = [
         [
             name,
             f"{mean_width(manifold, scored.found.sizes):.3g}",
             *(show_cost(limit, value) for limit, value in scored.found.cost.items()),
             f"{scored.loss:.4f}",
-            f"{scored.accuracy:.2%}",
+            *(m.show(scored.metrics[m.name]) for m in metrics),
         ]
         for name, scored in (
             ("one width for all", planned.searched.uniform),
             ("searched", planned.searched.allocated),
         )
     ]
-    columns = ["network", "mean width", *planned.searched.uniform.found.cost, "loss", "accuracy"]
+    costs = planned.searched.uniform.found.cost
+    columns = ["network", "mean width", *costs, "loss", *(m.name for m in metrics)]
     kept = "the searched one is kept" if planned.improved else "one width for all is kept"
     title = (
         f"{planned.searched.samples} networks scored; both on {planned.searched.images:,} images "
@@ -237,11 +239,25 @@ def _search_table(manifold: Manifold, planned: Planned) -> object:
     return table(title, columns, rows)
 
 
-def _tell_family(source: Path, folder: Path, members: list[MemberRow], json: str | None) -> None:
+def _metrics_of(manifold: Manifold) -> list[Metric]:
+    """The metrics of the task that a manifold was fitted for."""
+    name = manifold.provenance.recipe.get("task", "classification")
+    return list(task_class(name).metrics)
+
+
+def _among(manifold: Manifold, known: Mapping[str, float] | None) -> list[Metric]:
+    """Those of them that are known."""
+    return [m for m in _metrics_of(manifold) if known and m.name in known]
+
+
+def _tell_family(
+    source: Path, folder: Path, members: list[MemberRow], metrics: list[Metric], json: str | None
+) -> None:
     document = {"manifold": str(source), "output": str(folder)}
     write_json(json, document | {"networks": [asdict(member) for member in members]})
     if json == "-":
         return
+    metrics = [m for m in metrics if any(m.name in (n.metrics or {}) for n in members)]
     rows = [
         [
             member.file,
@@ -250,9 +266,17 @@ def _tell_family(source: Path, folder: Path, members: list[MemberRow], json: str
             f"{member.macs:,}",
             f"{member.bytes:,}",
             f"{1000 * member.latency:.2f}",
-            "" if member.accuracy is None else f"{member.accuracy:.2%}",
+            *(m.show(member.metrics[m.name]) if member.metrics else "" for m in metrics),
         ]
         for member in members
     ]
-    columns = ["file", "width", "parameters", "MACs", "bytes", "ms, batch 1", "accuracy"]
+    columns = [
+        "file",
+        "width",
+        "parameters",
+        "MACs",
+        "bytes",
+        "ms, batch 1",
+        *(m.name for m in metrics),
+    ]
     say(table(str(folder), columns, rows))

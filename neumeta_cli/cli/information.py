@@ -52,16 +52,18 @@ def _overview(document: Mapping[str, Any]) -> object:
 
 def _measured(rows: list[dict[str, Any]]) -> object:
     """The measurements that a file keeps, whatever their metric."""
-    known = ("method", "width", "parameters", "macs", "accuracy")
+    known = ("method", "width", "parameters", "macs")
+    metrics = list(dict.fromkeys(name for row in rows for name in row.get("metrics", {})))
     names = [n for n in known if any(n in row for row in rows)]
-    cells = [[_metric(name, row.get(name)) for name in names] for row in rows]
+    cells = [
+        [
+            *(_number(row.get(name)) for name in names),
+            *(_number(row.get("metrics", {}).get(name)) for name in metrics),
+        ]
+        for row in rows
+    ]
+    names += metrics
     return table("measured when it was fitted", names, cells)
-
-
-def _metric(name: str, value: Any) -> str:
-    if name == "accuracy" and isinstance(value, float):
-        return f"{value:.2%}"
-    return _number(value)
 
 
 def _number(value: Any) -> str:

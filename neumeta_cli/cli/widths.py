@@ -50,7 +50,11 @@ MaxLatency = Annotated[
 ]
 TargetAccuracy = Annotated[
     float | None,
-    typer.Option(metavar="A", help="Narrowest network that has this accuracy (0 to 1) on --data."),
+    typer.Option(
+        metavar="A",
+        help="Narrowest network whose metric on --data is as good: accuracy or mIoU from 0 to 1, "
+        "the NLL of an autoencoder.",
+    ),
 ]
 SearchOption = Annotated[
     bool,

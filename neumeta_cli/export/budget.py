@@ -146,22 +146,24 @@ def narrowest_reaching(
     choice: Choice,
     meter: Meter,
     target: float,
+    metric: Metric,
     score: Callable[[Mapping[str, int]], float],
     reporter: Reporter | None = None,
 ) -> tuple[Found, float]:
     """The narrowest network that is as good as a target and holds the budget.
 
-    Found by bisection, as if scores rose with width.
+    Found by bisection, as if networks were the better the wider they are.
 
     Args:
         choice: the networks.
         meter: with the budget, which may limit nothing.
-        target: of the score.
-        score: of the network of some sizes, higher is better.
+        target: of the metric.
+        metric: how values compare.
+        score: the metric of the network of some sizes.
         reporter: is told of the progress.
 
     Returns:
-        The network and its score.
+        The network and its metric.
 
     Raises:
         NeumetaError: the widest network that the budget allows is worse.
@@ -175,16 +177,16 @@ def narrowest_reaching(
     def falls_short(place: int) -> bool:
         if place not in scores:
             scores[place] = score(choice.sizes(grid[place]))
-            reporter.advance(1, f"width {grid[place]:g}: {scores[place]:.2%}")
-        return scores[place] < target
+            reporter.advance(1, f"width {grid[place]:g}: {metric.show(scores[place])}")
+        return not metric.reaches(scores[place], target)
 
-    reporter.start("reach the accuracy", 2 + math.ceil(math.log2(len(grid))))
+    reporter.start(f"reach the {metric.name}", 2 + math.ceil(math.log2(len(grid))))
     last = len(grid) - 1
     if falls_short(last):
         within = " that the budget allows" if meter.budget.limits else ""
         raise NeumetaError(
             f"--target-accuracy {target:g}: the widest network{within} (width {grid[last]:g}) "
-            f"has {scores[last]:.4f}"
+            f"has {metric.name} {metric.show(scores[last])}"
         )
     best = 0 if not falls_short(0) else _last(len(grid), falls_short) + 1
     reporter.finish()

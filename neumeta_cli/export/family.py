@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class MemberRow:
         parameters, macs: of the network, for one input.
         bytes: of the file.
         latency: seconds of a batch of one, where the family was written.
-        accuracy: as measured now, or as the fit measured it; None if nobody has.
+        metrics: as measured now, or as the fit measured them; None if nobody has.
 
     """
 
@@ -41,7 +41,7 @@ class MemberRow:
     macs: int
     bytes: int
     latency: float
-    accuracy: float | None
+    metrics: Mapping[str, float] | None
 
 
 def export_family(
@@ -51,7 +51,7 @@ def export_family(
     ending: str = ".pt",
     samples: int | None = None,
     finish: Finish = AS_SAMPLED,
-    evaluate: Callable[[nn.Module], float] | None = None,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
     reporter: Reporter | None = None,
 ) -> list[MemberRow]:
     """Write the networks of several widths and ``index.json``.
@@ -65,7 +65,7 @@ def export_family(
         ending: of the files, such as ``.safetensors``.
         samples: K, the manifold's own if None.
         finish: what else is done to each.
-        evaluate: measures accuracy; if None the index has what the fit recorded.
+        measure: gives metrics; if None the index has what the fit recorded.
         reporter: is told of the progress.
 
     Raises:
@@ -87,7 +87,7 @@ def export_family(
         reporter.start("export", len(widths))
         rows = []
         for width in widths:
-            rows.append(_member(choice, made, width, ending, samples, finish, evaluate))
+            rows.append(_member(choice, made, width, ending, samples, finish, measure))
             reporter.advance(1, rows[-1].file)
         reporter.finish()
         document = {"networks": [asdict(row) for row in rows]}
@@ -105,14 +105,14 @@ def _member(
     ending: str,
     samples: int | None,
     finish: Finish,
-    evaluate: Callable[[nn.Module], float] | None,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> MemberRow:
     manifold, sizes = choice.manifold, choice.sizes(width)
     path = folder / f"width-{width:g}{ending}"
     exported = export_network(manifold, path, sizes=sizes, samples=samples, finish=finish)
     cost = cost_of(manifold, sizes)
     model = accept_float32(exported.model)
-    known = exported.metrics[0]["accuracy"] if exported.metrics else None
+    known = exported.metrics[0]["metrics"] if exported.metrics else None
     return MemberRow(
         path.name,
         width,
@@ -121,7 +121,7 @@ def _member(
         cost.macs,
         path.stat().st_size,
         measure_latency(model, manifold.blueprint.input_size, 1),
-        known if evaluate is None else evaluate(model),
+        known if measure is None else measure(model),
     )
 
 

@@ -29,7 +29,7 @@ class Order:
     Attributes:
         wish: widths that are given.
         budget: what it may cost.
-        target: the least accuracy; the narrowest network that has it is taken.
+        target: of the task's first metric; the narrowest network that reaches it is taken.
         search: how many networks a search for each clique's width scores; None: no search.
         seed: of the search.
 
@@ -56,7 +56,7 @@ class Planned:
         width: of the cliques that no wish names; None where they differ.
         limits: of the budget, by name.
         reached: what the network costs, by the same names.
-        accuracy: where a target was to be reached, or a search judged.
+        metrics: where a target was to be reached, or a search judged.
         searched: what a search found.
 
     """
@@ -65,7 +65,7 @@ class Planned:
     width: float | None
     limits: Mapping[str, float] = field(default_factory=dict)
     reached: dict[str, float] = field(default_factory=dict)
-    accuracy: float | None = None
+    metrics: Mapping[str, float] | None = None
     searched: Searched | None = None
 
     @property
@@ -110,9 +110,13 @@ def plan(
         assert task is not None
         return task.evaluate(choice.manifold.sample(sizes=sizes, samples=samples))
 
-    found, accuracy, searched = None, None, None
+    metrics: Mapping[str, float] | None = None
+    searched = None
     if order.target is not None:
-        found, accuracy = narrowest_reaching(choice, meter, order.target, score, reporter)
+        assert task is not None
+        metric = task.metrics[0]
+        found, value = narrowest_reaching(choice, meter, order.target, metric, score, reporter)
+        metrics = {metric.name: value}
     else:
         found = widest_within(choice, meter, reporter)
     if order.search and order.target is None:
@@ -120,14 +124,14 @@ def plan(
         searched = search_widths(
             choice, meter, found, task, samples, order.seed, order.search, reporter
         )
-        found, accuracy = searched.best.found, searched.best.accuracy
+        found, metrics = searched.best.found, searched.best.metrics
     uniform = not order.wish.names_some and (searched is None or found is searched.uniform.found)
     return Planned(
         found.sizes,
         found.width if uniform else None,
         order.budget.limits,
         found.cost,
-        accuracy,
+        metrics,
         searched,
     )
 

@@ -28,11 +28,11 @@ Move = tuple[tuple[str, ...], float]  # a group of cliques, and the factor of th
 
 @dataclass(frozen=True)
 class Scored:
-    """A network on images that took no part in the search: mean loss, and the task's metric."""
+    """A network on images that took no part in the search: mean loss, and the task's metrics."""
 
     found: Found
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def search_widths(
     scored = []
     for each in (uniform, found):
         model = network(each.sizes)
-        scored.append(Scored(each, mean_loss(model, judging), judging.evaluate(model)))
+        scored.append(Scored(each, mean_loss(model, judging), judging.measure(model)))
     return Searched(scored[0], scored[1], climb.scored, len(judging.test))
 
 

@@ -38,6 +38,10 @@ class Metric:
     def show(self, value: float) -> str:
         return f"{value:.2%}" if self.share else f"{value:,.4g}"
 
+    def reaches(self, value: float, target: float) -> bool:
+        """Whether a value is as good as a target."""
+        return value >= target if self.higher_is_better else value <= target
+
     @property
     def scale(self) -> float:
         """What values are multiplied by in pictures and tables."""
@@ -162,11 +166,6 @@ class Task(ABC):
     def evaluate(self, model: nn.Module) -> float:
         """The first metric of a network on the test data."""
         return self.measure(model)[self.metrics[0].name]
-
-    def score(self, model: nn.Module) -> float:
-        """The first metric, or its negative where less is better."""
-        value = self.evaluate(model)
-        return value if self.metrics[0].higher_is_better else -value
 
     def rows(self, batch_size: int) -> int:
         """How many images at once, so that large ones fit in memory."""
