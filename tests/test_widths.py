@@ -22,7 +22,7 @@ from neumeta_cli.export.search import halves, search_widths
 from neumeta_cli.export.widths import Choice, Wish, cost_of
 from neumeta_cli.manifold import Manifold, Provenance, save_manifold
 from neumeta_cli.resize import sizes_at
-from neumeta_cli.tasks import Task, load_task
+from neumeta_cli.tasks import Metric, Task, load_task
 
 LAYER3 = {"layer3.0.downsample.0", "layer3.0.conv1", "layer3.1.conv1", "layer3.2.conv1"}
 
@@ -175,12 +175,12 @@ def test_the_narrowest_network_that_is_good_enough(lenet) -> None:
         return sum(sizes.values()) / sum(choice.full.values())
 
     target = score(choice.sizes(wanted))
-    found, reached = narrowest_reaching(choice, meter, target, score)
+    found, reached = narrowest_reaching(choice, meter, target, Metric("m"), score)
     assert (found.width, reached) == (wanted, target)
-    assert narrowest_reaching(choice, meter, 0.0, score)[0].width == choice.grid()[0]
+    assert narrowest_reaching(choice, meter, 0.0, Metric("m"), score)[0].width == choice.grid()[0]
     small = Meter(manifold, Budget(parameters=1000))
     with pytest.raises(NeumetaError, match="the widest network that the budget allows"):
-        narrowest_reaching(choice, small, 1.0, score)
+        narrowest_reaching(choice, small, 1.0, Metric("m"), score)
 
 
 def test_a_search_loses_less_at_the_same_budget_and_repeats_itself(lenet) -> None:
@@ -279,17 +279,17 @@ def test_a_family_that_fails_leaves_nothing(build, tmp_path: Path) -> None:
     manifold = manifold_of(build, "lenet", FACTORISED)
     choice, calls = Choice(manifold, Wish()), []
 
-    def evaluate(network: torch.nn.Module) -> float:
+    def measure(network: torch.nn.Module) -> dict[str, float]:
         calls.append(network)
         if len(calls) == 2:
             raise NeumetaError("no more")
-        return 0.5
+        return {"top-1": 0.5}
 
     with pytest.raises(NeumetaError, match="no more"):
-        export_family(choice, tmp_path / "family", [1.0, 0.5, 0.25], evaluate=evaluate)
+        export_family(choice, tmp_path / "family", [1.0, 0.5, 0.25], measure=measure)
     assert os.listdir(tmp_path) == []
     with pytest.raises(NeumetaError, match="not a positive number"):
         export_family(choice, tmp_path / "family", [1.0, 0.0])
-    rows = export_family(choice, tmp_path / "family", [0.5], evaluate=lambda _: 0.25)
+    rows = export_family(choice, tmp_path / "family", [0.5], measure=lambda _: {"top-1": 0.25})
     assert rows[0].metrics == {"top-1": 0.25}
     assert sizes_at(manifold.trace, rows[0].sizes, 0.5) == rows[0].sizes

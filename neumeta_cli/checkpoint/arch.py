@@ -18,7 +18,15 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
 LIBRARIES = ("zoo", "torchvision", "timm")
-PLAIN = {"num_classes": 100_000, "in_chans": 4096}  # arguments a file may give unasked, their most
+PLAIN = {  # whole numbers that a file may give a factory unasked, and their most
+    "num_classes": 100_000,
+    "in_chans": 4096,
+    "img_size": 4096,
+    "patch_size": 256,
+    "embed_dim": 8192,
+    "depth": 256,
+    "num_heads": 256,
+}
 IGNORED = "num_batches_tracked"  # a counter that many files leave out and inference never reads
 
 

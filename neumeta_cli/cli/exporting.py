@@ -1,5 +1,6 @@
 """``neumeta export``."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -205,7 +206,8 @@ def _tell(
     if planned.searched is not None:
         say(_search_table(manifold, planned))
     shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
-    of = "".join(f", {m.name} {m.show(known[m.name])}" for m in _among(manifold, known))
+    values = known or {}
+    of = "".join(f", {m.name} {m.show(values[m.name])}" for m in _among(manifold, values))
     say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
     for name, most in planned.limits.items():
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
@@ -245,9 +247,9 @@ def _metrics_of(manifold: Manifold) -> list[Metric]:
     return list(task_class(name).metrics)
 
 
-def _among(manifold: Manifold, known: Mapping[str, float] | None) -> list[Metric]:
+def _among(manifold: Manifold, known: Mapping[str, float]) -> list[Metric]:
     """Those of them that are known."""
-    return [m for m in _metrics_of(manifold) if known and m.name in known]
+    return [m for m in _metrics_of(manifold) if m.name in known]
 
 
 def _tell_family(

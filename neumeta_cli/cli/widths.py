@@ -52,8 +52,8 @@ TargetAccuracy = Annotated[
     float | None,
     typer.Option(
         metavar="A",
-        help="Narrowest network whose metric on --data is as good: accuracy or mIoU from 0 to 1, "
-        "the NLL of an autoencoder.",
+        help="Narrowest network whose metric on --data is as good: top-1 or mIoU from 0 to 1, the "
+        "NLL of an autoencoder.",
     ),
 ]
 SearchOption = Annotated[

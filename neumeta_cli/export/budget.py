@@ -15,6 +15,7 @@ from neumeta_cli.export.widths import Choice, cost_of
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import build_resized
+from neumeta_cli.tasks import Metric
 
 WEIGHT = 0.01  # of all weights of a network that is only timed
 LATENCY_SECONDS = 0.2  # of timing a network
