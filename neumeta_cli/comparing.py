@@ -237,7 +237,8 @@ class _Stand:
         self.task, self.device, self.reporter = task, device, reporter
         self.size = checkpoint.input_size
         model = checkpoint.model
-        self.trace = resizable(model, trace_model(model, self.size), self.size)
+        traced = trace_model(model, self.size)
+        self.trace = resizable(model, traced, self.size, recipe.model.heads)
         layouts = weight_layouts(model, self.trace)
         self.scope = resolve_scope(self.trace, recipe.scope, layouts)
         self._permuted: dict[str, Checkpoint] = {}

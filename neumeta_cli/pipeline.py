@@ -262,7 +262,8 @@ def recipe_arch(recipe: Recipe) -> Arch:
 def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
     """Write a permuted checkpoint; a ``.safetensors`` file also tells its architecture."""
     if path.suffix == ".safetensors":
-        permuted = replace(permuted, metadata=checkpoint_metadata(checkpoint), prefix="")
+        told = checkpoint_metadata(checkpoint) | {"permuted": True}
+        permuted = replace(permuted, metadata=told, prefix="")
     elif checkpoint.path.suffix == ".safetensors":
         permuted = replace(permuted, metadata={})
     return write_weights(path, permuted)

@@ -20,6 +20,11 @@ class ModelSection(Section):
     kwargs: dict[str, Any] = Field(
         {}, description="more arguments of the architecture's factory, such as img_size: 32"
     )
+    heads: Literal["width", "count"] = Field(
+        "width",
+        description="what of attention heads a width changes: the channels inside them or how many "
+        "there are",
+    )
     input_size: tuple[int, int, int] | None = Field(
         None, description="channels, height and width, where not the network's usual ones"
     )

@@ -19,7 +19,7 @@ from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import TASKS, Generation, Images, Segmentation, load_task
 from neumeta_cli.tasks.images import augment
 
-SMALL = ["model.input_size=[3,64,64]", "data.image_size=64"]
+SMALL = ["model.input_size=[3,32,32]", "data.image_size=32", "permute.solver=greedy"]
 SEGMENTS = ["model.input_size=[3,36,48]", "data.crop_size=[32,32]", "fit.batch_size=2"]
 RECIPES = {
     "cifar100_resnet20": (miniature.cifar100, ["fit.views=1"]),

@@ -37,6 +37,7 @@ def distill_checkpoint(
         recipe.norm.fold,
         recipe.inr,
         recipe.noise,
+        recipe.model.heads,
     )
     manifold.provenance = Provenance(
         checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")

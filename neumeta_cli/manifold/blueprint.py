@@ -20,6 +20,7 @@ class Blueprint:
         input_size: (C, H, W).
         fold: whether batch norm is folded into the layers before it.
         scope: names of the cliques that morph.
+        heads: what of attention heads a width changes, ``width`` or ``count``.
 
     """
 
@@ -27,6 +28,7 @@ class Blueprint:
     input_size: InputSize
     fold: bool
     scope: tuple[str, ...]
+    heads: str = "width"
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,17 @@ def rebuild_structure(blueprint: Blueprint) -> tuple[nn.Module, Trace]:
     model = blueprint.arch.build("meta")
     if any(name not in model.state_dict() for name, _ in model.named_buffers()):
         model = blueprint.arch.build("cpu")
-    structure, trace, _ = prepare_structure(model, blueprint.input_size, blueprint.fold)
+    how = blueprint.input_size, blueprint.fold, blueprint.heads
+    structure, trace, _ = prepare_structure(model, *how)
     return structure, trace
 
 
 def prepare_structure(
-    model: nn.Module, input_size: InputSize, fold: bool
+    model: nn.Module, input_size: InputSize, fold: bool, heads: str = "width"
 ) -> tuple[nn.Module, Trace, dict[str, Tensor]]:
     """A copy of a network as it is fitted, its trace, and its weights."""
     structure = copy.deepcopy(model).eval()
     if fold:
         structure = fold_batch_norm(structure, input_size)
-    trace = resizable(structure, trace_model(structure, input_size), input_size)
+    trace = resizable(structure, trace_model(structure, input_size), input_size, heads)
     return structure, trace, dict(structure.state_dict())

@@ -35,6 +35,7 @@ def blueprint_to_json(blueprint: Blueprint) -> dict[str, Any]:
         "input_size": list(blueprint.input_size),
         "fold": blueprint.fold,
         "scope": list(blueprint.scope),
+        "heads": blueprint.heads,
     }
 
 
@@ -50,7 +51,9 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
     name, kwargs = str(document["arch"]["name"]), dict(document["arch"]["kwargs"])
     arch = recorded_arch(name, kwargs, trust_code)
     scope = tuple(map(str, document["scope"]))
-    return Blueprint(arch, parse_size(document["input_size"]), bool(document["fold"]), scope)
+    heads = str(document.get("heads", "width"))
+    size, fold = parse_size(document["input_size"]), bool(document["fold"])
+    return Blueprint(arch, size, fold, scope, heads)
 
 
 def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
@@ -138,9 +141,7 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         manifold.calibration.unpack(parts["calibration"])
         if tuple(manifold.calibration.pixels.shape[1:]) != blueprint.input_size:
             raise ValueError("its calibration images are not of its input size")
-    for name, ranks in manifold.field.named_buffers():
-        if name.startswith("rank_") and ranks.sort().values.tolist() != list(range(len(ranks))):
-            raise ValueError(f"{name} is no order of channels")
+    manifold.check_ranks()
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")

@@ -150,6 +150,13 @@ class Manifold(nn.Module):
                 ranks = torch.from_numpy(rank_channels(clique, tensors, parameters)).int()
             self.field.register_buffer(f"rank_{number}", ranks)
 
+    def check_ranks(self) -> None:
+        """Raise ValueError if what a file says are ranks of channels are none."""
+        for number, clique in enumerate(self._scoped() if self.field.selects else ()):
+            ranks = self.field.get_buffer(f"rank_{number}").view(clique.copies, clique.channels)
+            if bool((ranks.sort(dim=1).values != torch.arange(clique.channels)).any()):
+                raise ValueError(f"rank_{number} is no order of channels")
+
     def _scoped(self) -> list[Clique]:
         by_name = {clique.name: clique for clique in self.trace.cliques}
         return [by_name[name] for name in self.blueprint.scope]
@@ -313,6 +320,7 @@ def build_manifold(
     fold: bool,
     inr: InrSection,
     noise: NoiseSection,
+    heads: str = "width",
 ) -> tuple[Manifold, dict[str, Tensor]]:
     """A manifold with an INR that nobody has fitted yet.
 
@@ -324,14 +332,15 @@ def build_manifold(
         fold: fold batch norm into the layers before it.
         inr: the INR.
         noise: its perturbation.
+        heads: see ``resizable``.
 
     Returns:
         The manifold, and the tensors that it is to learn (folded, permuted), all of them.
 
     """
-    structure, trace, folded = prepare_structure(model, input_size, fold)
-    layouts = weight_layouts(structure, trace)
-    blueprint = Blueprint(arch, input_size, fold, resolve_scope(trace, scope, layouts))
+    structure, trace, folded = prepare_structure(model, input_size, fold, heads)
+    chosen = resolve_scope(trace, scope, weight_layouts(structure, trace))
+    blueprint = Blueprint(arch, input_size, fold, chosen, heads)
     return Manifold(blueprint, structure, trace, folded, inr, noise), folded
 
 

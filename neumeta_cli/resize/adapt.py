@@ -45,19 +45,23 @@ SKEW = 0.06
 TRIALS = 100  # runs after which cliques are held without looking for better
 
 
-def resizable(model: nn.Module, trace: Trace, inputs: Inputs) -> Trace:
+def resizable(model: nn.Module, trace: Trace, inputs: Inputs, heads: str = "width") -> Trace:
     """Find the cliques that cannot change width and the numbers that follow those that can.
 
     Args:
         model: the traced network.
         trace: its trace.
         inputs: as given to ``trace_model``.
+        heads: what a width changes where channels lie in blocks that may change places, such as
+            attention heads: ``width``, the channels inside them, or ``count``, how many there are.
 
     Returns:
         The trace with ``patches``, and a reason in ``held`` of cliques that keep their width.
 
     """
     base = on_meta(model)
+    if heads == "count":
+        trace = _blocks_first(trace)
     # Widths that differ tell whose size a number is; some networks want them alike.
     search = _Search(base, replace(trace, alike=()), inputs, SKEW)
     search.settle_all()
@@ -291,6 +295,20 @@ class _Search:
     def _touches(self, clique: Clique, prefix: str) -> bool:
         start = f"{prefix}." if prefix else ""
         return any(m.weight.startswith(start) for m in (*clique.members, *clique.constants))
+
+
+def _blocks_first(trace: Trace) -> Trace:
+    """The trace with blocks as the carriers of width, and the channels inside them only ordered."""
+    blocks = [c for c in trace.cliques if c.order_only]
+    rest = [c for c in trace.cliques if not c.order_only]
+    inside = {c.name for block in blocks for c in _across(block, rest) if c.copies > 1}
+    flipped = {block.name for block in blocks if _across(block, rest)} | inside
+    return replace(
+        trace,
+        cliques=tuple(
+            replace(c, order_only=c.order_only != (c.name in flipped)) for c in trace.cliques
+        ),
+    )
 
 
 def _across(clique: Clique, others: Iterable[Clique]) -> list[Clique]:

@@ -1,0 +1,143 @@
+"""Which dimensions are channels: transposed convolutions, tables of vectors, attention heads."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from neumeta_cli.checkpoint import Arch, resolve
+from neumeta_cli.manifold import (
+    Manifold,
+    build_manifold,
+    load_manifold,
+    save_manifold,
+    weight_layouts,
+)
+from neumeta_cli.manifold.layouts import Layout
+from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.trace import trace_model
+
+VIT = Arch("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 16, "depth": 2})
+
+
+def made(model: nn.Module, arch: Arch, size: tuple[int, int, int], **options) -> Manifold:
+    inr = options.pop("inr", InrSection(kind="selected"))
+    noise = NoiseSection(channels=0.0, sizes=0.0, samples=1)
+    scope, heads = options.pop("scope", "all"), options.pop("heads", "width")
+    return build_manifold(model, arch, size, scope, False, inr, noise, heads)[0]
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    torch.manual_seed(0)
+    model = VIT.build("cpu").requires_grad_(False)
+    nn.init.normal_(model.pos_embed)
+    nn.init.normal_(model.cls_token)
+    return model
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    st.data(),
+)
+@settings(deadline=None, max_examples=40)
+def test_turning_back_undoes_turning(shape: list[int], data: st.DataObject) -> None:
+    dims = data.draw(st.permutations(range(len(shape))))
+    into = dims[1] if len(dims) > 1 and data.draw(st.booleans()) else None
+    rest = tuple(dims[1:] if into is None else dims[2:])
+    layout = Layout(dims[0], into, rest)
+    tensor = torch.rand(shape)
+    turned = layout.turn(tensor)
+    assert tuple(turned.shape) == layout.shape(shape)
+    assert turned.shape[0] == shape[layout.out]
+    assert torch.equal(layout.turn_back(turned), tensor)
+
+
+def test_layers_say_which_dimensions_are_channels(vit: nn.Module) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.Conv2d(3, 8, 3, 2, 1)
+            self.up = nn.ConvTranspose2d(8, 5, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(self.down(x).relu())
+
+    mixed = Mixed()
+    layouts = weight_layouts(mixed, trace_model(mixed, (3, 8, 8)))
+    assert layouts["down.weight"] == Layout(0, 1, (2, 3))
+    assert layouts["up.weight"] == Layout(1, 0, (2, 3))
+    assert layouts["up.bias"] == Layout(0, None)
+    layouts = weight_layouts(vit, trace_model(vit, (3, 32, 32)))
+    assert layouts["pos_embed"] == Layout(2, None, (0, 1))
+    assert layouts["blocks.0.attn.qkv.weight"] == Layout(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["selected", "factorised", "integral"])
+def test_full_width_is_the_network_itself(kind: str, vit: nn.Module) -> None:
+    autoencoder = resolve("vae_mnist")
+    torch.manual_seed(0)
+    for model, arch, size in (
+        (vit, VIT, (3, 32, 32)),
+        (autoencoder.build("cpu"), autoencoder, (1, 28, 28)),
+    ):
+        inr = InrSection(kind=kind, hidden=8, layers=1, frequencies=2)
+        manifold = made(model, arch, size, inr=inr)
+        x = torch.rand(2, *size)
+        wanted, found = model(x), manifold.sample(1.0)(x)
+        for a, b in zip(_several(wanted), _several(found), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _several(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def test_position_embeddings_keep_the_channels_that_the_stream_keeps(vit: nn.Module) -> None:
+    """Before any fit: the same channels of every member, so the rest computes what it did."""
+    manifold = made(vit, VIT, (3, 32, 32), scope=["patch_embed.proj"])
+    small = manifold.sample(0.5)
+    assert small.pos_embed.shape == (1, 5, 96)
+    columns = (vit.pos_embed[0, 0][:, None] == small.pos_embed[0, 0]).nonzero()[:, 0]
+    assert len(columns) == 96
+    assert torch.equal(small.pos_embed, vit.pos_embed[:, :, columns])
+    assert torch.equal(small.cls_token, vit.cls_token[:, :, columns])
+    assert torch.equal(small.patch_embed.proj.weight, vit.patch_embed.proj.weight[columns])
+
+
+def test_fewer_heads_compute_what_the_others_did_without_them(
+    vit: nn.Module, tmp_path: Path
+) -> None:
+    manifold = made(vit, VIT, (3, 32, 32), scope=["blocks.*@order"], heads="count")
+    assert manifold.sizes(1.0) == {f"blocks.{n}.attn.qkv@order": 3 for n in range(2)}
+    small = manifold.sample(2 / 3)
+    x = torch.rand(2, 3, 32, 32)
+    without = copy.deepcopy(vit)
+    for whole, few in zip(without.blocks, small.blocks, strict=True):
+        assert (few.attn.num_heads, few.attn.head_dim) == (2, 64)
+        columns = whole.attn.proj.weight.T.split(64)
+        kept = [any(torch.equal(c, f) for f in few.attn.proj.weight.T.split(64)) for c in columns]
+        assert sum(kept) == 2
+        whole.attn.proj.weight[:, [64 * kept.index(False) + i for i in range(64)]] = 0
+    torch.testing.assert_close(small(x), without(x), rtol=1e-4, atol=1e-5)
+    again = load_manifold(save_manifold(tmp_path / "m.safetensors", manifold))
+    assert torch.equal(again.sample(2 / 3)(x), small(x))
+
+
+def test_grown_tables_and_transposed_convolutions_keep_their_scale(vit: nn.Module) -> None:
+    """Wider: inputs are divided among more channels, vectors of a table are not."""
+    arch = resolve("vae_mnist")
+    model = arch.build("cpu")
+    nn.init.constant_(model.decoder[1].weight, 0.5)
+    manifold = made(model, arch, (1, 28, 28), scope=["encoder.*", "decoder.*"])
+    wide = manifold.sample(2.0)
+    assert wide.decoder[1].weight.shape == (64, 1, 4, 4)
+    torch.testing.assert_close(wide.decoder[1].weight, torch.full((64, 1, 4, 4), 0.25))
+    even = copy.deepcopy(vit)
+    nn.init.constant_(even.pos_embed, 0.5)
+    wide = made(even, VIT, (3, 32, 32), scope=["patch_embed.proj"]).sample(2.0)
+    torch.testing.assert_close(wide.pos_embed, torch.full((1, 5, 384), 0.5))
