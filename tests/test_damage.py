@@ -223,14 +223,14 @@ def test_nothing_that_a_file_names_is_imported_or_called_unasked(
 def test_a_users_own_code_is_built_when_it_is_trusted(
     files: dict[str, Path], tmp_path: Path, monkeypatch
 ) -> None:
-    (tmp_path / "mynet.py").write_text(
+    (tmp_path / "theirnet.py").write_text(
         "from neumeta_cli.zoo import ZOO\nmake = ZOO['lenet_digits'].build\n"
     )
     monkeypatch.chdir(tmp_path)
     path = rewritten(
         files["network"],
         tmp_path / "x.safetensors",
-        lambda m: m.update(arch={"name": "mynet:make", "kwargs": {}}),
+        lambda m: m.update(arch={"name": "theirnet:make", "kwargs": {}}),
     )
     with pytest.raises(NeumetaError, match="--trust-code"):
         load(path)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from neumeta_cli.cli.console import TerminalReporter, say, table, write_json
 from neumeta_cli.cli.options import Debug, Json, Quiet
 from neumeta_cli.export import describe
+from neumeta_cli.tasks import TASKS
 
 MOST_ROWS = 24  # of cliques or other entries that a table lists
 
@@ -58,12 +59,18 @@ def _measured(rows: list[dict[str, Any]]) -> object:
     cells = [
         [
             *(_number(row.get(name)) for name in names),
-            *(_number(row.get("metrics", {}).get(name)) for name in metrics),
+            *(_metric(name, row.get("metrics", {}).get(name)) for name in metrics),
         ]
         for row in rows
     ]
     names += metrics
     return table("measured when it was fitted", names, cells)
+
+
+def _metric(name: str, value: float | None) -> str:
+    """As the task that has a metric of this name shows it."""
+    known = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
+    return _number(value) if value is None or name not in known else known[name].show(value)
 
 
 def _number(value: Any) -> str:

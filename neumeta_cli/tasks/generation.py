@@ -24,8 +24,8 @@ class Generation(Task):
 
     Networks give (logits of pixels, mean, log-variance of the code), draw the code where they
     train, take its mean where they do not, and have ``decode(code)``. Targets are images, 0 to 1;
-    pixels are Bernoulli. The NLL is the negative ELBO with one code an image; the MSE is of the
-    mean code's image, summed over pixels, a mean over images.
+    pixels are Bernoulli. NLL is the negative ELBO; MSE the squared error, summed over pixels; both
+    with one drawn code an image, and a mean over images.
     """
 
     metrics = (
