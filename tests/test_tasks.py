@@ -283,3 +283,23 @@ def test_training_stops_by_a_signal_and_says_how_to_go_on(neumeta, tmp_path: Pat
     assert steps[5] == 6
     assert Path("net.safetensors").exists()
     assert not Path("net.safetensors.training").exists()
+
+
+def test_a_part_of_the_network_begins_with_trained_weights(neumeta, tmp_path: Path, build) -> None:
+    encoder, _ = build("torchvision/resnet18", seed=3)
+    torch.save({"state_dict": encoder.state_dict()}, "encoder.pth")
+    root = miniature.mask_folder(tmp_path / "data")
+    fields = [*SEGMENTS, "train.learning_rate=1e-12", "train.epochs=1", "train.batch_size=4"]
+    sets = [part for field in fields for part in ("--set", field)]
+    options = ("--recipe", "camvid_unet_r18", "--data", root, *sets, "-o", "net.safetensors")
+    trained = neumeta("train", *options, "--init", "encoder.pth")
+    assert trained.code == 0, trained.stderr
+    assert "120 of " in trained.stderr  # all but the classifier's weight and bias
+    network = neumeta_cli.load("net.safetensors")
+    torch.testing.assert_close(
+        network.encoder.layer4[1].conv2.weight, encoder.layer4[1].conv2.weight, rtol=0, atol=1e-6
+    )
+    torch.save({"other.weight": torch.zeros(3)}, "other.pth")
+    refused = neumeta("train", *options, "--init", "other.pth")
+    assert refused.code == 1
+    assert "no weights for zoo/unet_resnet18" in refused.stderr

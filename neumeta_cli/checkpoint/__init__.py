@@ -16,7 +16,7 @@ from neumeta_cli.checkpoint.arch import (
     recorded_arch,
     resolve,
 )
-from neumeta_cli.checkpoint.assign import other_names, put_tensors
+from neumeta_cli.checkpoint.assign import other_names, put_tensors, take_weights
 from neumeta_cli.checkpoint.atomic import write_atomically, write_text
 from neumeta_cli.checkpoint.detect import detect_arch
 from neumeta_cli.checkpoint.integrity import (
@@ -177,6 +177,7 @@ __all__ = [
     "recorded_arch",
     "refusing",
     "resolve",
+    "take_weights",
     "write_atomically",
     "write_text",
     "write_weights",

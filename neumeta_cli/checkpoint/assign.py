@@ -37,3 +37,26 @@ def other_names(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     named = model.named_parameters(remove_duplicate=False)
     return {n: first[id(p)] for n, p in named if first.setdefault(id(p), n) != n}
+
+
+def take_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """Copy weights into a network where names and shapes agree, also those of a part of it.
+
+    Args:
+        model: changed in place.
+        tensors: of this network, or of one that it has in it, such as an encoder.
+
+    Returns:
+        How many tensors were taken; 0 if the file has nothing for this network.
+
+    """
+    own = model.state_dict()
+    prefixes = {""} | {f"{name}." for name, _ in model.named_modules() if name}
+
+    def fitting(prefix: str) -> dict[str, Tensor]:
+        named = {prefix + name: tensor for name, tensor in tensors.items()}
+        return {n: t for n, t in named.items() if n in own and own[n].shape == t.shape}
+
+    found = max((fitting(prefix) for prefix in sorted(prefixes)), key=len)
+    put_tensors(model, found, strict=False)
+    return len(found)

@@ -10,7 +10,15 @@ import yaml
 from rich.markup import escape
 
 from neumeta_cli import pipeline
-from neumeta_cli.checkpoint import Checkpoint, Weights, load_checkpoint, write_weights
+from neumeta_cli.checkpoint import (
+    SUFFIXES,
+    Checkpoint,
+    Weights,
+    load_checkpoint,
+    read_weights,
+    take_weights,
+    write_weights,
+)
 from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
 from neumeta_cli.cli.files import rows_table
 from neumeta_cli.cli.options import (
@@ -169,6 +177,8 @@ def distill(
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
     reporter = TerminalReporter()
+    if output.suffix != ".safetensors":  # before the fit, not after it
+        raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
     tell_arch(loaded)
     name = recipe or _recipe_for(loaded)
@@ -202,6 +212,14 @@ def distill(
 def train(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint's file.")],
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights to begin with where names and shapes agree, also of a part of the "
+            "network, such as a ResNet-18 for a U-Net's encoder.",
+        ),
+    ] = None,
     data: DataOption = None,
     download: DownloadOption = False,
     epochs: EpochsOption = None,
@@ -211,6 +229,7 @@ def train(
     ] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    json: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -220,10 +239,17 @@ def train(
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
     """
+    if output.suffix not in SUFFIXES:  # before the training, not after it
+        raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
     kind = task_class(chosen.task)
     model, arch = pipeline.build_untrained(chosen)
+    if init is not None:
+        taken = take_weights(model, read_weights(init).tensors)
+        if not taken:
+            raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
+        note(f"{taken} of {len(model.state_dict())} tensors from {init}")
     size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
     task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
@@ -241,6 +267,9 @@ def train(
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)
     found = task.measure(model)
+    write_json(json, {"output": str(output), "test_images": len(task.test), "metrics": found})
+    if json == "-":
+        return
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
     say(f"on {len(task.test):,} test images: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
