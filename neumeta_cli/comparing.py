@@ -56,7 +56,7 @@ ABOUT_RUNS = {  # fields that results do not depend on
     "fit": ("save_steps",),
     "eval": ("watch", "watch_gammas"),
     "model": ("checkpoint",),
-    "data": ("root",),
+    "data": ("root", "download"),
 }
 
 
@@ -354,7 +354,8 @@ class _Stand:
             content[section] = {k: v for k, v in content[section].items() if k not in fields}
         if not method.trains_widths:
             del content["eval"]["gammas"]
-        parts = [content, asked, method.name, file_hash(self.checkpoint.path), code_version()]
+        files = [file_hash(self.checkpoint.path), *self.task.fingerprint()]
+        parts = [content, asked, method.name, files, code_version()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

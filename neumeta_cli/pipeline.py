@@ -222,7 +222,7 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
 
     """
     lacking = []
-    kind = task_class(recipe.task)
+    kind = task_class(recipe.task, trust_code=True)
     if recipe.data.format not in NOTHING_TO_READ and recipe.data.root is None:
         lacking.append(f"a data folder: --data DIR with {FORMATS[recipe.data.format].layout}")
     if recipe.model.checkpoint is None:

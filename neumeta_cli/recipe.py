@@ -1,6 +1,7 @@
 """Recipes: everything that a fit depends on, in one YAML file, checked before any data is read."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Recipe(Section):
     @field_validator("task")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in TASK_NAMES and ":" not in value:
+        if value not in TASK_NAMES and not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
             raise ValueError(f"a task is {', '.join(TASK_NAMES)} or package.module:Class")
         return value
 
@@ -184,7 +185,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise NeumetaError(f"--set {override}: {unknown_field(key)}")
     *sections, last = key.split(".")
     for section in sections:
-        content = content.setdefault(section, {})
+        content[section] = {} if content.get(section) is None else content[section]
+        content = content[section]
+        if not isinstance(content, dict):
+            raise NeumetaError(f"--set {override}: {section} is no section with fields")
     try:
         content[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -303,3 +303,58 @@ def test_a_part_of_the_network_begins_with_trained_weights(neumeta, tmp_path: Pa
     refused = neumeta("train", *options, "--init", "other.pth")
     assert refused.code == 1
     assert "no weights for zoo/unet_resnet18" in refused.stderr
+
+
+def test_a_class_that_does_not_count_is_in_neither_mean() -> None:
+    truth = torch.tensor([[[0, 0, 1, 1], [2, 2, 1, 1]]], dtype=torch.uint8)
+    found = torch.tensor([[[1, 1, 1, 0], [2, 2, 1, 1]]])
+    data = DataSection(format="mask_folder", classes=3, ignore=0)
+    images = Images(truth, (), torch.zeros(1, 3, 2, 4, dtype=torch.uint8), image_size=(2, 4))
+    scores = nn.functional.one_hot(found, 3).permute(0, 3, 1, 2).float()
+    measured = Segmentation(data, None, images).measure(Answers(scores))
+    assert measured["mIoU"] == pytest.approx((3 / 4 + 1) / 2)
+    assert measured["F1"] == pytest.approx((6 / 7 + 1) / 2)
+
+
+def test_masks_with_another_class_are_refused_wherever_they_are(tmp_path: Path) -> None:
+    root = miniature.mask_folder(tmp_path)
+    miniature.mask(root / "train" / "masks" / "3.png", 36, 48, 20, 11)
+    data = DataSection(format="mask_folder", root=str(root), classes=11, ignore=11)
+    with pytest.raises(NeumetaError, match="masks have class 19"):
+        load_task(data, nn.Conv2d(3, 11, 1), (3, 36, 48), kind=Segmentation)
+
+
+def test_class_folders_of_grey_images_go_with_networks_for_grey_ones(
+    neumeta, tmp_path: Path
+) -> None:
+    root = miniature.image_folder(tmp_path / "digits", classes=10, count=2, size=12)
+    sets = ["--set", "fit.limit=20", "--epochs", "1", "--run", "run"]
+    assert neumeta("fit", "-r", "digits_lenet", *sets).code == 0
+    result = neumeta("eval", "run/manifold.safetensors", "--data", root, "--no-latency")
+    assert result.code == 0, result.stderr
+    assert "20 test images" in result.stdout
+
+
+def test_crops_larger_than_the_image_are_padded() -> None:
+    pixels = torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)
+    masks = torch.full((2, 8, 8), 5, dtype=torch.uint8)
+    data = DataSection(format="mask_folder", crop_size=(12, 10), classes=6, ignore=7)
+    x, y = augment(pixels, masks, data, torch.Generator().manual_seed(0))
+    assert x.shape == (2, 3, 12, 10)
+    assert set(y.unique().tolist()) == {5, 7}
+
+
+def test_a_broken_task_of_ones_own_is_one_line(neumeta, tmp_path: Path) -> None:
+    Path("brokentask.py").write_text("import nothing_at_all\n")
+    Path("slipped.py").write_text("def (:\n")
+    for name, words in (
+        ("brokentask:T", "nothing_at_all"),
+        ("slipped:T", "SyntaxError"),
+        ("brokentask", "package.module:Class"),
+        (":", "package.module:Class"),
+    ):
+        options = ["-r", "digits_lenet", "--set", f"task='{name}'", "-o", "net.pt"]
+        result = neumeta("train", *options)
+        assert result.code == 1
+        assert words in result.stderr
+        assert "internal" not in result.stderr

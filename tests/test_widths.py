@@ -3,12 +3,14 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifolds import saved_manifold
 from test_cli import fails
 from test_manifold import FACTORISED, SELECTED, manifold_of
 
@@ -20,7 +22,7 @@ from neumeta_cli.export.budget import Budget, Meter, narrowest_reaching, widest_
 from neumeta_cli.export.family import export_family
 from neumeta_cli.export.search import halves, search_widths
 from neumeta_cli.export.widths import Choice, Wish, cost_of
-from neumeta_cli.manifold import Manifold, Provenance, save_manifold
+from neumeta_cli.manifold import Manifold, Provenance, load_manifold, save_manifold
 from neumeta_cli.resize import sizes_at
 from neumeta_cli.tasks import Metric, Task, load_task
 
@@ -257,7 +259,7 @@ def test_a_family_is_written_whole(neumeta, lenet_file: Path) -> None:
     result = neumeta(*export, "--widths", "1,0.5", "--data", Path("none"))
     fails(result, "none")
     assert not Path("family").exists()
-    assert neumeta(*export, "--widths", "1,0.5,0.25", "-r", "digits_lenet").code == 0
+    assert neumeta(*export, "--widths", "1,0.5,0.25").code == 0
     rows = json.loads(Path("family/index.json").read_text())["networks"]
     assert [row["width"] for row in rows] == [1.0, 0.5, 0.25]
     for row in rows:
@@ -293,3 +295,63 @@ def test_a_family_that_fails_leaves_nothing(build, tmp_path: Path) -> None:
     rows = export_family(choice, tmp_path / "family", [0.5], measure=lambda _: {"top-1": 0.25})
     assert rows[0].metrics == {"top-1": 0.25}
     assert sizes_at(manifold.trace, rows[0].sizes, 0.5) == rows[0].sizes
+
+
+def test_a_family_replaces_a_family_and_nothing_else(
+    lenet: tuple[Manifold, Task], tmp_path: Path
+) -> None:
+    choice, folder = Choice(lenet[0], Wish()), tmp_path / "family"
+    export_family(choice, folder, [0.5, 0.25])
+    export_family(choice, folder, [0.5, 0.50001])
+    assert len(list(folder.iterdir())) == 3
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(NeumetaError, match="holds other things"):
+        export_family(choice, folder, [0.5])
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.json").write_text("{}")
+    (site / "page.html").write_text("mine")
+    with pytest.raises(NeumetaError, match="holds other things"):
+        export_family(choice, site, [0.5])
+    assert (site / "page.html").read_text() == "mine"
+
+
+def test_what_an_export_refuses_before_it_writes(neumeta, tmp_path: Path) -> None:
+    path = saved_manifold(tmp_path)
+    before = path.read_bytes()
+    for options, words in (
+        (["--width", "0.5", "-o", path], "is the manifold itself"),
+        (["--width", "0.5", "--dtype", "int8", "-o", "x.pt"], "unknown number format"),
+        (["--max-params", "1e400", "-o", "x.pt"], "positive amount"),
+        (["--max-params", "0.5", "-o", "x.pt"], "--max-params 0.5: no network"),
+        (["--width", "1e7", "-o", "x.pt"], ""),
+    ):
+        result = neumeta("export", path, *options)
+        assert result.code == 1, options
+        assert words in result.stderr
+        assert "internal" not in result.stderr
+        assert not Path("x.pt").exists()
+    both = neumeta("export", path, "--target-accuracy", "0.1", "--search", "-o", "x.pt")
+    assert both.code == 2
+    assert path.read_bytes() == before
+
+
+def test_half_precision_is_measured_too_and_own_tasks_are_not_imported(
+    neumeta, tmp_path: Path
+) -> None:
+    path = saved_manifold(tmp_path)
+    half = ["--width", "0.5", "--dtype", "float16", "-o", "h.pt", "-r", "digits_lenet"]
+    measured = neumeta("export", path, *half)
+    assert measured.code == 0, measured.stderr
+    assert "top-1" in measured.stdout
+    manifold = load_manifold(path)
+    recipe = {**manifold.provenance.recipe, "task": "evil_task:T"}
+    manifold.provenance = replace(manifold.provenance, recipe=recipe)
+    save_manifold(path, manifold)
+    Path("evil_task.py").write_text("open('imported', 'w')\n")
+    assert neumeta("export", path, "--width", "0.5", "-o", "h.pt").code == 0
+    assert not Path("imported").exists()
+    refused = neumeta("eval", "h.pt", "--no-latency")
+    assert refused.code == 1
+    assert "--trust-code" in refused.stderr
+    assert not Path("imported").exists()

@@ -234,13 +234,13 @@ def import_attribute(name: str, said_by: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise NeumetaError(
-            f"cannot import {module_name!r} for {said_by} {name}: {error}"
-        ) from error
-    except AttributeError as error:
-        raise NeumetaError(f"{module_name} has no {attribute!r} (from {said_by} {name})") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise NeumetaError(f"cannot import {module_name!r} for {said_by} {name}: {said}") from error
+    if not hasattr(module, attribute):
+        raise NeumetaError(f"{module_name} has no {attribute!r} (from {said_by} {name})")
+    return getattr(module, attribute)
 
 
 def _tv_crop_size(name: str) -> int:

@@ -25,7 +25,8 @@ from neumeta_cli.cli.widths import (
     parse_budget,
     parse_wish,
 )
-from neumeta_cli.export import DTYPES, Exported, Finish
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export import DTYPES, Exported, Finish, accept_float32
 from neumeta_cli.export.budget import OPTIONS, show_cost
 from neumeta_cli.export.family import INDEX, MemberRow, export_family
 from neumeta_cli.export.planning import Order, Planned, export_planned
@@ -33,7 +34,7 @@ from neumeta_cli.export.search import SAMPLES
 from neumeta_cli.export.widths import Choice, mean_width
 from neumeta_cli.manifold import Manifold, load_manifold
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.tasks import Metric, Task, load_task, task_class
+from neumeta_cli.tasks import Task, load_task, metric_named
 
 SamplesOption = Annotated[
     int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
@@ -134,13 +135,18 @@ def export(
         raise typer.BadParameter("--widths goes with patterns and --channels, not with budgets")
     if wish.everywhere is not None and order.plans:
         raise typer.BadParameter("a budget chooses the width; give --width for patterns only")
+    if search and target_accuracy is not None:
+        raise typer.BadParameter("--search goes with a budget, --target-accuracy has one width")
     if search and not budget.limits:
         raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
     path = manifold or pipeline.latest_manifold()
     note(f"manifold: {path}")
+    if output.resolve() == path.resolve():
+        raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
     loaded = load_manifold(path, trust_code)
     choice = Choice(loaded, wish)
-    needs_data = search or target_accuracy is not None or data is not None
+    given_data = data is not None or recipe is not None
+    needs_data = search or target_accuracy is not None or given_data
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
     finish, reporter = Finish(fold, calibrate, dtype), TerminalReporter()
     if widths is not None:
@@ -155,10 +161,12 @@ def export(
             measure,
             reporter,
         )
-        _tell_family(path, output, members, _metrics_of(loaded), json)
+        _tell_family(path, output, members, json)
         return
     planned, exported = export_planned(choice, order, output, task, samples, finish, reporter)
-    measured = None if task is None or order.plans else task.measure(exported.model)
+    measured = planned.metrics
+    if task is not None and measured is None:
+        measured = task.measure(accept_float32(exported.model))
     _tell(path, loaded, planned, exported, measured, json)
 
 
@@ -195,9 +203,8 @@ def _tell(
         document["budget"] = {
             name: {"most": most, "reached": reached[name]} for name, most in planned.limits.items()
         }
-    known = planned.metrics if measured is None else measured
-    if known is not None:
-        document["metrics"] = dict(known)
+    if measured is not None:
+        document["metrics"] = dict(measured)
     if planned.searched is not None:
         document["search"] = asdict(planned.searched) | {"improved": planned.improved}
     write_json(json, document)
@@ -206,8 +213,7 @@ def _tell(
     if planned.searched is not None:
         say(_search_table(manifold, planned))
     shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
-    values = known or {}
-    of = "".join(f", {m.name} {m.show(values[m.name])}" for m in _among(manifold, values))
+    of = "".join(f", {n} {metric_named(n).show(v)}" for n, v in (measured or {}).items())
     say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
     for name, most in planned.limits.items():
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
@@ -217,7 +223,7 @@ def _tell(
 
 def _search_table(manifold: Manifold, planned: Planned) -> object:
     assert planned.searched is not None
-    metrics = _among(manifold, planned.searched.uniform.metrics)
+    metrics = [metric_named(name) for name in planned.searched.uniform.metrics]
     rows = [
         [
             name,
@@ -241,25 +247,13 @@ def _search_table(manifold: Manifold, planned: Planned) -> object:
     return table(title, columns, rows)
 
 
-def _metrics_of(manifold: Manifold) -> list[Metric]:
-    """The metrics of the task that a manifold was fitted for."""
-    name = manifold.provenance.recipe.get("task", "classification")
-    return list(task_class(name).metrics)
-
-
-def _among(manifold: Manifold, known: Mapping[str, float]) -> list[Metric]:
-    """Those of them that are known."""
-    return [m for m in _metrics_of(manifold) if m.name in known]
-
-
-def _tell_family(
-    source: Path, folder: Path, members: list[MemberRow], metrics: list[Metric], json: str | None
-) -> None:
+def _tell_family(source: Path, folder: Path, members: list[MemberRow], json: str | None) -> None:
     document = {"manifold": str(source), "output": str(folder)}
     write_json(json, document | {"networks": [asdict(member) for member in members]})
     if json == "-":
         return
-    metrics = [m for m in metrics if any(m.name in (n.metrics or {}) for n in members)]
+    names = dict.fromkeys(name for member in members for name in member.metrics or {})
+    metrics = [metric_named(name) for name in names]
     rows = [
         [
             member.file,

@@ -150,7 +150,7 @@ def how_to_read(
     """
     if recipe is not None:
         named = load_recipe(recipe)
-        section, kind = named.data, task_class(named.task)
+        section, kind = named.data, task_class(named.task, trust_code=True)
     else:
         section = DataSection(**recorded.get("data", {}))
         kind = task_class(recorded.get("task", "classification"), trust_code)

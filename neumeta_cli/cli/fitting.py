@@ -192,7 +192,7 @@ def distill(
         loaded.input_size,
         limit=chosen.fit.limit,
         reporter=reporter,
-        kind=task_class(chosen.task),
+        kind=task_class(chosen.task, trust_code=True),
     )
     try:
         manifold, _, result = distill_checkpoint(
@@ -243,7 +243,7 @@ def train(
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
-    kind = task_class(chosen.task)
+    kind = task_class(chosen.task, trust_code=True)
     model, arch = pipeline.build_untrained(chosen)
     if init is not None:
         taken = take_weights(model, read_weights(init).tensors)
@@ -254,6 +254,8 @@ def train(
     reporter = TerminalReporter()
     task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
     folder = output.with_name(output.name + ".training")
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     place = choose_device(device)
     try:

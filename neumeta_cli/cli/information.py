@@ -10,7 +10,7 @@ from rich.markup import escape
 from neumeta_cli.cli.console import TerminalReporter, say, table, write_json
 from neumeta_cli.cli.options import Debug, Json, Quiet
 from neumeta_cli.export import describe
-from neumeta_cli.tasks import TASKS
+from neumeta_cli.tasks import metric_named
 
 MOST_ROWS = 24  # of cliques or other entries that a table lists
 
@@ -69,8 +69,7 @@ def _measured(rows: list[dict[str, Any]]) -> object:
 
 def _metric(name: str, value: float | None) -> str:
     """As the task that has a metric of this name shows it."""
-    known = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
-    return _number(value) if value is None or name not in known else known[name].show(value)
+    return metric_named(name).show(value) if isinstance(value, float) else _number(value)
 
 
 def _number(value: Any) -> str:

@@ -1,5 +1,6 @@
 """How widths and budgets are given on the command line."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -109,6 +110,6 @@ def _amount(
         number = float(found[1]) * units[found[2]] if found else 0.0
     except (ValueError, KeyError):
         number = 0.0
-    if number <= 0:
+    if not 0 < number < math.inf:
         raise NeumetaError(f"{option} {text}: give a positive amount, such as {example}")
     return number

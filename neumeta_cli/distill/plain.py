@@ -54,7 +54,7 @@ class Trainer:
         self.model = model.to(self.device).requires_grad_(True).train()
         self.task, self.images, self.train = task, task.train, train
         self.journal, self.reporter = Journal(folder), reporter or Silent()
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate)
         self.order = torch.empty(0, dtype=torch.int64)
         self.step = self.skipped = self.skipped_in_row = 0
@@ -140,6 +140,7 @@ class Trainer:
             "chance": torch.get_rng_state(),
             "order": self.order,
             "counts": [self.step, self.skipped, self.skipped_in_row],
+            "seed": self.seed,
             "total_loss": self.total_loss,
         }
 
@@ -160,12 +161,14 @@ class Trainer:
             torch.set_rng_state(state["chance"].cpu())
             self.order, self.total_loss = state["order"].cpu(), state["total_loss"]
             self.step, self.skipped, self.skipped_in_row = state["counts"]
+            if state["seed"] != self.seed:
+                raise ValueError("another seed")
             if self.step % self.steps_per_epoch and len(self.order) != len(self.images):
                 raise ValueError("other data")
         except Exception as error:  # torch raises many kinds on states of other networks
             raise NeumetaError(
-                f"cannot go on from {self.journal.folder}: it is of another recipe or of other "
-                "data; leave out --resume"
+                f"cannot go on from {self.journal.folder}: it is of another recipe, seed or data; "
+                "leave out --resume"
             ) from error
         self.journal.forget_after(self.step)
 
@@ -228,7 +231,12 @@ def _plain_step(
     loss = task.loss(as_float(outputs), targets.to(device))
     optimizer.zero_grad()
     value = float(loss.detach())
-    if math.isfinite(value):
-        loss.backward()
+    if not math.isfinite(value):
+        return value
+    loss.backward()
+    norm = float(
+        torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    )
+    if math.isfinite(norm):
         optimizer.step()
-    return value
+    return value if math.isfinite(norm) else norm

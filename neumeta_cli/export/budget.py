@@ -245,4 +245,6 @@ def _impossible(meter: Meter, smallest: Mapping[str, int]) -> str:
 
 def show_cost(name: str, value: float, rounded: Callable[[float], int] = round) -> str:
     """A cost as a budget's option takes it."""
-    return f"{1000 * value:.3g}ms" if name == "seconds" else f"{rounded(value)}"
+    if name == "seconds":
+        return f"{1000 * value:.3g}ms"
+    return f"{rounded(value)}" if value >= 1 else f"{value:g}"

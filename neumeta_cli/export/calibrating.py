@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional as TF
 
 from neumeta_cli.checkpoint import InputSize
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
+from neumeta_cli.recipe import MASK_FORMATS
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import calibrate
 from neumeta_cli.sections import DataSection
@@ -51,10 +51,9 @@ def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
     index = torch.arange(len(files))
     square = data.image_size or (size[1], size[2])
     wanted = (square, square) if isinstance(square, int) else square
-    pixels = Images(index, (), None, files, wanted).fetch(index)
-    if size[0] == 1:
-        pixels = TF.rgb_to_grayscale(pixels)
-    return normalise(pixels, data)
+    whole = data.format in MASK_FORMATS
+    images = Images(index, (), None, files, wanted, channels=size[0], whole=whole)
+    return normalise(images.fetch(index), data)
 
 
 def recalibrate(
@@ -87,6 +86,8 @@ def recalibrate(
     if not names:
         raise NeumetaError("--calibrate: nothing in scope has norm statistics or biases; leave it")
     full = manifold.sample(1.0, samples=samples, reporter=reporter).cpu()
+    if isinstance(full(images[:1]), tuple):
+        raise NeumetaError("--calibrate: biases are fitted to scores, and this network gives none")
     _follow(network, full, names, images, reporter or Silent())
     return BIASES
 

@@ -108,7 +108,7 @@ def _member(
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> MemberRow:
     manifold, sizes = choice.manifold, choice.sizes(width)
-    path = folder / f"width-{width:g}{ending}"
+    path = folder / f"width-{width:.10g}{ending}"
     exported = export_network(manifold, path, sizes=sizes, samples=samples, finish=finish)
     cost = cost_of(manifold, sizes)
     model = accept_float32(exported.model)
@@ -128,8 +128,17 @@ def _member(
 def _refuse_other_things(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NeumetaError(f"cannot write {folder}: it is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - _listed(folder):
         raise NeumetaError(f"cannot write {folder}: it holds other things; name a new folder")
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files of the family in a folder, its index included; none if it holds no family."""
+    try:
+        index = json.loads((folder / INDEX).read_text("utf-8"))
+        return {INDEX, *(str(network["file"]) for network in index["networks"])}
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
 
 
 def _put(made: Path, folder: Path) -> None:
@@ -139,7 +148,11 @@ def _put(made: Path, folder: Path) -> None:
         if folder.exists():
             earlier = made.with_name(made.name + ".earlier")
             folder.rename(earlier)
-            made.rename(folder)
+            try:
+                made.rename(folder)
+            except OSError:
+                earlier.rename(folder)
+                raise
             shutil.rmtree(earlier, ignore_errors=True)
         else:
             made.rename(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import AS_SAMPLED, DTYPES, Exported, Finish, check_ending, export_network
+from neumeta_cli.export import AS_SAMPLED, Exported, Finish, check_ending, export_network
 from neumeta_cli.export.budget import (
     Budget,
     Meter,
@@ -15,6 +15,7 @@ from neumeta_cli.export.budget import (
     narrowest_reaching,
     widest_within,
 )
+from neumeta_cli.export.precision import check_dtype
 from neumeta_cli.export.search import Searched, search_widths
 from neumeta_cli.export.widths import Choice, Wish, cost_of
 from neumeta_cli.manifold import Manifold
@@ -161,7 +162,7 @@ def export_planned(
         written.append((planned, exported))
         return planned.sizes
 
-    scale = DTYPES[finish.dtype].itemsize / torch.float32.itemsize
+    scale = check_dtype(finish.dtype).itemsize / torch.float32.itemsize
     meter = Meter(choice.manifold, order.budget, scale)
     if order.budget.bytes is None:
         write(meter, path)

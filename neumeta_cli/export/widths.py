@@ -3,6 +3,7 @@
 import difflib
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -214,18 +215,24 @@ def cost_of(manifold: Manifold, sizes: Mapping[str, int]) -> Cost:
     """Parameters, MACs and bytes of the network of these sizes, without any weights.
 
     Raises:
-        NeumetaError: its forward pass does not run.
+        NeumetaError: its forward pass does not run, or it is larger than this machine's memory.
 
     """
-    network = resize_model(manifold.structure, manifold.trace, sizes)
     try:
-        return measure_cost(network, manifold.blueprint.input_size)
+        network = resize_model(manifold.structure, manifold.trace, sizes)
+        cost = measure_cost(network, manifold.blueprint.input_size)
     except Exception as error:  # whatever a forward pass raises on sizes that it refuses
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeumetaError(
             f"this network does not run with such widths ({said}); give the cliques of "
             "one stream the same width"
         ) from error
+    if cost.bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise NeumetaError(
+            f"such widths make a network of {cost.bytes >> 30:,} GiB, and this machine has "
+            f"{memory >> 30} GiB of memory; give smaller ones"
+        )
+    return cost
 
 
 def mean_width(manifold: Manifold, sizes: Mapping[str, int]) -> float:

@@ -5,7 +5,7 @@ from neumeta_cli.tasks.classification import Classification
 from neumeta_cli.tasks.formats import FORMATS, NOTHING_TO_READ, require_root
 from neumeta_cli.tasks.generation import Generation
 from neumeta_cli.tasks.images import Images
-from neumeta_cli.tasks.open import TASKS, load_task, task_class
+from neumeta_cli.tasks.open import TASKS, load_task, metric_named, task_class
 from neumeta_cli.tasks.segmentation import Segmentation
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Segmentation",
     "Task",
     "load_task",
+    "metric_named",
     "require_root",
     "task_class",
 ]

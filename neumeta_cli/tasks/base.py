@@ -1,9 +1,12 @@
 """What every task is: data, loss, metrics, and what of its outputs can be looked at."""
 
+import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -188,6 +191,12 @@ class Task(ABC):
                 yield
         finally:
             model.training = before
+
+    def fingerprint(self) -> list[str]:
+        """Digests of the data and of the file of this class, which results depend on."""
+        splits = [s.fingerprint() for s in (self.train, self.test) if s is not None]
+        source = Path(inspect.getfile(type(self))).read_bytes()
+        return [*splits, hashlib.sha256(source).hexdigest()]
 
     def check(self, model: nn.Module, outputs: Outputs) -> None:
         """Refuse a network that does not go with the task, by its outputs for one image.

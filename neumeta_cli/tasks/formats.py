@@ -1,7 +1,7 @@
 """Data sets in the layouts that torchvision and their publishers give them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -68,7 +68,7 @@ def load_images(
         raise NeumetaError(
             f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
         ) from error
-    return images.held(reporter or Silent(), split)
+    return replace(images, channels=input_size[0]).held(reporter or Silent(), split)
 
 
 def require_root(data: DataSection) -> Path:

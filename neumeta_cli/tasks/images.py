@@ -1,5 +1,6 @@
 """Images held as bytes or decoded on demand, normalised and augmented in batches."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,8 @@ class Images:
         files: paths, empty where there are none.
         image_size: height and width of the images as given.
         masks: paths of masks, empty where there are none.
+        channels: of images that are read from files: 1, grey, or 3.
+        whole: files are squeezed to the size, not cut; so they are where there are masks.
 
     """
 
@@ -46,6 +49,8 @@ class Images:
     files: tuple[Path, ...] = ()
     image_size: tuple[int, int] = (0, 0)
     masks: tuple[Path, ...] = ()
+    channels: int = 3
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -59,8 +64,9 @@ class Images:
         """
         if self.pixels is not None:
             return self.pixels[index]
-        whole = bool(self.masks)
-        return _each(lambda f: _decode(f, self.image_size, whole), self.files, index)
+        whole = self.whole or bool(self.masks)
+        mode = ImageReadMode.GRAY if self.channels == 1 else ImageReadMode.RGB
+        return _each(lambda f: _decode(f, self.image_size, mode, whole), self.files, index)
 
     def fetch_labels(self, index: Tensor) -> Tensor:
         """Labels by number, (b, …).
@@ -88,12 +94,21 @@ class Images:
             masks=tuple(self.masks[i] for i in index.tolist()) if self.masks else (),
         )
 
+    def fingerprint(self) -> str:
+        """A digest of what the images are: names and sizes of their files, or their pixels."""
+        digest = hashlib.sha256(repr((self.classes, len(self), self.image_size)).encode())
+        for path in (*self.files, *self.masks):
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+        if not self.files and self.pixels is not None:
+            digest.update(self.pixels.numpy().tobytes())
+        return digest.hexdigest()[:12]
+
     def held(self, reporter: Reporter, split: str) -> "Images":
         """The same with everything decoded once, if that fits in memory."""
         height, width = self.image_size
         if self.pixels is not None or len(self) * 4 * height * width > IN_MEMORY_BYTES:
             return self
-        pixels = torch.empty(len(self), 3, height, width, dtype=torch.uint8)
+        pixels = torch.empty(len(self), self.channels, height, width, dtype=torch.uint8)
         masks = [torch.empty(len(self), height, width, dtype=torch.uint8)] if self.masks else []
         reporter.start(f"read {split} images", len(self))
         for index in torch.arange(len(self)).split(DECODED_AT_ONCE):
@@ -110,10 +125,10 @@ def _each(read: Callable[[Path], Tensor], files: Sequence[Path], index: Tensor) 
         return torch.stack(list(pool.map(read, [files[i] for i in index.tolist()])))
 
 
-def _decode(path: Path, size: tuple[int, int], whole: bool) -> Tensor:
+def _decode(path: Path, size: tuple[int, int], mode: ImageReadMode, whole: bool) -> Tensor:
     """An image at ``size``: all of it where there is a mask to it, else cut as is usual."""
     try:
-        image = decode_image(str(path), mode=ImageReadMode.RGB)
+        image = decode_image(str(path), mode=mode)
     except (RuntimeError, OSError) as error:
         raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
     if tuple(image.shape[-2:]) == size:
@@ -209,7 +224,8 @@ def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
         steps.append(v2.RandomResizedCrop(list(size), scale=data.resized_crop, antialias=True))
     elif data.crop_padding or data.crop_size:
         fill = {tv_tensors.Mask: data.ignore or 0, "others": 0}
-        steps.append(v2.RandomCrop(list(size), padding=data.crop_padding or None, fill=fill))
+        pad = data.crop_padding or None
+        steps.append(v2.RandomCrop(list(size), pad, pad_if_needed=True, fill=fill))
     if data.flip:
         steps.append(v2.RandomHorizontalFlip())
     if data.colour_jitter:

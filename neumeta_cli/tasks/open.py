@@ -9,7 +9,7 @@ from neumeta_cli.checkpoint import import_attribute
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.sections import DataSection
-from neumeta_cli.tasks.base import Task
+from neumeta_cli.tasks.base import Metric, Task
 from neumeta_cli.tasks.classification import Classification
 from neumeta_cli.tasks.generation import Generation
 from neumeta_cli.tasks.segmentation import Segmentation
@@ -21,7 +21,13 @@ TASKS: Mapping[str, type[Task]] = {
 }
 
 
-def task_class(name: str, trust_code: bool = True) -> type[Task]:
+def metric_named(name: str) -> Metric:
+    """A metric of our tasks; one of another task is shown as a plain number."""
+    known = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
+    return known.get(name, Metric(name, share=False))
+
+
+def task_class(name: str, trust_code: bool) -> type[Task]:
     """The class of a task: one of ours, or a user's ``package.module:Class``.
 
     Args:
@@ -32,8 +38,10 @@ def task_class(name: str, trust_code: bool = True) -> type[Task]:
         NeumetaError: no such task, or code that is not to be imported.
 
     """
+    if name in TASKS:
+        return TASKS[name]
     if ":" not in name:
-        return TASKS[name]  # the recipe's schema has checked it
+        raise NeumetaError(f"unknown task {name!r}; a newer neumeta may know it")
     if not trust_code:
         raise NeumetaError(
             f"the file names code of its own, the task {name}, which is not imported unasked; "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
+from neumeta_cli.tasks.images import Images
 
-SHOWN = 4
+SHOWN = 4  # images in a picture
+AT_ONCE = 500  # masks that are looked through
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,32 @@ class Segmentation(Task):
             temperature**2
         )
 
+    def batch(
+        self,
+        images: Images,
+        index: Tensor,
+        generator: torch.Generator | None,
+        part: slice = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """Images and masks; a mask with a class that there is not is refused."""
+        x, masks = super().batch(images, index, generator, part)
+        self._check_classes(masks)
+        return x, masks
+
+    def _check_classes(self, masks: Tensor) -> None:
+        count = self._classes()
+        wrong = masks[(masks >= count) & (masks != self._ignored)]
+        if len(wrong):
+            raise NeumetaError(
+                f"masks have class {int(wrong.max())}, but there are {count} classes from 0 "
+                "(data.classes); a class that does not count is data.ignore"
+            )
+
     def meters(self) -> Mapping[str, torchmetrics.Metric]:
         count, ignored = self._classes(), self.data.ignore
         return {
             "mIoU": MulticlassJaccardIndex(count, average="macro", ignore_index=ignored),
-            "F1": MulticlassF1Score(count, average="macro", ignore_index=ignored),
+            "F1": _MeanF1(count, ignored),
         }
 
     def predictions(self, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,13 +88,10 @@ class Segmentation(Task):
                 f"data.classes is {self._classes()}, the network gives {scores.shape[1]} scores "
                 "for each pixel"
             )
-        few = torch.arange(min(8, len(self.test)))
-        wrong = {int(n) for n in self.test.fetch_labels(few).unique()} - {self.data.ignore}
-        if wrong and max(wrong) >= self._classes():
-            raise NeumetaError(
-                f"masks have class {max(wrong)}, but there are {self._classes()} classes from 0 "
-                "(data.classes); a class that does not count is data.ignore"
-            )
+        for images in (self.test, self.train):
+            held = None if images is None else images.labels
+            for few in () if held is None else held.split(AT_ONCE):
+                self._check_classes(few)
 
     @torch.no_grad()
     def pictures(self, model: nn.Module) -> Mapping[str, Figure]:
@@ -101,6 +122,21 @@ class Segmentation(Task):
     @property
     def _ignored(self) -> int:
         return -100 if self.data.ignore is None else self.data.ignore
+
+
+class _MeanF1(MulticlassF1Score):
+    """The mean over classes that occur, in masks or predictions, and count."""
+
+    def __init__(self, classes: int, ignored: int | None) -> None:
+        super().__init__(classes, average="none", ignore_index=ignored)
+
+    def compute(self) -> Tensor:
+        each: Tensor = super().compute()
+        counts: list[Any] = [self.tp, self.fp, self.fn]
+        occurs = torch.stack(counts).sum(0) > 0
+        if self.ignore_index is not None and self.ignore_index < len(occurs):
+            occurs[self.ignore_index] = False
+        return each[occurs].mean()
 
 
 def _scores(outputs: Outputs) -> Tensor:
