@@ -11,7 +11,17 @@ from rich.markup import escape
 from neumeta_cli import pipeline
 from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
 from neumeta_cli.cli.files import how_to_read
-from neumeta_cli.cli.options import DataOption, Debug, Json, Quiet, Seed, TrustCode, parse_widths
+from neumeta_cli.cli.options import (
+    DataOption,
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    TrustCode,
+    choose_device,
+    parse_widths,
+)
 from neumeta_cli.cli.widths import (
     ChannelsOption,
     MaxLatency,
@@ -107,6 +117,7 @@ def export(
     calibrate: CalibrateOption = None,
     dtype: DtypeOption = "float32",
     samples: SamplesOption = None,
+    device: Device = "cpu",
     seed: Seed = 0,
     json: Json = None,
     trust_code: TrustCode = False,
@@ -143,7 +154,7 @@ def export(
     note(f"manifold: {path}")
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
-    loaded = load_manifold(path, trust_code)
+    loaded = load_manifold(path, trust_code).to(choose_device(device))
     choice = Choice(loaded, wish)
     given_data = data is not None or recipe is not None
     needs_data = search or target_accuracy is not None or given_data

@@ -153,6 +153,7 @@ def _shapes(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("kind", _count("kind")),
+    ("permuted", lambda d: "yes" if d.get("permuted") else ""),
     ("format version", _count("format_version")),
     ("architecture", _arch),
     ("input", _input),
