@@ -63,15 +63,15 @@ def fitted(folder: Path, recipe: Path, count: int = 1) -> tuple[dict[str, torch.
 
 GRADIENTS = """
 import sys, torch
-import neumeta_cli.tasks.classification as classification
+import neumeta_cli.tasks.base as base
 from neumeta_cli import pipeline
 from neumeta_cli.distill import Fitter
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import load_recipe
 recipe = load_recipe(sys.argv[1])
 checkpoint, task = pipeline.open_inputs(recipe)
-single = classification.normalise  # in float64, or ReLUs near 0 flip and hide what is wrong
-classification.normalise = lambda pixels, data: single(pixels, data).double()
+single = base.normalise  # in float64, or ReLUs near 0 flip and hide what is wrong
+base.normalise = lambda pixels, data: single(pixels, data).double()
 manifold, tensors = build_manifold(
     checkpoint.model.double(), checkpoint.arch, checkpoint.input_size, recipe.scope, False,
     recipe.inr, recipe.noise,
