@@ -11,10 +11,11 @@ import torchvision
 from torch import nn
 
 import neumeta_cli
+from neumeta_cli.cli.fitting import commented_yaml
 from neumeta_cli.distill.plain import Trainer
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.pipeline import build_untrained
-from neumeta_cli.recipe import load_recipe, parse_recipe
+from neumeta_cli.recipe import load_recipe, parse_recipe, recipe_files
 from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import TASKS, Generation, Images, Segmentation, load_task
 from neumeta_cli.tasks.images import augment
@@ -358,3 +359,10 @@ def test_a_broken_task_of_ones_own_is_one_line(neumeta, tmp_path: Path) -> None:
         assert result.code == 1
         assert words in result.stderr
         assert "internal" not in result.stderr
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_recipe_as_shown_is_the_same_recipe(name: str, tmp_path: Path) -> None:
+    recipe, path = load_recipe(name), tmp_path / "shown.yaml"
+    path.write_text(commented_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(path)) == recipe

@@ -1,5 +1,6 @@
 """``neumeta fit``, ``distill``, ``train`` and ``recipes``."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -324,7 +325,8 @@ def commented_yaml(recipe: Recipe) -> str:
     """A recipe as YAML that says of each field what it means."""
     comments = field_paths()
     section, lines = "", []
-    for line in yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).splitlines():
+    content = recipe.model_dump(mode="json")
+    for line in yaml.safe_dump(content, sort_keys=False, width=math.inf).splitlines():
         key = line.partition(":")[0]
         if not line.startswith((" ", "-")):
             section = key
