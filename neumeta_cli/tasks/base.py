@@ -140,7 +140,17 @@ class Task(ABC):
         pixels, labels = images.fetch(index[part]), images.fetch_labels(index[part])
         if generator is not None:
             pixels, labels = augment(pixels, labels, self.data, generator, len(index), part)
-        return normalise(pixels, self.data), labels
+        x = normalise(pixels, self.data)
+        return x, self.targets(x, labels)
+
+    def targets(self, x: Tensor, labels: Tensor) -> Tensor:
+        """What the loss compares outputs for ``x`` with, (b, …): the labels, unless said otherwise.
+
+        Raises:
+            NeumetaError: the labels are not right for the task.
+
+        """
+        return labels
 
     def inputs(
         self,

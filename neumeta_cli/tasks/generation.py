@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
-from neumeta_cli.tasks.images import Images
 
 GRID = 8  # images a row, in pictures
 
@@ -34,17 +33,10 @@ class Generation(Task):
     )
     samples = True
 
-    def batch(
-        self,
-        images: Images,
-        index: Tensor,
-        generator: torch.Generator | None,
-        part: slice = slice(None),
-    ) -> tuple[Tensor, Tensor]:
-        """Images as the network takes them, and as it should give them back, 0 to 1."""
-        x, _ = super().batch(images, index, generator, part)
+    def targets(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Images as the network should give them back, 0 to 1."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.data.mean, self.data.std))
-        return x, x * std + mean
+        return x * std + mean
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """The negative ELBO, averaged over the batch."""

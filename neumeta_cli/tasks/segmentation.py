@@ -13,7 +13,6 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
-from neumeta_cli.tasks.images import Images
 
 SHOWN = 4  # images in a picture
 AT_ONCE = 500  # masks that are looked through
@@ -39,17 +38,10 @@ class Segmentation(Task):
             temperature**2
         )
 
-    def batch(
-        self,
-        images: Images,
-        index: Tensor,
-        generator: torch.Generator | None,
-        part: slice = slice(None),
-    ) -> tuple[Tensor, Tensor]:
-        """Images and masks; a mask with a class that there is not is refused."""
-        x, masks = super().batch(images, index, generator, part)
-        self._check_classes(masks)
-        return x, masks
+    def targets(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Masks; one with a class that there is not is refused."""
+        self._check_classes(labels)
+        return labels
 
     def _check_classes(self, masks: Tensor) -> None:
         count = self._classes()
