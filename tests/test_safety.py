@@ -15,24 +15,29 @@ import torch
 import yaml
 
 from neumeta_cli.checkpoint import read_weights
-from neumeta_cli.distill.journal import Journal
+from neumeta_cli.distill.journal import STATE_FILE, Journal
+from neumeta_cli.errors import StoppedRunError
+from neumeta_cli.pipeline import MANIFOLD_FILE, PERMUTED_FILE
 
-FIT = [
-    *(sys.executable, "-m", "neumeta_cli", "fit", "-r", "digits_lenet", "--device", "cpu"),
-    *("--set", "fit.epochs=12", "--set", "fit.save_steps=7", "--set", "noise.samples=2"),
-    *("--set", "inr.hidden=16", "--run"),
+RECIPE = [
+    *("-r", "digits_lenet", "--device", "cpu", "--set", "fit.epochs=12", "--set", "inr.hidden=16"),
+    *("--set", "fit.save_steps=7", "--set", "noise.samples=2"),
 ]
 
 
 def begin(folder: Path, *extra: str) -> subprocess.Popen[str]:
+    return start(folder.parent, "fit", "--run", folder, *extra)
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.Popen(
-        [*FIT, str(folder), *extra],
+        [sys.executable, "-m", "neumeta_cli", *map(str, arguments), *RECIPE],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
-        cwd=folder.parent,
+        cwd=folder,
     )
 
 
@@ -45,7 +50,7 @@ def wait_for_a_save(process: subprocess.Popen[str], state: Path, since: float) -
 
 
 def fitted(folder: Path) -> dict[str, torch.Tensor]:
-    weights = read_weights(folder / "manifold.safetensors")
+    weights = read_weights(folder / MANIFOLD_FILE)
     return {n: t for n, t in weights.tensors.items() if n.startswith("inr.")}
 
 
@@ -59,10 +64,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_same_bits(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path) -> None:
     left, right = fitted(one), fitted(other)
     assert list(left) == list(right)
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    assert_same_weights(one, other)
     lines = [(f / "metrics.jsonl").read_text().count("\n") for f in (one, other)]
     assert lines == [12, 12]
 
@@ -87,6 +96,27 @@ def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: P
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert_same_bits(whole, cut)
+
+
+def test_a_stopped_distill_goes_on_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    """Of the permuted checkpoint that the fit left, so that both learn the same."""
+    arguments: list[object] = ["distill", whole / PERMUTED_FILE, "-o", MANIFOLD_FILE]
+    kept = tmp_path / f"{MANIFOLD_FILE}.training"
+    for number in (signal.SIGINT, signal.SIGKILL):
+        since = time.time()
+        process = start(tmp_path, *arguments)
+        wait_for_a_save(process, kept / STATE_FILE, since)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        assert ("the same command with --resume" in errors) == (number == signal.SIGINT)
+        assert not (tmp_path / MANIFOLD_FILE).exists()
+        arguments = [*arguments[:4], "--resume"]
+    process = start(tmp_path, *arguments)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert_same_weights(whole, tmp_path)
+    assert not kept.exists()
 
 
 def test_a_full_disk_stops_a_fit_and_leaves_its_last_state(whole: Path, tmp_path: Path) -> None:
@@ -146,3 +176,33 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
     monkeypatch.setattr(Journal, "save", save)
     again = neumeta("fit", "-r", recipe, "--run", tmp_path / "run", "--resume")
     assert again.code == 0, again.stderr
+
+
+def test_a_fit_of_another_checkpoint_is_not_gone_on_with(
+    neumeta, build, image_folder, tmp_path: Path, monkeypatch
+) -> None:
+    for seed, name in enumerate(("one.pt", "other.pt")):
+        model, _ = build("cifar_resnet20", seed)
+        torch.save(model.state_dict(), tmp_path / name)
+    options = (
+        "-r",
+        "cifar10_resnet20_all",
+        "--data",
+        image_folder,
+        "-o",
+        tmp_path / "out.safetensors",
+    )
+    options += "--set", "fit.save_steps=1", "--set", "fit.batch_size=20"
+
+    def save_and_stop(self: Journal, state: dict) -> None:
+        save(self, state)
+        raise StoppedRunError("stopped")
+
+    save = Journal.save
+    monkeypatch.setattr(Journal, "save", save_and_stop)
+    stopped = neumeta("distill", tmp_path / "one.pt", *options)
+    assert stopped.code == 130
+    monkeypatch.setattr(Journal, "save", save)
+    other = neumeta("distill", tmp_path / "other.pt", *options, "--resume")
+    assert other.code == 1
+    assert "of another recipe or checkpoint" in other.stderr

@@ -37,13 +37,9 @@ from neumeta_cli.cli.options import (
     choose_device,
 )
 from neumeta_cli.cli.stages import tell_arch
-from neumeta_cli.distill import (
-    STATE_FILE,
-    distill_checkpoint,
-    launched_processes,
-    train_network,
-)
-from neumeta_cli.errors import NeumetaError, StoppedRunError
+from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+from neumeta_cli.distill import distill_checkpoint, launched_processes, train_network
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import to_json
 from neumeta_cli.manifold import save_manifold
 from neumeta_cli.recipe import Recipe, field_paths, load_recipe, parse_recipe, recipe_files
@@ -113,19 +109,9 @@ def fit(
     reporter = TerminalReporter()
     if launched_processes()[0] > 1:
         note(f"{launched_processes()[0]} processes share each batch")
-    before = _saved_at(folder)
-    try:
+    again = f"neumeta fit --recipe {recipe} --run {folder} --resume"
+    with telling_how_to_go_on(reporter, folder, again):
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
-    except (StoppedRunError, KeyboardInterrupt) as stop:
-        reporter.finish()
-        note(f"{stop or 'stopped'}; {_going_on(recipe, folder) or 'nothing was saved yet'}")
-        raise KeyboardInterrupt from stop
-    except NeumetaError as error:
-        reporter.finish()
-        if _saved_at(folder) in (0.0, before):
-            raise
-        hint = f"once that is put right, {_going_on(recipe, folder)}"
-        raise NeumetaError(f"{error}; {hint}") from error
     if result is None:
         return
     write_json(json, result.as_dict())
@@ -142,18 +128,6 @@ def fit(
         say(f"run folder: {escape(str(folder))}")
 
 
-def _saved_at(folder: Path) -> float:
-    """When the state of a run was saved, 0 if never."""
-    state = folder / STATE_FILE
-    return state.stat().st_mtime if state.exists() else 0.0
-
-
-def _going_on(recipe: str, folder: Path) -> str:
-    """How to go on with a run whose state was saved; empty if it was not."""
-    again = f"go on with: neumeta fit --recipe {recipe} --run {folder} --resume"
-    return again if _saved_at(folder) else ""
-
-
 def distill(
     checkpoint: CheckpointArgument,
     data: DataOption = None,
@@ -168,12 +142,17 @@ def distill(
     arch: ArchOption = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit that stopped.")
+    ] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Fit a manifold to one checkpoint, usually a permuted one, as it is.
+
+    While it runs, its state is kept in OUTPUT.training/; --resume goes on from there.
 
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
@@ -195,17 +174,15 @@ def distill(
         reporter=reporter,
         kind=task_class(chosen.task, trust_code=True),
     )
-    try:
+    folder = working_folder(output, resume)
+    with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         manifold, _, result = distill_checkpoint(
-            loaded, task, chosen, choose_device(device), reporter=reporter
+            loaded, task, chosen, choose_device(device), folder, resume, reporter
         )
-    except KeyboardInterrupt:
-        reporter.finish()
-        note("stopped; nothing was saved (a run of neumeta fit can be gone on with)")
-        raise
     if launched_processes()[1]:
         return
     save_manifold(output, manifold)
+    shutil.rmtree(folder)
     say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
     say(f"written: {escape(str(output))}")
 
@@ -254,16 +231,9 @@ def train(
     size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
     task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
-    folder = output.with_name(output.name + ".training")
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    place = choose_device(device)
-    try:
+    folder, place = working_folder(output, resume), choose_device(device)
+    with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         train_network(model, task, chosen.train, chosen.seed, place, folder, resume, reporter)
-    except StoppedRunError as stop:
-        note(f"{stop}; the same command with --resume goes on")
-        raise KeyboardInterrupt from stop
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
     inside = metadata if output.suffix == ".safetensors" else {}

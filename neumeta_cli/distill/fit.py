@@ -270,6 +270,7 @@ class Fitter:
             "skipped_in_row": self.skipped_in_row,
             "times_back": self.times_back,
             "seconds": self.seconds,
+            "checkpoint": self.manifold.provenance.sha256,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -291,18 +292,21 @@ class Fitter:
         """Go on where the state in the folder was saved, if there is one.
 
         Raises:
-            NeumetaError: the file is damaged or belongs to another recipe.
+            NeumetaError: the file is damaged or belongs to another recipe or checkpoint.
 
         """
         state = self.journal.load(self.device)
         if state is None:
             return
         try:
+            if state["checkpoint"] != self.manifold.provenance.sha256:
+                raise ValueError("another checkpoint")
             self.restore(state)
             self.good = state.get("good", state)
         except Exception as error:  # torch raises many kinds on states of other networks
             raise NeumetaError(
-                f"cannot go on from {STATE_FILE}: it is of another recipe; start a new run"
+                f"cannot go on from {STATE_FILE}: it is of another recipe or checkpoint; leave out "
+                "--resume"
             ) from error
         self.journal.forget_after(self.step)
 

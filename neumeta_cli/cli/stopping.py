@@ -1,0 +1,56 @@
+"""What a command that takes long leaves behind when it is stopped, and what it then says."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neumeta_cli.cli.console import TerminalReporter, note
+from neumeta_cli.distill import STATE_FILE, launched_processes
+from neumeta_cli.errors import NeumetaError, StoppedRunError
+
+SAME_COMMAND = "the same command with --resume"
+
+
+@contextmanager
+def telling_how_to_go_on(reporter: TerminalReporter, folder: Path, again: str) -> Iterator[None]:
+    """If what is done within stops, by Ctrl-C or by an error, say how to go on.
+
+    Args:
+        reporter: its progress bar is ended first.
+        folder: where the state is kept.
+        again: the command that goes on.
+
+    Raises:
+        KeyboardInterrupt: it was stopped.
+        NeumetaError: that of the body, with a hint if a state was saved.
+
+    """
+    before = _saved_at(folder)
+    try:
+        yield
+    except (StoppedRunError, KeyboardInterrupt) as stop:
+        reporter.finish()
+        hint = f"go on with: {again}" if _saved_at(folder) else "nothing was saved yet"
+        note(f"{stop or 'stopped'}; {hint}")
+        raise KeyboardInterrupt from stop
+    except NeumetaError as error:
+        reporter.finish()
+        if _saved_at(folder) in (0.0, before):
+            raise
+        raise NeumetaError(f"{error}; once that is put right, go on with: {again}") from error
+
+
+def working_folder(output: Path, resume: bool) -> Path:
+    """The folder that keeps the state until ``output`` is written, emptied unless resuming."""
+    folder = output.with_name(output.name + ".training")
+    if not resume and launched_processes()[1] == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _saved_at(folder: Path) -> float:
+    """When the state was saved, 0 if never."""
+    state = folder / STATE_FILE
+    return state.stat().st_mtime if state.exists() else 0.0
