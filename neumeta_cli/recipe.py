@@ -87,6 +87,10 @@ class Recipe(Section):
                 f"data.format: {self.data.format} has no class for each image, which "
                 "classification needs"
             )
+        if self.fit.knot_rates and len(self.fit.knot_rates) != len(self.inr.knots):
+            raise ValueError(
+                f"fit.knot_rates: one for each of the {len(self.inr.knots)} inr.knots, or []"
+            )
         return self
 
     def as_yaml(self) -> str:

@@ -221,7 +221,20 @@ class FitSection(Section):
     mixed: float = Field(
         0.0, ge=0, le=1, description="share of the steps in which each clique draws its own γ"
     )
-    mixed_gamma: tuple[float, float] = Field((0.0, 0.75), description="range of these")
+    mixed_gamma: tuple[float, float] = Field(
+        (0.0, 0.75), description="range of these; one at least lies in that of gamma if any can"
+    )
+    mixed_power: float = Field(
+        1.0, gt=0, description="as gamma_power, for these; below 1 favours narrow"
+    )
+    drawn_weight: float = Field(
+        1.0, gt=0, description="weight of the drawn network's loss beside an anchor's"
+    )
+    knot_rates: list[float] = Field(
+        [],
+        description="factors of the learning rate, for the change at each of inr.knots of a "
+        "selected INR; empty: all 1",
+    )
     update: float = Field(
         0.5, gt=0, le=1, description="share of the tensors in scope that a step trains, at random"
     )
@@ -245,6 +258,13 @@ class FitSection(Section):
     def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] <= value[1] < 1:
             raise ValueError("a range of γ goes from low to high, both below 1")
+        return value
+
+    @field_validator("knot_rates")
+    @classmethod
+    def _positive(cls, value: list[float]) -> list[float]:
+        if any(rate <= 0 for rate in value):
+            raise ValueError("factors of the learning rate are positive")
         return value
 
     @field_validator("anchors")

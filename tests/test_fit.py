@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
 from neumeta_cli.distill import METRICS_FILE, Fitter
@@ -14,38 +15,10 @@ from neumeta_cli.distill.features import FeatureSource, ImageSource, _best_layou
 from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.distill.journal import Journal
-from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe import Recipe, parse_recipe
-from neumeta_cli.sections import DataSection, FitSection, InrSection, NoiseSection
+from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import load_task
 from neumeta_cli.tasks.images import augment
-
-
-def recipe_for(image_folder: Path, **fields: object) -> Recipe:
-    base = {
-        "name": "tiny",
-        "model": {"arch": "cifar_resnet20"},
-        "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},
-        "inr": {"kind": "factorised", "hidden": 8, "layers": 2, "frequencies": 3},
-        "noise": {"samples": 2},
-        "fit": {"epochs": 2, "batch_size": 40},
-    }
-    for key, value in fields.items():
-        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
-    return parse_recipe(base, "tiny")
-
-
-def prepared(build, recipe: Recipe):
-    model, arch = build(recipe.model.arch)
-    size = arch.default_input_size()
-    task = load_task(recipe.data, model, size)
-    torch.manual_seed(0)
-    manifold, tensors = build_manifold(
-        model, arch, size, recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise
-    )
-    return manifold, tensors, task
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -135,27 +108,6 @@ def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_fol
     assert max(sizes) <= round(0.9 * 64)
 
 
-def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
-    fit = {"gamma": [0.0, 0.5], "mixed": 0.5, "mixed_gamma": [0.5, 0.75], "anchors": [0.5]}
-    recipe = recipe_for(image_folder, scope="all", fit=fit)
-    fitter = Fitter(*prepared(build, recipe), recipe)
-    full, half = fitter.stepper.widths.full, fitter.manifold.sizes(0.5)
-    kinds = {"alike": 0, "mixed": 0}
-    for _ in range(100):
-        drawn, *anchors = fitter.stepper.widths.draw(fitter.stepper.choices)
-        assert anchors == ([half] if drawn != half else [])
-        widths = [drawn[name] / full[name] for name in full]
-        wide = [n for n, w in zip(full, widths, strict=True) if full[n] == 64 and w > 0.51]
-        if max(widths) - min(widths) > 0.1:
-            kinds["mixed"] += 1
-            assert not wide
-            assert min(widths) >= 0.25
-        else:
-            kinds["alike"] += 1
-            assert min(widths) >= 0.5
-    assert min(kinds.values()) > 25
-
-
 class Viewing(nn.Module):
     """One input channel, for which layouts are the same, and a view of what convolutions give."""
 
@@ -188,33 +140,6 @@ def test_a_fit_goes_on_at_another_rate(build, image_folder, tmp_path: Path) -> N
     again.train_step(torch.arange(40))
     rates = [group["lr"] for group in again.stepper.optimizer.param_groups]
     assert all(0 < rate < 1e-5 for rate in rates)
-
-
-def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
-    """Heads' queries, keys and values are cut from one tensor."""
-    model, arch = build("timm/vit_tiny_patch16_224")
-    size = arch.default_input_size()
-    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
-    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
-    pool = WidthPool(manifold, FitSection(mixed=1.0))
-    assert max(map(len, pool.groups)) > 1
-    assert len(pool.groups) > 10  # the MLPs' hidden channels are free
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(3):
-        (sizes,) = pool.draw(generator)
-        manifold.skeleton(sizes)(torch.empty(1, *size, device="meta"))
-
-
-def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
-    model, arch = build("timm/vit_tiny_patch16_224")
-    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
-    size = arch.default_input_size()
-    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
-    monkeypatch.setattr(
-        "neumeta_cli.distill.widths.linked_cliques", lambda _, names: [[n] for n in names]
-    )
-    with pytest.raises(NeumetaError, match=r"set fit\.mixed=0"):
-        WidthPool(manifold, FitSection(mixed=1.0))
 
 
 def test_a_warm_up_fits_the_reconstruction(build, image_folder) -> None:

@@ -51,7 +51,10 @@ class Step:
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit)
         self.padding = Padding(manifold, self.original, self._few_images())
-        self.optimizer = torch.optim.Adam(field.parameters(), lr=recipe.fit.learning_rate)
+        rated = field.rated(recipe.fit.knot_rates)
+        self.factors = [factor for _, factor in rated]
+        groups = [{"params": parameters} for parameters, _ in rated]
+        self.optimizer = torch.optim.Adam(groups, lr=recipe.fit.learning_rate)
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
@@ -61,9 +64,9 @@ class Step:
         """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
         rise = min(1.0, (number + 1) / max(1, self.recipe.fit.rising_steps))
         decay = 0.5 * (1 + math.cos(math.pi * number / total))
-        for group in self.optimizer.param_groups:
+        for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
             # Not the group's own rate, which a saved state brings back from an earlier recipe.
-            group["lr"] = self.recipe.fit.learning_rate * rise * decay * factor
+            group["lr"] = self.recipe.fit.learning_rate * rise * decay * factor * own
 
     def take(self, index: Tensor, warm: bool = False) -> dict[str, float] | None:
         """One step on the training images ``index``.
@@ -95,14 +98,16 @@ class Step:
         return {"loss": total} | parts
 
     def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
-        """The loss at each width of a step, over the number of widths; adds up its parts."""
+        """The loss at each width of a step times its share of the weights; adds up its parts."""
         pool = [self.widths.full] if warm else self.widths.draw(self.choices)
+        weights = [self.recipe.fit.drawn_weight, *(1.0 for _ in pool[1:])]
         trained = self._draw_trained(warm)
         lowered = self.recipe.fit.precision == "bfloat16"
         part = self.processes.part(len(index))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
             batch = None if warm else self._batch(index, part)
-        for sizes in pool:
+        for sizes, weight in zip(pool, weights, strict=True):
+            share = weight / sum(weights)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
                 generated = self.manifold.generate(sizes, self.noise, trained)
                 if not any(w.requires_grad for w in generated.values()):
@@ -111,8 +116,8 @@ class Step:
             own = {n: value * self.processes.share(len(index)) for n, value in own.items()}
             own |= self._weight_loss(sizes, generated)
             for name, value in own.items():
-                parts[name] = parts.get(name, 0.0) + float(value.detach()) / len(pool)
-            yield torch.stack(list(own.values())).sum() / len(pool)
+                parts[name] = parts.get(name, 0.0) + float(value.detach()) * share
+            yield torch.stack(list(own.values())).sum() * share
 
     def _batch(self, index: Tensor, part: slice) -> Batch:
         """The step's images; teacher and networks draw the same random numbers, if any."""

@@ -15,8 +15,8 @@ class WidthPool:
 
     One network is drawn: at width 1 in a share of the steps, else with 1 − γ of every clique's
     channels, γ from a range, or, in another share, with a γ for each clique (or group of cliques
-    that a forward pass needs alike). To it come the *anchors*, which every step trains (the
-    sandwich rule of Yu and Huang, 2019).
+    that a forward pass needs alike), of which one at least lies in the range of the former. To it
+    come the *anchors*, which every step trains (the sandwich rule of Yu and Huang, 2019).
 
     Args:
         manifold: whose cliques in scope change.
@@ -52,7 +52,7 @@ class WidthPool:
             ) from error
 
     def draw(self, generator: torch.Generator) -> list[dict[str, int]]:
-        """Sizes of cliques, one set for each network that the step trains."""
+        """Sizes of cliques, one set for each network that the step trains, the drawn one first."""
         drawn = self._draw_one(generator)
         return [drawn, *(sizes for sizes in self.anchors if sizes != drawn)]
 
@@ -67,11 +67,15 @@ class WidthPool:
         return self._mixed(generator)
 
     def _mixed(self, generator: torch.Generator) -> dict[str, int]:
-        low, high = self.fit.mixed_gamma
-        places = torch.rand(len(self.groups), generator=generator).tolist()
+        (low, high), trained = self.fit.mixed_gamma, self.fit.gamma[1]
+        while True:
+            places = torch.rand(len(self.groups), generator=generator) ** self.fit.mixed_power
+            gammas = (low + (high - low) * places).tolist()
+            if min(gammas) <= trained or low >= trained:  # no network beyond it as a whole
+                break
         widths = {
-            name: 1 - (low + (high - low) * place)
-            for group, place in zip(self.groups, places, strict=True)
+            name: 1 - gamma
+            for group, gamma in zip(self.groups, gammas, strict=True)
             for name in group
         }
         return self.manifold.sizes(widths)

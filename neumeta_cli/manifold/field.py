@@ -45,6 +45,15 @@ class Field(nn.Module):
         """Make the parameters."""
         raise NotImplementedError
 
+    def rated(self, rates: Sequence[float]) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters, and the factor of the learning rate at which each group is fitted.
+
+        Args:
+            rates: of the changes at the knots, where there are any; else 1 holds for all.
+
+        """
+        return [(list(self.parameters()), 1.0)]
+
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
         """Generate tensors.
 

@@ -39,6 +39,13 @@ class SelectedField(Field):
             grid = _Grid(weight, [weight.new_zeros(room[spec.name]) for room in rooms])
             self.grids[spec.name.replace(".", "/")] = grid
 
+    def rated(self, rates: Sequence[float]) -> list[tuple[list[nn.Parameter], float]]:
+        if not (rates and self.config.knots):
+            return super().rated(rates)
+        grids = [cast(_Grid, grid) for grid in self.grids.values()]
+        changes = zip(*(grid.changes for grid in grids), strict=True)
+        return [(list(at), rate) for at, rate in zip(changes, rates, strict=True)]
+
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         grid = cast(_Grid, self.grids[target.spec.name.replace(".", "/")])
         weight, missing, before = grid.whole, _missing(target, noise), 0.0

@@ -18,7 +18,15 @@ SLICES: dict[str, dict[str, Any]] = {
     "inr": {"kind": "selected", "knots": [], "store": "float32"},
     "noise": {"channels": 0.0, "sizes": 0.0, "samples": 1},
     "loss": {"recon": 0.0, "reg": 0.0},
-    "fit": {"mixed": 0.0, "update": 1.0, "warmup_steps": 0, "full_width": 0.0, "anchors": []},
+    "fit": {
+        "mixed": 0.0,
+        "anchors": [],
+        "drawn_weight": 1.0,
+        "knot_rates": [],
+        "full_width": 0.0,
+        "update": 1.0,
+        "warmup_steps": 0,
+    },
 }
 
 

@@ -1,0 +1,100 @@
+"""Which networks a step draws, and what each of them counts."""
+
+import pytest
+import torch
+from tiny_fits import prepared, recipe_for
+
+from neumeta_cli.distill import Fitter
+from neumeta_cli.distill.widths import WidthPool
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import build_manifold
+from neumeta_cli.sections import FitSection, InrSection, NoiseSection
+
+
+def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
+    fit = {"gamma": [0.0, 0.5], "mixed": 0.5, "mixed_gamma": [0.5, 0.75], "anchors": [0.5]}
+    recipe = recipe_for(image_folder, scope="all", fit=fit)
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    full, half = fitter.stepper.widths.full, fitter.manifold.sizes(0.5)
+    kinds = {"alike": 0, "mixed": 0}
+    for _ in range(100):
+        drawn, *anchors = fitter.stepper.widths.draw(fitter.stepper.choices)
+        assert anchors == ([half] if drawn != half else [])
+        widths = [drawn[name] / full[name] for name in full]
+        wide = [n for n, w in zip(full, widths, strict=True) if full[n] == 64 and w > 0.51]
+        if max(widths) - min(widths) > 0.1:
+            kinds["mixed"] += 1
+            assert not wide
+            assert min(widths) >= 0.25
+        else:
+            kinds["alike"] += 1
+            assert min(widths) >= 0.5
+    assert min(kinds.values()) > 25
+
+
+def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
+    """Heads' queries, keys and values are cut from one tensor."""
+    model, arch = build("timm/vit_tiny_patch16_224")
+    size = arch.default_input_size()
+    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
+    pool = WidthPool(manifold, FitSection(mixed=1.0))
+    assert max(map(len, pool.groups)) > 1
+    assert len(pool.groups) > 10  # the MLPs' hidden channels are free
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        (sizes,) = pool.draw(generator)
+        manifold.skeleton(sizes)(torch.empty(1, *size, device="meta"))
+
+
+def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
+    model, arch = build("timm/vit_tiny_patch16_224")
+    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    size = arch.default_input_size()
+    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
+    monkeypatch.setattr(
+        "neumeta_cli.distill.widths.linked_cliques", lambda _, names: [[n] for n in names]
+    )
+    with pytest.raises(NeumetaError, match=r"set fit\.mixed=0"):
+        WidthPool(manifold, FitSection(mixed=1.0))
+
+
+@pytest.mark.parametrize("power", [1.0, 0.2])
+def test_no_network_has_all_its_cliques_beyond_the_trained_range(build, power: float) -> None:
+    model, arch = build("lenet")
+    size = arch.default_input_size()
+    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
+    fit = FitSection(mixed=1.0, mixed_gamma=(0.0, 0.8), mixed_power=power)
+    pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(0)
+    drawn = [pool.draw(generator)[0] for _ in range(300)]
+    half = manifold.sizes(0.5)
+    narrow = [sum(sizes[n] < half[n] for n in half) for sizes in drawn]
+    assert max(narrow) == len(half) - 1
+    shares = [size / pool.full[n] for sizes in drawn for n, size in sizes.items()]
+    mean = 1 - sum(shares) / len(shares)
+    assert (mean > 0.5) == (power < 1)  # a power below 1 favours narrow
+
+
+def test_changes_at_knots_learn_at_rates_of_their_own(build, image_folder) -> None:
+    """Adam's first step is the learning rate, whatever the gradient."""
+    fit = {"mixed": 1.0, "mixed_gamma": [0.7, 0.8], "knot_rates": [1.0, 0.5, 3.0]}
+    recipe = recipe_for(image_folder, scope="all", inr={"kind": "selected"}, fit=fit)
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    assert fitter.train_step(torch.arange(40)) is not None
+    changes = [grid.changes for grid in fitter.manifold.field.grids.values()]
+    steps = [max(c.detach().abs().max().item() for c in at) for at in zip(*changes, strict=True)]
+    assert steps == pytest.approx([r * recipe.fit.learning_rate for r in (1, 0.5, 3)], rel=0.01)
+
+
+def test_a_drawn_network_counts_as_much_as_it_is_told(build, image_folder) -> None:
+    """Its loss is the same at every weight; the step's loss is their weighted mean."""
+    losses = {}
+    for weight in (1.0, 1e-4, 1e4):
+        fit = {"anchors": [0.5], "gamma": [0.25, 0.25], "drawn_weight": weight}
+        recipe = recipe_for(image_folder, scope="all", inr={"kind": "selected"}, fit=fit)
+        fitter = Fitter(*prepared(build, recipe), recipe)
+        losses[weight] = fitter.train_step(torch.arange(40))["loss"]
+    anchor, drawn = losses[1e-4], losses[1e4]
+    assert anchor != pytest.approx(drawn, rel=1e-3)
+    assert losses[1.0] == pytest.approx((anchor + drawn) / 2, rel=1e-3)

@@ -1,0 +1,34 @@
+"""A recipe and a network small enough to fit in a test."""
+
+from pathlib import Path
+
+import torch
+
+from neumeta_cli.manifold import build_manifold
+from neumeta_cli.recipe import Recipe, parse_recipe
+from neumeta_cli.tasks import load_task
+
+
+def recipe_for(image_folder: Path, **fields: object) -> Recipe:
+    base = {
+        "name": "tiny",
+        "model": {"arch": "cifar_resnet20"},
+        "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},
+        "inr": {"kind": "factorised", "hidden": 8, "layers": 2, "frequencies": 3},
+        "noise": {"samples": 2},
+        "fit": {"epochs": 2, "batch_size": 40},
+    }
+    for key, value in fields.items():
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    return parse_recipe(base, "tiny")
+
+
+def prepared(build, recipe: Recipe):
+    model, arch = build(recipe.model.arch)
+    size = arch.default_input_size()
+    task = load_task(recipe.data, model, size)
+    torch.manual_seed(0)
+    manifold, tensors = build_manifold(
+        model, arch, size, recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise
+    )
+    return manifold, tensors, task
