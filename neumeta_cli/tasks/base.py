@@ -181,7 +181,7 @@ class Task(ABC):
                 for meter in meters.values():
                     meter.to(device).update(*seen)
                 advance(len(index))
-        return {name: float(meter.compute()) for name, meter in meters.items()}
+        return {name: round(float(meter.compute()), 7) for name, meter in meters.items()}
 
     def evaluate(self, model: nn.Module) -> float:
         """The first metric of a network on the test data."""
