@@ -183,8 +183,10 @@ class NoiseSection(Section):
     )
     sizes: float = Field(0.5, ge=0, description="the same on the size coordinates")
     samples: int = Field(50, ge=1, description="K: perturbed draws averaged into one weight")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the INR's matrix products in these draws"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the INR's matrix products in these draws; auto: bfloat16 for an mlp where "
+        "the processor computes in it (its rounding is far below what K draws leave), else float32",
     )
 
 

@@ -6,6 +6,7 @@ from test_manifold import FACTORISED, INTEGRAL, MLP, NOISE, SELECTED, manifold_o
 
 from neumeta_cli.manifold import Noise, mlp
 from neumeta_cli.manifold.manifold import SAMPLING_SEED
+from neumeta_cli.sections import InrSection
 
 
 @pytest.mark.parametrize("per", ["type", "tensor"])
@@ -13,6 +14,7 @@ from neumeta_cli.manifold.manifold import SAMPLING_SEED
 def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, per: str) -> None:
     """Many draws at once, constants in a bias: as one draw after another in training has it."""
     manifold = manifold_of(build, inr=inr.model_copy(update={"per": per}))
+    manifold.noise = NOISE.model_copy(update={"precision": "float32"})
     sizes = manifold.sizes(0.5)
     sampled = manifold.draw(sizes, 3)
     for target in manifold.targets(sizes):
@@ -44,3 +46,33 @@ def test_evaluating_in_pieces_is_the_network_itself(
     made = mlp.evaluate(network, coordinates, points)
     torch.testing.assert_close(made, network(coordinates.embed(points)), rtol=1e-5, atol=1e-6)
     assert mlp.evaluate(network, coordinates, points[:1]).shape == (1, 4)
+
+
+def test_bfloat16_changes_draws_far_less_than_other_noise_does(build, monkeypatch) -> None:
+    """With the paper's INR and K."""
+    manifold = manifold_of(build, inr=InrSection())
+    sizes, drawn = manifold.sizes(0.5), {}
+    for precision, shift in (("float32", 0), ("bfloat16", 0), ("float32", 1000)):
+        monkeypatch.setattr("neumeta_cli.manifold.manifold.SAMPLING_SEED", SAMPLING_SEED + shift)
+        manifold.noise = NOISE.model_copy(update={"precision": precision, "channels": 0.5})
+        drawn[precision, shift] = manifold.draw(sizes, 50)
+    exact, rounded, other = drawn.values()
+    for name, weight in exact.items():
+        by_rounding = (rounded[name] - weight).norm()
+        assert 0 < by_rounding < 0.3 * (other[name] - weight).norm()
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_chosen_for_the_draws_of_an_mlp_alone(build, monkeypatch, has: bool) -> None:
+    monkeypatch.setattr("neumeta_cli.manifold.manifold.computes_bfloat16", lambda _: has)
+    for inr in (MLP, FACTORISED, SELECTED):
+        manifold = manifold_of(build, inr=inr)
+        sizes = manifold.sizes(0.5)
+        for count in (0, 1, 3):
+            manifold.noise = NOISE
+            made, lowered = manifold.draw(sizes, count), has and inr is MLP and count == 3
+            manifold.noise = NOISE.model_copy(
+                update={"precision": "bfloat16" if lowered else "float32"}
+            )
+            same = manifold.draw(sizes, count)
+            assert all(torch.equal(weight, same[name]) for name, weight in made.items())

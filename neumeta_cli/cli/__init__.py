@@ -15,6 +15,7 @@ from neumeta_cli.cli import comparing, exporting, files, fitting, information, s
 from neumeta_cli.cli.console import Settings, complain
 from neumeta_cli.distill import launched_processes
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.hardware import keep_freed_memory
 
 app = typer.Typer(
     name="neumeta",
@@ -51,6 +52,7 @@ def main() -> None:
         return
     if "--debug" not in sys.argv:
         warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
+    keep_freed_memory()
     Settings.quiet = launched_processes()[1] > 0  # the first of several processes speaks for all
     try:
         with _tidy_when_terminated():

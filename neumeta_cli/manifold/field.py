@@ -26,6 +26,7 @@ class Field(nn.Module):
 
     selects = False  # whether targets must say which channels are kept
     keeps_checkpoint = False  # whether it gives the checkpoint itself at full width
+    rounds_below_noise = False  # whether bfloat16 changes its perturbed draws less than their noise
 
     def __init__(
         self,

@@ -34,6 +34,8 @@ class MlpField(Field):
     linear weights and vectors are its mean. Weights are divided by C_in.
     """
 
+    rounds_below_noise = True
+
     def begin(
         self, specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], shapes: ShapesAt
     ) -> None:

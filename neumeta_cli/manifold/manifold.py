@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.hardware import computes_bfloat16
 from neumeta_cli.manifold.blueprint import Blueprint, Provenance, prepare_structure
 from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.calibration import CalibrationSet
@@ -82,6 +83,7 @@ class Manifold(nn.Module):
         self.space = Space(len(self.specs), largest)
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._targets: dict[Any, list[Target]] = {}
+        self._rooms: dict[torch.device, list[dict[tuple[str, int], Tensor]]] = {}
         turned = {spec.name: spec.layout.turn(tensors[spec.name]) for spec in self.specs}
         self.field = KINDS[inr.kind](
             self.specs, self.space, inr, turned, lambda g: self._turned_shapes(self.sizes(1 - g))
@@ -121,13 +123,16 @@ class Manifold(nn.Module):
             shapes = self.shapes(sizes)
             if not self.field.selects:
                 return [_target(spec, self._sibling(spec), shapes) for spec in self.specs]
-            at_knots = (self.sizes(1 - gamma) for gamma in (0.0, *self.inr.knots[:-1]))
-            rooms = [self._places(s) for s in at_knots] if self.inr.knots else []
-            kept = self._places(sizes)
+            kept, rooms = self._places(sizes), remembered(self._rooms, device, self._rooms_of_knots)
             return [_target(s, self._sibling(s), shapes, kept, rooms) for s in self.specs]
 
         device = next(self.field.parameters()).device
         return remembered(self._targets, (device, *sizes.items()), make)
+
+    def _rooms_of_knots(self) -> list[dict[tuple[str, int], Tensor]]:
+        """For the change at each knot, where the channels that it has lie."""
+        knots = (0.0, *self.inr.knots[:-1]) if self.inr.knots else ()
+        return [self._places(self.sizes(1 - gamma)) for gamma in knots]
 
     def _sibling(self, spec: TensorSpec) -> TensorSpec | None:
         return next((s for s in self.specs if s.name == spec.sibling), None)
@@ -213,8 +218,15 @@ class Manifold(nn.Module):
         """
         count = self.noise.samples if samples is None else samples
         device = next(self.field.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.noise.precision == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=self._draws_lowered(count, device)):
             return self._draw(sizes, count, reporter or Silent())
+
+    def _draws_lowered(self, count: int, device: str) -> bool:
+        """Whether draws are in bfloat16."""
+        if self.noise.precision != "auto":
+            return self.noise.precision == "bfloat16"
+        perturbed = count > 1 and self.noise.channels > 0
+        return perturbed and self.field.rounds_below_noise and computes_bfloat16(device)
 
     def _draw(self, sizes: Sizes, count: int, reporter: Reporter) -> dict[str, Tensor]:
         if count == 0:

@@ -1,0 +1,34 @@
+"""What the machine offers: memory that is kept, arithmetic that is quick."""
+
+import ctypes
+
+import torch
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's parameters, mallopt(3)
+KEPT_BYTES = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep blocks below 1 GiB for the next tensor instead of giving them back.
+
+    Each activation of a step is a block of some MiB. Got from the system anew, its pages are
+    cleared one by one as they are first touched, which takes several times as long as an activation
+    function. Nothing changes with another C library.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(MMAP_THRESHOLD, KEPT_BYTES)
+    mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def computes_bfloat16(device: torch.device | str) -> bool:
+    """Whether matrix products in bfloat16 are the device's own, and not made of float32 ones."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(bool(has) for name, has in capabilities.items() if "bf16" in name)
