@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from neumeta_cli.distill.padding import MULTIPLE, Padding
+from neumeta_cli.distill.padding import Padding
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.sections import InrSection, NoiseSection
 from tests.conftest import relative_error
@@ -47,7 +47,7 @@ def test_a_padded_network_computes_the_same(build, name: str, fold: bool) -> Non
                 (scores * upstream[:, : scores.shape[1]]).sum(), list(made.values())
             )
             found.append([scores, *gradients])
-        assert all(n % MULTIPLE == 0 or n == padding.full[c] for c, n in wider.items())
+        assert all(n % padding.multiple == 0 or n == padding.full[c] for c, n in wider.items())
         assert relative_error(found[1][0].detach(), found[0][0].detach()) < 1e-9
         assert float(found[0][0].detach().abs().max()) > 0
         scale = max(float(g.abs().max()) for g in found[0][1:])

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from neumeta_cli.checkpoint import read_weights
-from neumeta_cli.distill.processes import Processes, SyncedNorms
+from neumeta_cli.distill.norms import SyncedNorms
+from neumeta_cli.distill.processes import Processes
 
 pytest.importorskip("accelerate", reason="several processes need accelerate")
 RECIPE = """

@@ -12,7 +12,8 @@ from neumeta_cli.distill.outputs import close
 from neumeta_cli.manifold import Manifold, remembered
 from neumeta_cli.resize import kept_places, place_channels
 
-MULTIPLE = 8  # of channels: what CPU kernels and tensor cores are built for
+MULTIPLES = {"cpu": 4}  # of channels: what kernels are quick with
+MULTIPLE = 8  # the same for other devices: what tensor cores are built for
 TRIED_WIDTH = 0.58
 
 
@@ -32,6 +33,7 @@ class Padding:
     def __init__(self, manifold: Manifold, tensors: Mapping[str, Tensor], x: Tensor) -> None:
         self.manifold = manifold
         self.full = manifold.sizes(1.0)
+        self.multiple = MULTIPLES.get(x.device.type, MULTIPLE)
         self._places: dict[Any, dict[str, dict[int, np.ndarray]]] = {}
         trace = manifold.trace
         self.active = not (trace.equal or trace.alike) and self._agrees(tensors, x)
@@ -41,7 +43,7 @@ class Padding:
         if not self.active or any(size > self.full[name] for name, size in sizes.items()):
             return dict(sizes)
         return {
-            name: min(self.full[name], -(-size // MULTIPLE) * MULTIPLE)
+            name: min(self.full[name], -(-size // self.multiple) * self.multiple)
             for name, size in sizes.items()
         }
 
@@ -50,14 +52,22 @@ class Padding:
         wider = self.sizes(sizes)
         if wider == dict(sizes):
             return dict(tensors)
-        shapes = self.manifold.shapes(wider)
-        places = remembered(
-            self._places, tuple(sizes.items()), lambda: self._places_within(sizes, wider)
-        )
+        shapes, places = self.manifold.shapes(wider), self.places(sizes)
         return {
             name: place_channels(t, places.get(name, {}), shapes.get(name, t.shape))
             for name, t in tensors.items()
         }
+
+    def places(self, sizes: Mapping[str, int]) -> dict[str, dict[int, np.ndarray]]:
+        """Where along the padded network's dimensions the channels of one of ``sizes`` lie.
+
+        By weight and dimension; those left out are whole.
+        """
+        wider = self.sizes(sizes)
+        if wider == dict(sizes):
+            return {}
+        key = tuple(sizes.items())
+        return remembered(self._places, key, lambda: self._places_within(sizes, wider))
 
     def _places_within(
         self, sizes: Mapping[str, int], wider: Mapping[str, int]

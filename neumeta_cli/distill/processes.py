@@ -6,12 +6,9 @@ gradients and the statistics of batch norms are those of the whole batch.
 
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from neumeta_cli.errors import NeumetaError
 
@@ -131,46 +128,3 @@ def launched_processes() -> tuple[int, int]:
     """How many processes a launcher started, and which of them this is."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return (count, int(os.environ.get("RANK", "0"))) if count > 1 else (1, 0)
-
-
-class SyncedNorms(TorchFunctionMode):
-    """Batch norms that see a batch in parts use the statistics of the whole batch.
-
-    As ``torch.nn.SyncBatchNorm``, for any device and for norms that functional calls run.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is not F.batch_norm:
-            return func(*args, **(kwargs or {}))
-        return _synced_batch_norm(*args, **(kwargs or {}))
-
-
-def _synced_batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """``F.batch_norm``; without stored statistics over all processes' images."""
-    if not training or running_mean is not None:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    from torch.distributed.nn.functional import all_reduce
-
-    wide = x if x.dtype == torch.float64 else x.float()
-    dims = [0, *range(2, x.dim())]
-    shape = (1, -1, *(1,) * (x.dim() - 2))
-    count = wide.new_tensor([wide.numel() / wide.shape[1]])
-    total = all_reduce(torch.cat([wide.sum(dims), count]))
-    mean = total[:-1] / total[-1]
-    centred = wide - mean.view(shape)
-    variance = all_reduce(centred.square().sum(dims)) / total[-1].detach()
-    normal = centred * (variance + eps).rsqrt().view(shape)
-    if weight is not None:
-        normal = normal * weight.view(shape)
-    return (normal if bias is None else normal + bias.view(shape)).to(x.dtype)

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
+from neumeta_cli.distill.norms import QuickNorms, SyncedNorms
 from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.padding import Padding
-from neumeta_cli.distill.processes import Processes, SyncedNorms
+from neumeta_cli.distill.processes import Processes
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Task
+
+FUSED = ("cpu", "cuda")  # devices where torch has Adam in one kernel
 
 
 class Step:
@@ -54,7 +56,8 @@ class Step:
         rated = field.rated(recipe.fit.knot_rates)
         self.factors = [factor for _, factor in rated]
         groups = [{"params": parameters} for parameters, _ in rated]
-        self.optimizer = torch.optim.Adam(groups, lr=recipe.fit.learning_rate)
+        fused = self.device.type in FUSED
+        self.optimizer = torch.optim.Adam(groups, lr=recipe.fit.learning_rate, fused=fused)
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
@@ -83,9 +86,7 @@ class Step:
         parts: dict[str, float] = {}
         parameters = list(self.manifold.field.parameters())
         self.optimizer.zero_grad()
-        alone = self.processes.count == 1
-        synced: AbstractContextManager[object] = nullcontext() if alone else SyncedNorms()
-        with synced:
+        with QuickNorms() if self.processes.count == 1 else SyncedNorms():
             for loss in self._losses(index, warm, parts):
                 loss.backward()
         self.processes.average_gradients(parameters, parts)

@@ -52,7 +52,8 @@ class SelectedField(Field):
         for knot, change, room in zip(self.config.knots, grid.changes, target.rooms, strict=True):
             share = min(1.0, (missing - before) / (knot - before))
             if share > 0:
-                weight = weight + share * place_channels(change, room, weight.shape)
+                some = change if share == 1 else share * change
+                weight = weight + place_channels(some, room, weight.shape)
             before = knot
         sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
         for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
@@ -120,11 +121,12 @@ def _along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Nois
     if kept is None and size == weight.shape[dim] and noise is None:
         return weight
     count = weight.shape[dim] if kept is None else len(kept)
-    at = torch.arange(size, dtype=weight.dtype, device=weight.device)
-    if noise is not None and noise.channels:
-        at = at + noise.channels * noise.draw(size, like=weight)
-    elif count == size:
+    perturbed = noise is not None and noise.channels
+    if count == size and not perturbed:
         return weight if kept is None else weight.index_select(dim, kept)
+    at = torch.arange(size, dtype=weight.dtype, device=weight.device)
+    if noise is not None and perturbed:
+        at = at + noise.channels * noise.draw(size, like=weight)
     at = (at * (count / size)).clamp(0, count - 1)
     below = at.floor().long()
     above = (below + 1).clamp(max=count - 1)

@@ -91,7 +91,10 @@ def place_channels(
 
     """
     own = {d: at for d, at in places.items() if shape[d] != tensor.shape[d]}
-    if all(int(at[-1]) == len(at) - 1 for at in own.values()):  # zeros at the end: one operation
+    if not own:
+        return tensor
+    if all(isinstance(at, np.ndarray) and at[-1] == len(at) - 1 for at in own.values()):
+        # Zeros at the end: one operation. Reading a tensor's value would take as long as another.
         missing = [new - old for new, old in zip(shape, tensor.shape, strict=True)]
         return F.pad(tensor, [n for more in reversed(missing) for n in (0, more)])
     for dim, at in own.items():

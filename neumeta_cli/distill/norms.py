@@ -1,0 +1,154 @@
+"""Batch norms of a fit: over several processes, and quick with few channels."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+LANES = 16  # channels that torch's CPU kernels are quick with, and multiples of them
+LEAST_CHANNELS = 32  # of a view of neighbouring pixels
+
+
+class _BatchNorms(TorchFunctionMode):
+    """Take the place of batch norms that use the statistics of the batch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        return self._normalise(*args, **(kwargs or {}))
+
+    def _normalise(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training or running_mean is not None:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return self.over_batch(x, weight, bias, eps)
+
+    @abstractmethod
+    def over_batch(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        """``F.batch_norm`` without stored statistics."""
+
+
+class SyncedNorms(_BatchNorms):
+    """Batch norms that see a batch in parts use the statistics of the whole batch.
+
+    As ``torch.nn.SyncBatchNorm``, for any device and for norms that functional calls run.
+    """
+
+    def over_batch(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        from torch.distributed.nn.functional import all_reduce
+
+        wide = x if x.dtype == torch.float64 else x.float()
+        dims = [0, *range(2, x.dim())]
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        count = wide.new_tensor([wide.numel() / wide.shape[1]])
+        total = all_reduce(torch.cat([wide.sum(dims), count]))
+        mean = total[:-1] / total[-1]
+        centred = wide - mean.view(shape)
+        variance = all_reduce(centred.square().sum(dims)) / total[-1].detach()
+        normal = centred * (variance + eps).rsqrt().view(shape)
+        if weight is not None:
+            normal = normal * weight.view(shape)
+        return (normal if bias is None else normal + bias.view(shape)).to(x.dtype)
+
+
+class QuickNorms(_BatchNorms):
+    """Batch norms of images whose channels come last, where torch's CPU kernels are slow.
+
+    These are three to five times slower with a number of channels that is no multiple of 16. The
+    same memory is also an image with neighbouring pixels in place of one and their channels side by
+    side: quick kernels run on that, and statistics of the copies of a channel are put together.
+    """
+
+    def over_batch(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        pixels = _pixels_together(x)
+        if pixels == 1:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+        scale = x.new_ones(x.shape[1], dtype=kind) if weight is None else weight.to(kind)
+        shift = x.new_zeros(x.shape[1], dtype=kind) if bias is None else bias.to(kind)
+        normal: Tensor = _ByPixels.apply(x, scale, shift, eps, pixels)
+        return normal
+
+
+def _pixels_together(x: Tensor) -> int:
+    """How many neighbouring pixels pass as one; 1 where torch's own kernel is as good."""
+    if x.device.type != "cpu" or x.dim() != 4 or x.shape[1] % LANES == 0 or x.shape[1] == 1:
+        return 1
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return 1
+    channels, pixels = x.shape[1], LANES // math.gcd(x.shape[1], LANES)
+    while channels * pixels < LEAST_CHANNELS:
+        pixels *= 2
+    return pixels if (x.shape[2] * x.shape[3]) % pixels == 0 else 1
+
+
+class _ByPixels(torch.autograd.Function):
+    """Batch norm through a view of ``pixels`` neighbours as one pixel of as many more channels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, pixels: int
+    ) -> Tensor:
+        wide, channels = _merged(x, pixels), x.shape[1]
+        weights, biases = weight.repeat(pixels), bias.repeat(pixels)
+        own = torch.native_batch_norm(wide, weights, biases, None, None, True, 0.0, eps)
+        means, variances = (t.view(pixels, channels) for t in (own[1], own[2].pow(-2) - eps))
+        mean = means.mean(0).repeat(pixels)
+        variance = (variances.mean(0) + means.var(0, correction=0)).repeat(pixels)
+        made = torch.native_batch_norm(wide, weights, biases, mean, variance, False, 0.0, eps)
+        ctx.save_for_backward(wide, weights, mean, variance)
+        ctx.eps, ctx.pixels, ctx.shape = eps, pixels, x.shape
+        return _parted(made[0], x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """As if the statistics were constants; then what the input does through them."""
+        wide, weights, mean, variance = ctx.saved_tensors
+        pixels, channels = ctx.pixels, ctx.shape[1]
+        above = _merged(gradient.contiguous(memory_format=torch.channels_last), pixels)
+        inverse = (variance + ctx.eps).rsqrt()
+        below, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            above, wide, weights, mean, variance, mean, inverse, False, ctx.eps, [True, True, True]
+        )
+        by_weight, by_bias = (t.view(pixels, channels).sum(0) for t in (by_weight, by_bias))
+        share = -weights * inverse * channels / wide.numel()
+        slope = share * inverse * by_weight.repeat(pixels)
+        offset = share * by_bias.repeat(pixels) - slope * mean
+        nought, one = torch.zeros_like(mean), torch.ones_like(mean)
+        through = torch.native_batch_norm(wide, slope, offset, nought, one, False, 0.0, 0.0)
+        return _parted(below.add_(through[0]), ctx.shape), by_weight, by_bias, None, None
+
+
+def _merged(x: Tensor, pixels: int) -> Tensor:
+    """(b, C, H, W), channels last, as (b, pixels · C, H · W / pixels, 1) of the same memory."""
+    images, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).view(images, height * width // pixels, 1, pixels * channels)
+    return rows.permute(0, 3, 1, 2)
+
+
+def _parted(wide: Tensor, shape: torch.Size) -> Tensor:
+    images, channels, height, width = shape
+    return wide.permute(0, 2, 3, 1).reshape(images, height, width, channels).permute(0, 3, 1, 2)
