@@ -198,6 +198,12 @@ class LossSection(Section):
         0.0, ge=0, description="of the KL divergence to the checkpoint's outputs"
     )
     temperature: float = Field(2.0, gt=0, description="of that divergence")
+    hint: float = Field(
+        0.0,
+        ge=0,
+        description="of how far features are from the checkpoint's for the same channels, where "
+        "layers read them; decays with the learning rate; for a selected INR",
+    )
 
 
 class FitSection(Section):
@@ -229,8 +235,14 @@ class FitSection(Section):
     mixed_power: float = Field(
         1.0, gt=0, description="as gamma_power, for these; below 1 favours narrow"
     )
+    anchor_shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [], description="share of a batch's images that each anchor sees; empty: all of them"
+    )
     drawn_weight: float = Field(
         1.0, gt=0, description="weight of the drawn network's loss beside an anchor's"
+    )
+    drawn_share: float = Field(
+        1.0, gt=0, le=1, description="share of a batch's images that it sees"
     )
     knot_rates: list[float] = Field(
         [],

@@ -1,14 +1,16 @@
 """Where a step's network inputs come from: images, or frozen features computed once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from neumeta_cli.distill.frozen import Split, find_split, run_live
+from neumeta_cli.distill.hints import Features, Hints
 from neumeta_cli.distill.outputs import close, tensors_of
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
@@ -28,6 +30,19 @@ class Batch:
     targets: Tensor
     inputs: tuple[Tensor, ...]
     teacher: Outputs | None
+    hints: Features = field(default_factory=dict)
+
+    def first(self, count: int) -> "Batch":
+        """That of the first images alone."""
+        if count >= len(self.index):
+            return self
+        return Batch(
+            self.index[:count],
+            self.targets[:count],
+            tuple(x[:count] for x in self.inputs),
+            tree_map_only(Tensor, lambda t: t[:count], self.teacher),
+            {name: features[:count] for name, features in self.hints.items()},
+        )
 
 
 class ImageSource:
@@ -38,6 +53,7 @@ class ImageSource:
         teacher: whose scores the network is to come close to, none if None.
         layout: of images and kernels in memory.
         device: where to compute.
+        hints: which of the teacher's features come with a batch, none if None.
 
     """
 
@@ -47,19 +63,24 @@ class ImageSource:
         teacher: nn.Module | None,
         layout: torch.memory_format,
         device: torch.device,
+        hints: Hints | None = None,
     ) -> None:
         self.task, self.teacher, self.layout, self.device = task, teacher, layout, device
+        self.hints = hints
 
     def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
         """Fetch and augment a part of a batch; the teacher sees the same images."""
         assert self.task.train is not None
         x, targets = self.task.batch(self.task.train, index, generator, part)
         x = x.to(self.device).contiguous(memory_format=self.layout)
-        outputs = None
+        outputs, features = None, Features()
         if self.teacher is not None:
-            with torch.no_grad():
+            watching: AbstractContextManager[Features] = nullcontext({})
+            if self.hints:
+                watching = self.hints.watching(self.teacher)
+            with torch.no_grad(), watching as features:
                 outputs = self.teacher(x)
-        return Batch(index[part], targets.to(self.device), (x,), outputs)
+        return Batch(index[part], targets.to(self.device), (x,), outputs, features)
 
     def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Outputs:
         """The network's outputs with these weights."""
@@ -125,6 +146,7 @@ def open_source(
     task: Task,
     views: int,
     distill: bool,
+    hints: Hints | None,
     seed: int,
     device: torch.device,
     reporter: Reporter,
@@ -147,11 +169,11 @@ def open_source(
         )
         if source is not None:
             return source
-    if not distill:
+    if not distill and hints is None:
         return ImageSource(task, None, layout, device)
     teacher = fold_batch_norm(network.cpu(), manifold.blueprint.input_size).to(device)
     teacher.training = task.samples  # the norms in it are in evaluation mode
-    return ImageSource(task, teacher.to(memory_format=layout), layout, device)
+    return ImageSource(task, teacher.to(memory_format=layout), layout, device, hints)
 
 
 def _compute_features(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neumeta_cli.distill.features import open_source
+from neumeta_cli.distill.hints import Hints
 from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
 from neumeta_cli.distill.processes import Processes
 from neumeta_cli.distill.step import Step
@@ -86,19 +87,21 @@ class Fitter:
         self.watched = ""
         self.reporter = reporter or Silent()
         start = time.perf_counter()
+        hints = Hints(manifold) if recipe.loss.hint else None
         source = open_source(
             manifold,
             tensors,
             task,
             recipe.fit.views,
             recipe.loss.distill > 0,
+            hints,
             recipe.seed,
             self.device,
             self.reporter,
         )
         self._keep_calibration_images()
         self.preparation_seconds = time.perf_counter() - start
-        self.stepper = Step(manifold, tensors, task, source, recipe, self.processes)
+        self.stepper = Step(manifold, tensors, task, source, recipe, self.processes, hints)
         average = get_ema_multi_avg_fn(recipe.fit.ema)
         self.average = AveragedModel(manifold.field, multi_avg_fn=average)
         self.good: Mapping[str, Any] = {}  # the last regular save, to go back to

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
+from neumeta_cli.distill.hints import Features, Hints
 from neumeta_cli.distill.norms import QuickNorms, SyncedNorms
 from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes
-from neumeta_cli.distill.widths import WidthPool
+from neumeta_cli.distill.widths import Drawn, WidthPool
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Task
@@ -29,6 +32,10 @@ class Step:
         source: of images.
         recipe: the sections noise, loss and fit.
         processes: that share each batch.
+        hints: the features that are compared, none if None.
+
+    Raises:
+        NeumetaError: networks that draw random numbers are to see a share of a batch.
 
     Attributes:
         choices: draws widths, tensors and augmentation; the same in every process.
@@ -44,6 +51,7 @@ class Step:
         source: ImageSource | FeatureSource,
         recipe: Recipe,
         processes: Processes,
+        hints: Hints | None = None,
     ) -> None:
         field = manifold.field.requires_grad_(True).train()
         self.device = next(field.parameters()).device
@@ -51,7 +59,12 @@ class Step:
         self.processes = processes
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
-        self.widths = WidthPool(manifold, recipe.fit)
+        self.widths = WidthPool(manifold, recipe.fit, recipe.seed)
+        if task.samples and min(recipe.fit.drawn_share, *recipe.fit.anchor_shares, 1.0) < 1:
+            raise NeumetaError(
+                "networks that draw random numbers draw those of the whole batch, as the "
+                "checkpoint does; set fit.drawn_share=1 fit.anchor_shares=[]"
+            )
         self.padding = Padding(manifold, self.original, self._few_images())
         rated = field.rated(recipe.fit.knot_rates)
         self.factors = [factor for _, factor in rated]
@@ -61,15 +74,17 @@ class Step:
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
+        self.hints = hints
+        self.decay = 1.0  # of the learning rate and of the hints' weight
         self.chance = 0  # seed of what networks draw in this step
 
     def set_rate(self, number: int, total: int, factor: float) -> None:
         """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
         rise = min(1.0, (number + 1) / max(1, self.recipe.fit.rising_steps))
-        decay = 0.5 * (1 + math.cos(math.pi * number / total))
+        self.decay = 0.5 * (1 + math.cos(math.pi * number / total))
         for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
             # Not the group's own rate, which a saved state brings back from an earlier recipe.
-            group["lr"] = self.recipe.fit.learning_rate * rise * decay * factor * own
+            group["lr"] = self.recipe.fit.learning_rate * rise * self.decay * factor * own
 
     def take(self, index: Tensor, warm: bool = False) -> dict[str, float] | None:
         """One step on the training images ``index``.
@@ -100,28 +115,30 @@ class Step:
 
     def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
         """The loss at each width of a step times its share of the weights; adds up its parts."""
-        pool = [self.widths.full] if warm else self.widths.draw(self.choices)
-        weights = [self.recipe.fit.drawn_weight, *(1.0 for _ in pool[1:])]
+        pool = [Drawn(self.widths.full)] if warm else self.widths.draw(self.choices)
+        weights = sum(drawn.weight for drawn in pool)
         trained = self._draw_trained(warm)
         lowered = self.recipe.fit.precision == "bfloat16"
-        part = self.processes.part(len(index))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
-            batch = None if warm else self._batch(index, part)
-        for sizes, weight in zip(pool, weights, strict=True):
-            share = weight / sum(weights)
+            batch = None if warm else self._batch(index)
+        for drawn in pool:
+            sizes, share = drawn.sizes, drawn.weight / weights
+            images = max(1, round(drawn.share * len(index)))  # the first ones of the whole batch
+            few = batch and batch.first(len(range(images)[self.processes.part(images)]))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
                 generated = self.manifold.generate(sizes, self.noise, trained)
                 if not any(w.requires_grad for w in generated.values()):
                     continue  # the full width of an INR that keeps the checkpoint there
-                own = {} if batch is None else self._task_loss(sizes, generated, batch)
-            own = {n: value * self.processes.share(len(index)) for n, value in own.items()}
+                own = self._task_loss(sizes, generated, few) if few else {}
+            own = {n: value * self.processes.share(images) for n, value in own.items()}
             own |= self._weight_loss(sizes, generated)
             for name, value in own.items():
                 parts[name] = parts.get(name, 0.0) + float(value.detach()) * share
             yield torch.stack(list(own.values())).sum() * share
 
-    def _batch(self, index: Tensor, part: slice) -> Batch:
-        """The step's images; teacher and networks draw the same random numbers, if any."""
+    def _batch(self, index: Tensor) -> Batch:
+        """The process's images; teacher and networks draw the same random numbers, if any."""
+        part = self.processes.part(len(index))
         if self.task.samples:
             self.chance = int(torch.randint(1 << 31, (), generator=self.choices))
         with self.task.drawing(self.manifold.structure, self.chance):
@@ -135,12 +152,18 @@ class Step:
         fixed = self.manifold.fixed_at(wider, statistics=False)
         tensors = fixed | self.padding.pad(generated, sizes)
         network = self.manifold.skeleton(wider)
-        with task.drawing(network, self.chance):
+        watching: AbstractContextManager[Features] = nullcontext({})
+        if self.hints:
+            watching = self.hints.watching(network)
+        with task.drawing(network, self.chance), watching as features:
             outputs = as_float(self.source.run(network, tensors, batch))
         parts = {"task": weights.task * task.loss(outputs, batch.targets)}
         if weights.distill and batch.teacher is not None:
             divergence = task.divergence(outputs, as_float(batch.teacher), weights.temperature)
             parts["distill"] = weights.distill * divergence
+        if self.hints and sizes != self.widths.full:
+            apart = self.hints.loss(features, batch.hints, sizes, self.padding)
+            parts["hint"] = weights.hint * self.decay * apart
         return parts
 
     def _weight_loss(

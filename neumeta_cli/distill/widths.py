@@ -1,5 +1,7 @@
 """At which widths a step trains the network."""
 
+from dataclasses import dataclass
+
 import torch
 
 from neumeta_cli.errors import NeumetaError
@@ -8,6 +10,23 @@ from neumeta_cli.resize import linked_cliques
 from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
+MIXED = 200  # networks with widths that differ; what the manifold remembers of sizes holds them
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A network that a step trains.
+
+    Attributes:
+        sizes: of its cliques.
+        weight: of its loss.
+        share: of the batch's images that it sees.
+
+    """
+
+    sizes: dict[str, int]
+    weight: float = 1.0
+    share: float = 1.0
 
 
 class WidthPool:
@@ -16,19 +35,24 @@ class WidthPool:
     One network is drawn: at width 1 in a share of the steps, else with 1 − γ of every clique's
     channels, γ from a range, or, in another share, with a γ for each clique (or group of cliques
     that a forward pass needs alike), of which one at least lies in the range of the former. To it
-    come the *anchors*, which every step trains (the sandwich rule of Yu and Huang, 2019).
+    come the *anchors*, which every step trains (the sandwich rule of Yu and Huang, 2019). Each of
+    these networks sees the batch, or a share of its images, which makes a step cheaper.
+
+    Networks with widths that differ come from a pool, since what a network of new sizes needs
+    beside its weights takes as long to make as some of its layers to run.
 
     Args:
         manifold: whose cliques in scope change.
         fit: the recipe's section.
+        seed: of the pool.
 
     Raises:
         NeumetaError: cliques are to have widths of their own, and the network does not run so.
 
     """
 
-    def __init__(self, manifold: Manifold, fit: FitSection) -> None:
-        self.manifold, self.fit = manifold, fit
+    def __init__(self, manifold: Manifold, fit: FitSection, seed: int = 0) -> None:
+        self.manifold, self.fit, self.seed = manifold, fit, seed
         self.full = manifold.sizes(1.0)
         self.groups = linked_cliques(manifold.trace, sorted(self.full))
         self.anchors = [manifold.sizes(1 - gamma) for gamma in fit.anchors]
@@ -36,25 +60,29 @@ class WidthPool:
             self._try_mixed()
 
     def _try_mixed(self) -> None:
-        generator = torch.Generator().manual_seed(0)
         x = torch.empty(2, *self.manifold.blueprint.input_size, device="meta")
         try:
             self.manifold.skeleton(self.full)(x)
         except Exception:  # it does not run on the meta device, whatever its widths
             return
         try:
-            for _ in range(TRIALS):
-                self.manifold.skeleton(self._mixed(generator))(x)
+            for place in range(TRIALS):
+                self.manifold.skeleton(self.mixed(place))(x)
         except Exception as error:  # whatever a forward pass raises on sizes that it refuses
             raise NeumetaError(
                 "this network does not run with a width of its own for each clique "
                 f"({str(error).splitlines()[0]}); set fit.mixed=0"
             ) from error
 
-    def draw(self, generator: torch.Generator) -> list[dict[str, int]]:
-        """Sizes of cliques, one set for each network that the step trains, the drawn one first."""
-        drawn = self._draw_one(generator)
-        return [drawn, *(sizes for sizes in self.anchors if sizes != drawn)]
+    def draw(self, generator: torch.Generator) -> list[Drawn]:
+        """The networks of a step, the drawn one first."""
+        fit, sizes = self.fit, self._draw_one(generator)
+        shares = fit.anchor_shares or [1.0] * len(self.anchors)
+        anchors = [Drawn(s, 1.0, share) for s, share in zip(self.anchors, shares, strict=True)]
+        return [
+            Drawn(sizes, fit.drawn_weight, fit.drawn_share),
+            *(anchor for anchor in anchors if anchor.sizes != sizes),
+        ]
 
     def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
         fit = self.fit
@@ -64,9 +92,11 @@ class WidthPool:
             return self.full
         if mixed >= fit.mixed:
             return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
-        return self._mixed(generator)
+        return self.mixed(int(torch.randint(MIXED, (), generator=generator)))
 
-    def _mixed(self, generator: torch.Generator) -> dict[str, int]:
+    def mixed(self, place: int) -> dict[str, int]:
+        """Sizes of a network of the pool; ``place`` below ``MIXED``."""
+        generator = torch.Generator().manual_seed(self.seed * MIXED + place)
         (low, high), trained = self.fit.mixed_gamma, self.fit.gamma[1]
         while True:
             places = torch.rand(len(self.groups), generator=generator) ** self.fit.mixed_power

@@ -1,0 +1,127 @@
+"""Features of the checkpoint that narrower networks are to come close to."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from neumeta_cli.distill.padding import Padding
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import Manifold
+from neumeta_cli.trace import Clique
+
+Features = dict[str, Tensor]  # by the weight that reads them
+
+
+class Hints:
+    """What layers read in a network beside what they read in the checkpoint.
+
+    Hints of FitNets (Romero et al., ICLR 2015) without their regressors: the channels of a network
+    that begins as a choice among the checkpoint's have their own there. Features are compared where
+    the last convolution or linear layer of a clique reads them, in those cliques that several read
+    (what residual connections tie), or in all if there is none.
+
+    Args:
+        manifold: of an INR that selects channels.
+
+    Attributes:
+        readers: the module that reads, for each weight.
+
+    Raises:
+        NeumetaError: no such layer reads channels in scope.
+
+    """
+
+    def __init__(self, manifold: Manifold) -> None:
+        self.manifold = manifold
+        cliques = [c for c in manifold.trace.cliques if c.name in manifold.blueprint.scope]
+        reading = [weights for c in cliques if (weights := self._reading(c))]
+        chosen = [weights for weights in reading if len(weights) > 1] or reading
+        self.readers = {w[-1]: w[-1].rpartition(".")[0] for w in chosen}
+        if not self.readers:
+            raise NeumetaError(
+                "loss.hint: no convolution or linear layer reads channels in scope; set it to 0"
+            )
+
+    def _reading(self, clique: Clique) -> list[str]:
+        """The weights of layers that read a clique's channels, in the network's order."""
+        along = {(member.weight, member.dim) for member in clique.members}
+        found = []
+        for spec in self.manifold.specs:
+            module = self.manifold.structure.get_submodule(spec.name.rpartition(".")[0])
+            if (spec.name, spec.layout.into) in along and _reads(module):
+                found.append(spec.name)
+        return found
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[Features]:
+        """Collect what the readers of a network are given in a forward pass."""
+        seen: Features = {}
+
+        def watch(weight: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+            return module.register_forward_pre_hook(
+                lambda _, given: seen.__setitem__(weight, given[0])
+            )
+
+        handles = [watch(w, network.get_submodule(name)) for w, name in self.readers.items()]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def loss(
+        self, own: Features, wanted: Features, sizes: Mapping[str, int], padding: Padding
+    ) -> Tensor:
+        """The squared difference over the checkpoint's square, a mean over images and readers.
+
+        Args:
+            own: of a network of ``sizes``, padded.
+            wanted: of the checkpoint, for the same images.
+            sizes: of its cliques.
+            padding: of its channels.
+
+        """
+        within, parts = padding.places(sizes), []
+        for target in self.manifold.targets(sizes):
+            weight, layout = target.spec.name, target.spec.layout
+            if weight not in self.readers or weight not in own or weight not in wanted:
+                continue
+            assert layout.into is not None
+            dim = _feature_dim(self.manifold.structure.get_submodule(self.readers[weight]))
+            real = within.get(weight, {}).get(layout.into)
+            mine = _chosen(own[weight], dim, None if real is None else torch.from_numpy(real))
+            theirs = _chosen(wanted[weight], dim, target.kept[1])
+            parts.append(_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6))
+        device = next(self.manifold.field.parameters()).device
+        return torch.stack(parts).mean() if parts else torch.zeros((), device=device)
+
+
+def _reads(module: nn.Module) -> bool:
+    """Whether it is a layer whose input's channels are its weight's."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return module.groups == 1
+    return isinstance(module, nn.Linear)
+
+
+def _feature_dim(module: nn.Module) -> int:
+    """Along which dimension of its input a layer's channels run."""
+    return -1 if isinstance(module, nn.Linear) else 1
+
+
+def _chosen(features: Tensor, dim: int, places: Tensor | None) -> Tensor:
+    """Some channels, which come last then, as they lie in memory where features are quick."""
+    rows = features.movedim(dim, -1)
+    if places is None:
+        return rows
+    if int(places[-1]) == len(places) - 1:  # the first ones
+        return rows[..., : len(places)]
+    return rows.index_select(-1, places.to(features.device))
+
+
+def _squares(features: Tensor) -> Tensor:
+    """(b, …) to (b,), the mean square of each image's."""
+    kind = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dims = list(range(1, features.dim()))
+    return (features * features).mean(dims, dtype=kind)
