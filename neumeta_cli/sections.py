@@ -220,8 +220,10 @@ class FitSection(Section):
     gamma_power: float = Field(
         1.0, gt=0, description="γ = low + (high - low)·u^power, u uniform; below 1 favours narrow"
     )
-    full_width: float = Field(
-        0.0, ge=0, le=1, description="share of the steps at width 1 instead of a drawn one"
+    fixed: dict[float, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {},
+        description="γ, and in which share of the steps a network of this γ takes the place of the "
+        "drawn one; it counts as an anchor does",
     )
     anchors: list[float] = Field(
         [], description="γ that every step trains beside the drawn one (the sandwich rule)"
@@ -235,14 +237,8 @@ class FitSection(Section):
     mixed_power: float = Field(
         1.0, gt=0, description="as gamma_power, for these; below 1 favours narrow"
     )
-    anchor_shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [], description="share of a batch's images that each anchor sees; empty: all of them"
-    )
     drawn_weight: float = Field(
         1.0, gt=0, description="weight of the drawn network's loss beside an anchor's"
-    )
-    drawn_share: float = Field(
-        1.0, gt=0, le=1, description="share of a batch's images that it sees"
     )
     knot_rates: list[float] = Field(
         [],
@@ -281,11 +277,15 @@ class FitSection(Section):
             raise ValueError("factors of the learning rate are positive")
         return value
 
-    @field_validator("anchors")
+    @field_validator("anchors", "fixed")
     @classmethod
-    def _below_one(cls, value: list[float]) -> list[float]:
+    def _below_one(
+        cls, value: list[float] | dict[float, float]
+    ) -> list[float] | dict[float, float]:
         if any(gamma >= 1 for gamma in value):
             raise ValueError("γ = 1 - width lies below 1")
+        if isinstance(value, dict) and sum(value.values()) > 1:
+            raise ValueError("shares of the steps add up to 1 at most")
         return value
 
 

@@ -8,10 +8,7 @@ from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.sections import FitSection, InrSection, NoiseSection
-from neumeta_cli.tasks.generation import Generation
-from neumeta_cli.tasks.images import Images
 
 
 def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
@@ -22,7 +19,7 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
     kinds = {"alike": 0, "mixed": 0}
     for _ in range(100):
         pool = fitter.stepper.widths.draw(fitter.stepper.choices)
-        drawn, *anchors = [network.sizes for network in pool]
+        drawn, *anchors = [sizes for sizes, _ in pool]
         assert anchors == ([half] if drawn != half else [])
         widths = [drawn[name] / full[name] for name in full]
         wide = [n for n, w in zip(full, widths, strict=True) if full[n] == 64 and w > 0.51]
@@ -47,8 +44,8 @@ def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
     assert len(pool.groups) > 10  # the MLPs' hidden channels are free
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
-        (only,) = pool.draw(generator)
-        manifold.skeleton(only.sizes)(torch.empty(1, *size, device="meta"))
+        ((sizes, _),) = pool.draw(generator)
+        manifold.skeleton(sizes)(torch.empty(1, *size, device="meta"))
 
 
 def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
@@ -71,7 +68,7 @@ def test_no_network_has_all_its_cliques_beyond_the_trained_range(build, power: f
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
     fit = FitSection(mixed=1.0, mixed_gamma=(0.0, 0.8), mixed_power=power)
     pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(0)
-    drawn = [pool.draw(generator)[0].sizes for _ in range(300)]
+    drawn = [pool.draw(generator)[0][0] for _ in range(300)]
     half = manifold.sizes(0.5)
     narrow = [sum(sizes[n] < half[n] for n in half) for sizes in drawn]
     assert max(narrow) == len(half) - 1
@@ -104,61 +101,25 @@ def test_a_drawn_network_counts_as_much_as_it_is_told(build, image_folder) -> No
     assert losses[1.0] == pytest.approx((anchor + drawn) / 2, rel=1e-3)
 
 
-def test_networks_see_shares_of_a_batch(build, image_folder, monkeypatch) -> None:
-    fit = {"anchors": [0.25, 0.5], "anchor_shares": [0.25, 1.0], "drawn_share": 0.4}
+def test_fixed_networks_take_the_drawn_ones_place(build, image_folder) -> None:
+    fit = {"anchors": [0.5], "fixed": {0.25: 0.2, 0.75: 0.1}, "drawn_weight": 0.5}
     recipe = recipe_for(image_folder, scope="all", fit=fit)
-    fitter, seen = Fitter(*prepared(build, recipe), recipe), []
-    run = fitter.stepper.source.run
-
-    def watched(network, tensors, batch):
-        seen.append(len(batch.inputs[0]))
-        return run(network, tensors, batch)
-
-    monkeypatch.setattr(fitter.stepper.source, "run", watched)
-    assert fitter.train_step(torch.arange(40)) is not None
-    assert seen == [16, 10, 40]
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    pool, half = fitter.stepper.widths, fitter.manifold.sizes(0.5)
+    steps = [pool.draw(fitter.stepper.choices) for _ in range(2000)]
+    assert all(step[1:] == [(half, 1.0)] for step in steps if step[0][0] != half)
+    fixed = [sizes for (sizes, weight), *_ in steps if weight == 1]
+    for gamma, share in fit["fixed"].items():
+        assert fixed.count(fitter.manifold.sizes(1 - gamma)) == pytest.approx(2000 * share, rel=0.2)
+    assert len(fixed) == pytest.approx(600, rel=0.15)
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_a_share_of_a_batch_is_its_first_images(build, image_folder, views: int) -> None:
-    """Teacher and hints too: the loss is that of a batch of these images alone."""
-    kind = {"kind": "factorised" if views else "selected"}
-    fields = {"loss": {"distill": 1.0, "hint": 0.0 if views else 1.0}, "inr": kind}
-    losses = []
-    for share, images in ((0.5, 40), (1.0, 20)):
-        recipe = recipe_for(
-            image_folder,
-            scope="paper" if views else "all",
-            data={"flip": False, "crop_padding": 0},
-            noise={"channels": 0.0, "sizes": 0.0},
-            fit={"drawn_share": share, "update": 1.0, "views": views, "gamma": [0.5, 0.5]},
-            **fields,
-        )
-        fitter = Fitter(*prepared(build, recipe), recipe)
-        losses.append(fitter.train_step(torch.arange(images)))
-    assert losses[0].keys() == losses[1].keys() >= ({"distill"} if views else {"hint"})
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_shares_are_as_many_as_anchors(image_folder) -> None:
-    with pytest.raises(NeumetaError, match=r"fit\.anchor_shares: one for each of the 1 fit\.anc"):
-        recipe_for(image_folder, fit={"anchors": [0.5], "anchor_shares": [1.0, 0.5]})
-
-
-@pytest.mark.parametrize("fit", [{"drawn_share": 0.5}, {"anchors": [0], "anchor_shares": [0.5]}])
-def test_networks_that_draw_see_whole_batches(build, fit) -> None:
-    """What they draw for an image is what the teacher drew."""
-    recipe = load_recipe("mnist_vae").model_dump(mode="json")
-    recipe = parse_recipe({**recipe, "fit": {**recipe["fit"], **fit}}, "vae")
-    model, arch = build("vae_mnist")
-    images = Images(torch.zeros(8, dtype=torch.long), ("0",), torch.zeros(8, 1, 28, 28).byte())
-    size = arch.default_input_size()
-    task = Generation(recipe.data, images, images)
-    manifold, tensors = build_manifold(
-        model, arch, size, "all", True, InrSection(kind="selected"), NoiseSection(samples=1)
-    )
-    with pytest.raises(NeumetaError, match=r"set fit\.drawn_share=1 fit\.anchor_shares=\[\]"):
-        Fitter(manifold, tensors, task, recipe)
+@pytest.mark.parametrize(
+    ("fixed", "why"), [({0.25: 0.6, 0.5: 0.6}, "add up to 1"), ({1.0: 0.5}, "below 1")]
+)
+def test_fixed_networks_that_cannot_be(image_folder, fixed, why: str) -> None:
+    with pytest.raises(NeumetaError, match=rf"fit\.fixed: .*{why}"):
+        recipe_for(image_folder, fit={"fixed": fixed})
 
 
 def test_networks_of_differing_widths_come_from_a_pool(build, image_folder) -> None:
@@ -168,7 +129,7 @@ def test_networks_of_differing_widths_come_from_a_pool(build, image_folder) -> N
     drawn = []
     for seed in (0, 1):
         pool, generator = WidthPool(manifold, fit, seed), torch.Generator().manual_seed(0)
-        sizes = [tuple(pool.draw(generator)[0].sizes.items()) for _ in range(1500)]
+        sizes = [tuple(pool.draw(generator)[0][0].items()) for _ in range(1500)]
         drawn.append(set(sizes))
         assert 190 < len(drawn[-1]) <= 200
     assert not drawn[0] & drawn[1]

@@ -24,9 +24,7 @@ norm: {{fold: false, images: 16}}
 inr: {{kind: selected}}
 noise: {{samples: 1}}
 loss: {{distill: 1.0, hint: 0.01}}
-fit:
-  {{epochs: 1, batch_size: 25, anchors: [0.5], anchor_shares: [0.6], drawn_share: 0.28, mixed: 1.0,
-   learning_rate: {rate}}}
+fit: {{epochs: 1, batch_size: 25, anchors: [0.5], mixed: 1.0, learning_rate: {rate}}}
 eval: {{gammas: [0.5], watch: 8}}
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map
 
 from neumeta_cli.distill.frozen import Split, find_split, run_live
 from neumeta_cli.distill.hints import Features, Hints
@@ -31,18 +31,6 @@ class Batch:
     inputs: tuple[Tensor, ...]
     teacher: Outputs | None
     hints: Features = field(default_factory=dict)
-
-    def first(self, count: int) -> "Batch":
-        """That of the first images alone."""
-        if count >= len(self.index):
-            return self
-        return Batch(
-            self.index[:count],
-            self.targets[:count],
-            tuple(x[:count] for x in self.inputs),
-            tree_map_only(Tensor, lambda t: t[:count], self.teacher),
-            {name: features[:count] for name, features in self.hints.items()},
-        )
 
 
 class ImageSource:

@@ -12,6 +12,7 @@ from neumeta_cli.manifold import Manifold
 from neumeta_cli.trace import Clique
 
 Features = dict[str, Tensor]  # by the weight that reads them
+MOST_PIXELS = 64  # of an image are compared; neighbours have much the same features
 
 
 class Hints:
@@ -20,7 +21,7 @@ class Hints:
     Hints of FitNets (Romero et al., ICLR 2015) without their regressors: the channels of a network
     that begins as a choice among the checkpoint's have their own there. Features are compared where
     the last convolution or linear layer of a clique reads them, in those cliques that several read
-    (what residual connections tie), or in all if there is none.
+    (what residual connections tie), or in all if there is none; of each image at some pixels.
 
     Args:
         manifold: of an INR that selects channels.
@@ -111,8 +112,10 @@ def _feature_dim(module: nn.Module) -> int:
 
 
 def _chosen(features: Tensor, dim: int, places: Tensor | None) -> Tensor:
-    """Some channels, which come last then, as they lie in memory where features are quick."""
+    """Some channels, which come last then, of pixels (or tokens) spread over each image."""
     rows = features.movedim(dim, -1)
+    most = round(MOST_PIXELS ** (1 / max(1, rows.dim() - 2)))
+    rows = rows[(slice(None), *(slice(None, None, -(-n // most)) for n in rows.shape[1:-1]))]
     if places is None:
         return rows
     if int(places[-1]) == len(places) - 1:  # the first ones

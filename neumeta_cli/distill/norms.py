@@ -112,11 +112,11 @@ class _ByPixels(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, pixels: int
     ) -> Tensor:
         wide, channels = _merged(x, pixels), x.shape[1]
-        weights, biases = weight.repeat(pixels), bias.repeat(pixels)
-        own = torch.native_batch_norm(wide, weights, biases, None, None, True, 0.0, eps)
-        means, variances = (t.view(pixels, channels) for t in (own[1], own[2].pow(-2) - eps))
-        mean = means.mean(0).repeat(pixels)
-        variance = (variances.mean(0) + means.var(0, correction=0)).repeat(pixels)
+        own = torch.batch_norm_update_stats(wide, None, None, 0.0)
+        means, variances = (t.view(pixels, channels) for t in own)
+        variance, mean = torch.var_mean(means, 0, correction=0)
+        variance = variance + variances.mean(0)
+        weights, biases, mean, variance = _for_pixels(pixels, weight, bias, mean, variance)
         made = torch.native_batch_norm(wide, weights, biases, mean, variance, False, 0.0, eps)
         ctx.save_for_backward(wide, weights, mean, variance)
         ctx.eps, ctx.pixels, ctx.shape = eps, pixels, x.shape
@@ -129,17 +129,22 @@ class _ByPixels(torch.autograd.Function):
         wide, weights, mean, variance = ctx.saved_tensors
         pixels, channels = ctx.pixels, ctx.shape[1]
         above = _merged(gradient.contiguous(memory_format=torch.channels_last), pixels)
-        inverse = (variance + ctx.eps).rsqrt()
         below, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            above, wide, weights, mean, variance, mean, inverse, False, ctx.eps, [True, True, True]
+            above, wide, weights, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        by_weight, by_bias = (t.view(pixels, channels).sum(0) for t in (by_weight, by_bias))
-        share = -weights * inverse * channels / wide.numel()
-        slope = share * inverse * by_weight.repeat(pixels)
-        offset = share * by_bias.repeat(pixels) - slope * mean
-        nought, one = torch.zeros_like(mean), torch.ones_like(mean)
-        through = torch.native_batch_norm(wide, slope, offset, nought, one, False, 0.0, 0.0)
+        by_weight, by_bias = torch.stack([by_weight, by_bias]).view(2, pixels, channels).sum(1)
+        weight, mean, variance = weights[:channels], mean[:channels], variance[:channels] + ctx.eps
+        share = -weight * variance.rsqrt() * (channels / wide.numel())
+        slope, offset, mean = _for_pixels(pixels, share * by_weight, share * by_bias, mean)
+        through = torch.native_batch_norm(
+            wide, slope, offset, mean, variance.repeat(pixels), False, 0.0, 0.0
+        )
         return _parted(below.add_(through[0]), ctx.shape), by_weight, by_bias, None, None
+
+
+def _for_pixels(pixels: int, *values: Tensor) -> tuple[Tensor, ...]:
+    """Values of channels, once for each of the pixels that pass as one."""
+    return torch.stack(values).repeat(1, pixels).unbind()
 
 
 def _merged(x: Tensor, pixels: int) -> Tensor:

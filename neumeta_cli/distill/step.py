@@ -13,8 +13,7 @@ from neumeta_cli.distill.norms import QuickNorms, SyncedNorms
 from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes
-from neumeta_cli.distill.widths import Drawn, WidthPool
-from neumeta_cli.errors import NeumetaError
+from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Task
@@ -33,9 +32,6 @@ class Step:
         recipe: the sections noise, loss and fit.
         processes: that share each batch.
         hints: the features that are compared, none if None.
-
-    Raises:
-        NeumetaError: networks that draw random numbers are to see a share of a batch.
 
     Attributes:
         choices: draws widths, tensors and augmentation; the same in every process.
@@ -60,11 +56,6 @@ class Step:
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit, recipe.seed)
-        if task.samples and min(recipe.fit.drawn_share, *recipe.fit.anchor_shares, 1.0) < 1:
-            raise NeumetaError(
-                "networks that draw random numbers draw those of the whole batch, as the "
-                "checkpoint does; set fit.drawn_share=1 fit.anchor_shares=[]"
-            )
         self.padding = Padding(manifold, self.original, self._few_images())
         rated = field.rated(recipe.fit.knot_rates)
         self.factors = [factor for _, factor in rated]
@@ -75,6 +66,7 @@ class Step:
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
         self.hints = hints
+        self.batch_norms = QuickNorms() if processes.count == 1 else SyncedNorms()
         self.decay = 1.0  # of the learning rate and of the hints' weight
         self.chance = 0  # seed of what networks draw in this step
 
@@ -101,9 +93,8 @@ class Step:
         parts: dict[str, float] = {}
         parameters = list(self.manifold.field.parameters())
         self.optimizer.zero_grad()
-        with QuickNorms() if self.processes.count == 1 else SyncedNorms():
-            for loss in self._losses(index, warm, parts):
-                loss.backward()
+        for loss in self._losses(index, warm, parts):
+            loss.backward()
         self.processes.average_gradients(parameters, parts)
         most = math.inf if self.recipe.fit.clip is None else self.recipe.fit.clip
         norm = torch.nn.utils.clip_grad_norm_(parameters, most)
@@ -115,30 +106,28 @@ class Step:
 
     def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
         """The loss at each width of a step times its share of the weights; adds up its parts."""
-        pool = [Drawn(self.widths.full)] if warm else self.widths.draw(self.choices)
-        weights = sum(drawn.weight for drawn in pool)
+        pool = [(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
+        weights = sum(weight for _, weight in pool)
         trained = self._draw_trained(warm)
         lowered = self.recipe.fit.precision == "bfloat16"
+        part = self.processes.part(len(index))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
-            batch = None if warm else self._batch(index)
-        for drawn in pool:
-            sizes, share = drawn.sizes, drawn.weight / weights
-            images = max(1, round(drawn.share * len(index)))  # the first ones of the whole batch
-            few = batch and batch.first(len(range(images)[self.processes.part(images)]))
+            batch = None if warm else self._batch(index, part)
+        for sizes, weight in pool:
+            share = weight / weights
             with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
                 generated = self.manifold.generate(sizes, self.noise, trained)
                 if not any(w.requires_grad for w in generated.values()):
                     continue  # the full width of an INR that keeps the checkpoint there
-                own = self._task_loss(sizes, generated, few) if few else {}
-            own = {n: value * self.processes.share(images) for n, value in own.items()}
+                own = {} if batch is None else self._task_loss(sizes, generated, batch)
+            own = {n: value * self.processes.share(len(index)) for n, value in own.items()}
             own |= self._weight_loss(sizes, generated)
             for name, value in own.items():
                 parts[name] = parts.get(name, 0.0) + float(value.detach()) * share
             yield torch.stack(list(own.values())).sum() * share
 
-    def _batch(self, index: Tensor) -> Batch:
-        """The process's images; teacher and networks draw the same random numbers, if any."""
-        part = self.processes.part(len(index))
+    def _batch(self, index: Tensor, part: slice) -> Batch:
+        """The step's images; teacher and networks draw the same random numbers, if any."""
         if self.task.samples:
             self.chance = int(torch.randint(1 << 31, (), generator=self.choices))
         with self.task.drawing(self.manifold.structure, self.chance):
@@ -155,8 +144,9 @@ class Step:
         watching: AbstractContextManager[Features] = nullcontext({})
         if self.hints:
             watching = self.hints.watching(network)
-        with task.drawing(network, self.chance), watching as features:
-            outputs = as_float(self.source.run(network, tensors, batch))
+        with task.drawing(network, self.chance), self.batch_norms, watching as features:
+            outputs = self.source.run(network, tensors, batch)
+        outputs = as_float(outputs)
         parts = {"task": weights.task * task.loss(outputs, batch.targets)}
         if weights.distill and batch.teacher is not None:
             divergence = task.divergence(outputs, as_float(batch.teacher), weights.temperature)

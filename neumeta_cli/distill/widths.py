@@ -1,7 +1,5 @@
 """At which widths a step trains the network."""
 
-from dataclasses import dataclass
-
 import torch
 
 from neumeta_cli.errors import NeumetaError
@@ -13,30 +11,14 @@ TRIALS = 2  # of widths that differ, before a fit draws them
 MIXED = 200  # networks with widths that differ; what the manifold remembers of sizes holds them
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A network that a step trains.
-
-    Attributes:
-        sizes: of its cliques.
-        weight: of its loss.
-        share: of the batch's images that it sees.
-
-    """
-
-    sizes: dict[str, int]
-    weight: float = 1.0
-    share: float = 1.0
-
-
 class WidthPool:
     """Draws the sizes of a step.
 
-    One network is drawn: at width 1 in a share of the steps, else with 1 − γ of every clique's
-    channels, γ from a range, or, in another share, with a γ for each clique (or group of cliques
-    that a forward pass needs alike), of which one at least lies in the range of the former. To it
-    come the *anchors*, which every step trains (the sandwich rule of Yu and Huang, 2019). Each of
-    these networks sees the batch, or a share of its images, which makes a step cheaper.
+    One network is drawn: with 1 − γ of every clique's channels, γ from a range, or, in a share of
+    the steps, with a γ for each clique (or group of cliques that a forward pass needs alike), of
+    which one at least lies in that range. In another share of the steps a fixed one takes its
+    place. To it come the *anchors*, which every step trains (the sandwich rule of Yu and Huang,
+    2019).
 
     Networks with widths that differ come from a pool, since what a network of new sizes needs
     beside its weights takes as long to make as some of its layers to run.
@@ -56,6 +38,7 @@ class WidthPool:
         self.full = manifold.sizes(1.0)
         self.groups = linked_cliques(manifold.trace, sorted(self.full))
         self.anchors = [manifold.sizes(1 - gamma) for gamma in fit.anchors]
+        self.fixed = [(manifold.sizes(1 - gamma), share) for gamma, share in fit.fixed.items()]
         if fit.mixed:
             self._try_mixed()
 
@@ -74,25 +57,26 @@ class WidthPool:
                 f"({str(error).splitlines()[0]}); set fit.mixed=0"
             ) from error
 
-    def draw(self, generator: torch.Generator) -> list[Drawn]:
-        """The networks of a step, the drawn one first."""
-        fit, sizes = self.fit, self._draw_one(generator)
-        shares = fit.anchor_shares or [1.0] * len(self.anchors)
-        anchors = [Drawn(s, 1.0, share) for s, share in zip(self.anchors, shares, strict=True)]
-        return [
-            Drawn(sizes, fit.drawn_weight, fit.drawn_share),
-            *(anchor for anchor in anchors if anchor.sizes != sizes),
-        ]
+    def draw(self, generator: torch.Generator) -> list[tuple[dict[str, int], float]]:
+        """Sizes of the cliques of each network that the step trains, and its loss's weight.
 
-    def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
+        The drawn network, or a fixed one in its place, comes first.
+        """
+        first = self._draw_one(generator)
+        return [first, *((sizes, 1.0) for sizes in self.anchors if sizes != first[0])]
+
+    def _draw_one(self, generator: torch.Generator) -> tuple[dict[str, int], float]:
         fit = self.fit
-        low, high = fit.gamma
-        full, mixed, place = torch.rand(3, generator=generator).tolist()
-        if full < fit.full_width:
-            return self.full
+        (low, high), weight = fit.gamma, fit.drawn_weight
+        chance, mixed, place = torch.rand(3, generator=generator).tolist()
+        for sizes, share in self.fixed:
+            if chance < share:
+                return sizes, 1.0
+            chance -= share
         if mixed >= fit.mixed:
-            return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
-        return self.mixed(int(torch.randint(MIXED, (), generator=generator)))
+            gamma = low + (high - low) * place**fit.gamma_power
+            return self.manifold.sizes(1 - gamma), weight
+        return self.mixed(int(torch.randint(MIXED, (), generator=generator))), weight
 
     def mixed(self, place: int) -> dict[str, int]:
         """Sizes of a network of the pool; ``place`` below ``MIXED``."""

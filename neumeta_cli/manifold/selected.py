@@ -1,13 +1,16 @@
 """The INR that begins with the checkpoint's largest channels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.manifold.cache import remembered
 from neumeta_cli.manifold.coordinates import Noise, Target, TensorSpec
 from neumeta_cli.manifold.field import Field, ShapesAt
+from neumeta_cli.manifold.plan import MOST_WEIGHTS, Plan, make_plan, selects_only
 from neumeta_cli.resize import place_channels
 
 
@@ -38,6 +41,8 @@ class SelectedField(Field):
             weight = tensors[spec.name].float()
             grid = _Grid(weight, [weight.new_zeros(room[spec.name]) for room in rooms])
             self.grids[spec.name.replace(".", "/")] = grid
+        self.small = sum(math.prod(spec.shape) for spec in specs) <= MOST_WEIGHTS
+        self._plans: dict[int, tuple[Sequence[Target], Plan | None]] = {}
 
     def rated(self, rates: Sequence[float]) -> list[tuple[list[nn.Parameter], float]]:
         if not (rates and self.config.knots):
@@ -46,15 +51,51 @@ class SelectedField(Field):
         changes = zip(*(grid.changes for grid in grids), strict=True)
         return [(list(at), rate) for at, rate in zip(changes, rates, strict=True)]
 
+    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        still = noise is None or not (noise.channels or noise.sizes)
+        again = self.training and len(targets) == len(self.grids)  # a list that comes in each step
+        if not (again and still and self.keeps_checkpoint and self.small):
+            return super().forward(targets, noise)
+        plan = self._plan_of(targets)
+        if plan is None:
+            return super().forward(targets, noise)
+        return plan.make({t.spec.name: list(self._grid(t).changes) for t in targets})
+
+    def _plan_of(self, targets: Sequence[Target]) -> Plan | None:
+        """The plan made for this very list; a copied field knows those of other lists."""
+        if id(targets) in self._plans and self._plans[id(targets)][0] is not targets:
+            del self._plans[id(targets)]
+        return remembered(self._plans, id(targets), lambda: (targets, self._plan(targets)))[1]
+
+    def _plan(self, targets: Sequence[Target]) -> Plan | None:
+        if not all(selects_only(target) for target in targets):
+            return None
+        grids = {t.spec.name: self._grid(t) for t in targets}
+        return make_plan(
+            targets,
+            {name: grid.whole for name, grid in grids.items()},
+            {name: list(grid.changes) for name, grid in grids.items()},
+            {t.spec.name: self._shares(_missing(t, None)) for t in targets},
+        )
+
+    def _grid(self, target: Target) -> "_Grid":
+        return cast(_Grid, self.grids[target.spec.name.replace(".", "/")])
+
+    def _shares(self, missing: float) -> list[float]:
+        """φ_k at a share of channels that is missing, for each knot."""
+        before = (0.0, *self.config.knots)
+        return [
+            min(1.0, max(0.0, (missing - low) / (knot - low)))
+            for low, knot in zip(before, self.config.knots, strict=False)
+        ]
+
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
-        grid = cast(_Grid, self.grids[target.spec.name.replace(".", "/")])
-        weight, missing, before = grid.whole, _missing(target, noise), 0.0
-        for knot, change, room in zip(self.config.knots, grid.changes, target.rooms, strict=True):
-            share = min(1.0, (missing - before) / (knot - before))
+        grid = self._grid(target)
+        weight, shares = grid.whole, self._shares(_missing(target, noise))
+        for share, change, room in zip(shares, grid.changes, target.rooms, strict=True):
             if share > 0:
                 some = change if share == 1 else share * change
                 weight = weight + place_channels(some, room, weight.shape)
-            before = knot
         sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
         for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
             weight = _along(weight, dim, size, kept, noise)
