@@ -93,6 +93,10 @@ class Recipe(Section):
             )
         if self.loss.hint and (self.inr.kind != "selected" or self.fit.views):
             raise ValueError("loss.hint needs inr.kind: selected, and fit.views: 0")
+        if len(self.fit.anchor_shares) not in (0, len(self.fit.anchors)):
+            raise ValueError(
+                f"fit.anchor_shares: one for each of the {len(self.fit.anchors)} fit.anchors, or []"
+            )
         return self
 
     def as_yaml(self) -> str:

@@ -220,13 +220,11 @@ class FitSection(Section):
     gamma_power: float = Field(
         1.0, gt=0, description="γ = low + (high - low)·u^power, u uniform; below 1 favours narrow"
     )
-    fixed: dict[float, Annotated[float, Field(gt=0, le=1)]] = Field(
-        {},
-        description="γ, and in which share of the steps a network of this γ takes the place of the "
-        "drawn one; it counts as an anchor does",
-    )
     anchors: list[float] = Field(
         [], description="γ that every step trains beside the drawn one (the sandwich rule)"
+    )
+    anchor_shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [], description="in which share of the steps each anchor is trained; empty: in all"
     )
     mixed: float = Field(
         0.0, ge=0, le=1, description="share of the steps in which each clique draws its own γ"
@@ -277,15 +275,11 @@ class FitSection(Section):
             raise ValueError("factors of the learning rate are positive")
         return value
 
-    @field_validator("anchors", "fixed")
+    @field_validator("anchors")
     @classmethod
-    def _below_one(
-        cls, value: list[float] | dict[float, float]
-    ) -> list[float] | dict[float, float]:
+    def _below_one(cls, value: list[float]) -> list[float]:
         if any(gamma >= 1 for gamma in value):
             raise ValueError("γ = 1 - width lies below 1")
-        if isinstance(value, dict) and sum(value.values()) > 1:
-            raise ValueError("shares of the steps add up to 1 at most")
         return value
 
 

@@ -101,25 +101,21 @@ def test_a_drawn_network_counts_as_much_as_it_is_told(build, image_folder) -> No
     assert losses[1.0] == pytest.approx((anchor + drawn) / 2, rel=1e-3)
 
 
-def test_fixed_networks_take_the_drawn_ones_place(build, image_folder) -> None:
-    fit = {"anchors": [0.5], "fixed": {0.25: 0.2, 0.75: 0.1}, "drawn_weight": 0.5}
+def test_anchors_are_trained_in_their_share_of_the_steps(build, image_folder) -> None:
+    fit = {"anchors": [0.25, 0.5], "anchor_shares": [0.2, 1.0], "mixed": 1.0, "drawn_weight": 0.5}
     recipe = recipe_for(image_folder, scope="all", fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
-    pool, half = fitter.stepper.widths, fitter.manifold.sizes(0.5)
-    steps = [pool.draw(fitter.stepper.choices) for _ in range(2000)]
-    assert all(step[1:] == [(half, 1.0)] for step in steps if step[0][0] != half)
-    fixed = [sizes for (sizes, weight), *_ in steps if weight == 1]
-    for gamma, share in fit["fixed"].items():
-        assert fixed.count(fitter.manifold.sizes(1 - gamma)) == pytest.approx(2000 * share, rel=0.2)
-    assert len(fixed) == pytest.approx(600, rel=0.15)
+    pool, (quarter, half) = fitter.stepper.widths, (fitter.manifold.sizes(w) for w in (0.75, 0.5))
+    steps = [pool.draw(fitter.stepper.choices)[1:] for _ in range(2000)]
+    assert all(step[-1] == (half, 1.0) for step in steps)
+    with_both = [step for step in steps if step[0] == (quarter, 1.0)]
+    assert len(with_both) == pytest.approx(400, rel=0.2)
+    assert all(len(step) == 1 + (step in with_both) for step in steps)
 
 
-@pytest.mark.parametrize(
-    ("fixed", "why"), [({0.25: 0.6, 0.5: 0.6}, "add up to 1"), ({1.0: 0.5}, "below 1")]
-)
-def test_fixed_networks_that_cannot_be(image_folder, fixed, why: str) -> None:
-    with pytest.raises(NeumetaError, match=rf"fit\.fixed: .*{why}"):
-        recipe_for(image_folder, fit={"fixed": fixed})
+def test_shares_are_as_many_as_anchors(image_folder) -> None:
+    with pytest.raises(NeumetaError, match=r"fit\.anchor_shares: one for each of the 1 fit\.anc"):
+        recipe_for(image_folder, fit={"anchors": [0.5], "anchor_shares": [1.0, 0.5]})
 
 
 def test_networks_of_differing_widths_come_from_a_pool(build, image_folder) -> None:

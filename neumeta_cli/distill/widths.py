@@ -16,9 +16,8 @@ class WidthPool:
 
     One network is drawn: with 1 − γ of every clique's channels, γ from a range, or, in a share of
     the steps, with a γ for each clique (or group of cliques that a forward pass needs alike), of
-    which one at least lies in that range. In another share of the steps a fixed one takes its
-    place. To it come the *anchors*, which every step trains (the sandwich rule of Yu and Huang,
-    2019).
+    which one at least lies in that range. To it come the *anchors*, which every step trains (the
+    sandwich rule of Yu and Huang, 2019), or a share of the steps.
 
     Networks with widths that differ come from a pool, since what a network of new sizes needs
     beside its weights takes as long to make as some of its layers to run.
@@ -38,7 +37,6 @@ class WidthPool:
         self.full = manifold.sizes(1.0)
         self.groups = linked_cliques(manifold.trace, sorted(self.full))
         self.anchors = [manifold.sizes(1 - gamma) for gamma in fit.anchors]
-        self.fixed = [(manifold.sizes(1 - gamma), share) for gamma, share in fit.fixed.items()]
         if fit.mixed:
             self._try_mixed()
 
@@ -60,23 +58,21 @@ class WidthPool:
     def draw(self, generator: torch.Generator) -> list[tuple[dict[str, int], float]]:
         """Sizes of the cliques of each network that the step trains, and its loss's weight.
 
-        The drawn network, or a fixed one in its place, comes first.
+        The drawn network comes first.
         """
-        first = self._draw_one(generator)
-        return [first, *((sizes, 1.0) for sizes in self.anchors if sizes != first[0])]
+        drawn = self._draw_one(generator)
+        chances = torch.rand(len(self.anchors), generator=generator).tolist()
+        shares = self.fit.anchor_shares or [1.0] * len(self.anchors)
+        due = zip(self.anchors, chances, shares, strict=True)
+        anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
+        return [(drawn, self.fit.drawn_weight), *((sizes, 1.0) for sizes in anchors)]
 
-    def _draw_one(self, generator: torch.Generator) -> tuple[dict[str, int], float]:
-        fit = self.fit
-        (low, high), weight = fit.gamma, fit.drawn_weight
-        chance, mixed, place = torch.rand(3, generator=generator).tolist()
-        for sizes, share in self.fixed:
-            if chance < share:
-                return sizes, 1.0
-            chance -= share
+    def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
+        (low, high), fit = self.fit.gamma, self.fit
+        mixed, place = torch.rand(2, generator=generator).tolist()
         if mixed >= fit.mixed:
-            gamma = low + (high - low) * place**fit.gamma_power
-            return self.manifold.sizes(1 - gamma), weight
-        return self.mixed(int(torch.randint(MIXED, (), generator=generator))), weight
+            return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
+        return self.mixed(int(torch.randint(MIXED, (), generator=generator)))
 
     def mixed(self, place: int) -> dict[str, int]:
         """Sizes of a network of the pool; ``place`` below ``MIXED``."""

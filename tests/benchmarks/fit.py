@@ -38,10 +38,10 @@ FITS = {
     "scope all, its recipe": ["cifar10_resnet20_all"],
     "scope all, its recipe in float32": ["cifar10_resnet20_all", "fit.precision=float32"],
     "scope all, one network a step": [
-        *("cifar10_resnet20_all", "fit.anchors=[]", "fit.fixed={}"),
+        *("cifar10_resnet20_all", "fit.anchors=[]", "fit.anchor_shares=[]"),
     ],
     "scope all, three networks a step": [
-        *("cifar10_resnet20_all", "fit.anchors=[0.25, 0.5]", "fit.fixed={}"),
+        *("cifar10_resnet20_all", "fit.anchor_shares=[]"),
     ],
     "scope all, factorised": [
         *("cifar10_resnet20_all", "inr.kind=factorised", "inr.hidden=64", "inr.layers=3"),

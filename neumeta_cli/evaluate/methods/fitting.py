@@ -21,9 +21,9 @@ SLICES: dict[str, dict[str, Any]] = {
     "fit": {
         "mixed": 0.0,
         "anchors": [],
+        "anchor_shares": [],
         "drawn_weight": 1.0,
         "knot_rates": [],
-        "fixed": {},
         "update": 1.0,
         "warmup_steps": 0,
     },
