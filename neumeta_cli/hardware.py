@@ -6,10 +6,13 @@ import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's parameters, mallopt(3)
 KEPT_BYTES = 1 << 30
+KEPT_BEFORE = 32 << 20  # what glibc before 2.35 takes at most for the one threshold
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep blocks below 1 GiB for the next tensor instead of giving them back.
+    """Let glibc keep blocks for the next tensor instead of giving them back.
+
+    Blocks below 1 GiB, or below 32 MiB before glibc 2.35.
 
     Each activation of a step is a block of some MiB. Got from the system anew, its pages are
     cleared one by one as they are first touched, which takes several times as long as an activation
@@ -19,8 +22,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(MMAP_THRESHOLD, KEPT_BYTES)
-    mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+    if mallopt(MMAP_THRESHOLD, KEPT_BYTES) or mallopt(MMAP_THRESHOLD, KEPT_BEFORE):
+        mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def computes_bfloat16(device: torch.device | str) -> bool:

@@ -185,8 +185,9 @@ class NoiseSection(Section):
     samples: int = Field(50, ge=1, description="K: perturbed draws averaged into one weight")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the INR's matrix products in these draws; auto: bfloat16 for an mlp where "
-        "the processor computes in it (its rounding is far below what K draws leave), else float32",
+        description="of the INR's matrix products in these draws; auto: bfloat16 for perturbed "
+        "draws of an mlp where the processor computes in it (its rounding is far below what K "
+        "draws leave), else float32",
     )
 
 
@@ -221,13 +222,16 @@ class FitSection(Section):
         1.0, gt=0, description="γ = low + (high - low)·u^power, u uniform; below 1 favours narrow"
     )
     anchors: list[float] = Field(
-        [], description="γ that every step trains beside the drawn one (the sandwich rule)"
+        [], description="γ that steps train beside the drawn one (the sandwich rule)"
     )
     anchor_shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [], description="in which share of the steps each anchor is trained; empty: in all"
     )
     mixed: float = Field(
-        0.0, ge=0, le=1, description="share of the steps in which each clique draws its own γ"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the steps in which each clique has a γ of its own, in a pool of 200",
     )
     mixed_gamma: tuple[float, float] = Field(
         (0.0, 0.75), description="range of these; one at least lies in that of gamma if any can"

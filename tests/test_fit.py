@@ -159,17 +159,25 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("views", "stop_at"), [(0, 4), (2, 4), (0, 1), (0, 3)])
+SHARED_STEPS = {  # everything that a step of the recipe for whole networks draws and remembers
+    "scope": "all",
+    "inr": {"kind": "selected"},
+    "loss": {"distill": 1.0, "hint": 1.0},
+    "fit": {"mixed": 0.7, "anchors": [0.25, 0.5], "anchor_shares": [0.5, 1.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "stop_at"),
+    [({}, 4), ({"fit": {"views": 2}}, 4), ({}, 1), ({}, 3), (SHARED_STEPS, 1), (SHARED_STEPS, 3)],
+)
 def test_a_resumed_fit_equals_an_uninterrupted_one(
-    build, image_folder, tmp_path, views: int, stop_at: int
+    build, image_folder, tmp_path, fields: dict, stop_at: int
 ) -> None:
     """Stopped in the middle of an epoch, at its end, and before anything was saved."""
-    recipe = recipe_for(
-        image_folder,
-        norm={"fold": False},
-        fit={"epochs": 3, "views": views, "save_steps": 2},
-        loss={"distill": 1.0},
-    )
+    base = {"norm": {"fold": False}, "loss": {"distill": 1.0}}
+    fit = {"epochs": 3, "save_steps": 2, **fields.get("fit", {})}
+    recipe = recipe_for(image_folder, **(base | fields | {"fit": fit}))
 
     def state(folder: Path, resume: bool, stop_at: int | None) -> dict[str, torch.Tensor]:
         folder.mkdir(exist_ok=True)

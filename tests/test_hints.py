@@ -97,6 +97,26 @@ def test_hints_count_in_a_fit_and_fade(build, image_folder) -> None:
     assert later["hint"] < 0.7 * parts["hint"]
 
 
+def test_channels_that_the_checkpoint_lacks_have_no_hints(build, image_folder) -> None:
+    recipe = recipe_for(
+        image_folder,
+        scope="all",
+        norm={"fold": False, "images": 8},
+        inr={"kind": "selected"},
+        loss={"hint": 2.0},
+        fit={"gamma": [-0.25, -0.25], "anchors": [0.5]},
+    )
+    fitter = Fitter(*prepared(build, recipe), recipe)
+    assert fitter.train_step(torch.arange(40))["hint"] > 0
+
+
+def test_hints_that_no_forward_pass_gives_are_refused(build) -> None:
+    manifold, _, padding, hints = hinted(build, "lenet")
+    some = {next(iter(hints.readers)): torch.ones(2, 4)}
+    with pytest.raises(NeumetaError, match=r"loss\.hint: no forward pass calls"):
+        hints.loss({}, some, manifold.sizes(0.5), padding)
+
+
 @pytest.mark.parametrize("fields", [{"inr": {"kind": "mlp"}}, {"fit": {"views": 2}}])
 def test_hints_need_channels_that_are_kept_and_images(image_folder, fields) -> None:
     inr = {"inr": {"kind": "selected"}} | fields

@@ -1,5 +1,7 @@
 """Batch norms of a fit's steps, against torch's own."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,35 @@ def test_quick_norms_and_their_gradients_are_torchs(
     for own, torchs in zip(*found, strict=True):
         largest = max(1.0, torchs.abs().max().item())
         torch.testing.assert_close(own, torchs, rtol=0, atol=KINDS[kind] * largest)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+def test_statistics_of_bfloat16_are_not_rounded(offset: float) -> None:
+    """Against the norm of the same numbers in float64: the output alone is rounded."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(32, 12, 16, 16, generator=generator) + offset).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.ones(12), torch.zeros(12)
+    with QuickNorms():
+        y = F.batch_norm(x, None, None, weight, bias, training=True)
+    exact = F.batch_norm(x.double(), None, None, training=True)
+    assert y.double().mean((0, 2, 3)).abs().max() < 2e-3
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-3)
+
+
+def test_what_follows_a_norm_may_change_it_in_place() -> None:
+    """As the ReLU and the sum of torchvision's residual blocks do."""
+    found = []
+    for quick in (False, True):
+        x = torch.randn(4, 12, 8, 8, generator=torch.Generator().manual_seed(0))
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        with QuickNorms() if quick else nullcontext():
+            y = F.batch_norm(x, None, None, torch.ones(12), torch.zeros(12), training=True)
+            y += x
+            F.relu(y, inplace=True)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x])))
+    for own, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(own, torchs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.func import functional_call
 
+from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.sections import InrSection, NoiseSection
@@ -20,6 +22,28 @@ def padded(build, name: str, fold: bool):
         model, arch, size, "all", fold, InrSection(kind="selected"), NoiseSection()
     )
     return manifold, Padding(manifold, tensors, torch.randn(2, *size)), size
+
+
+class Normalised(nn.Module):
+    """A norm over channels, whose number is a multiple at the width that is tried."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, padding=1)
+        self.norm, self.fc = nn.LayerNorm(channels), nn.Linear(channels, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.conv(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize("channels", [7, 14, 20, 48, 62, 96])
+def test_channels_that_a_layer_norm_counts_are_not_added(channels: int) -> None:
+    arch = resolve("cifar_resnet20")  # only its name is taken
+    model = Normalised(channels).requires_grad_(False)
+    manifold, tensors = build_manifold(
+        model, arch, (3, 8, 8), "all", False, InrSection(kind="selected"), NoiseSection()
+    )
+    assert not Padding(manifold, tensors, torch.randn(2, 3, 8, 8)).active
 
 
 @pytest.mark.parametrize("fold", [True, False])

@@ -81,6 +81,21 @@ def test_plans_are_for_fits_of_small_networks_without_noise(manifold, monkeypatc
     assert len(one_by_one) == 3
 
 
+def test_plans_forget_weights_that_were_replaced(manifold) -> None:
+    manifold.field.train()
+    sizes, field = manifold.sizes(0.4), manifold.field
+    before = manifold.generate(sizes)
+    other = {n: t + 1 if n.endswith("whole") else t for n, t in field.state_dict().items()}
+    field.load_state_dict(other)
+    after = manifold.generate(sizes)
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight + 1)
+    for grid in field.grids.values():
+        grid.whole.zero_()
+    field.train()  # as the next fit does
+    assert not any(torch.equal(w, after[name]) for name, w in manifold.generate(sizes).items())
+
+
 def test_copies_of_a_field_make_plans_of_their_own(manifold) -> None:
     manifold.field.train()
     targets = list(manifold.targets(manifold.sizes(0.4)))

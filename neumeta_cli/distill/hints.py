@@ -62,7 +62,10 @@ class Hints:
 
         def watch(weight: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
             return module.register_forward_pre_hook(
-                lambda _, given: seen.__setitem__(weight, given[0])
+                lambda _, given, named: seen.__setitem__(
+                    weight, next(iter((*given, *named.values())))
+                ),
+                with_kwargs=True,
             )
 
         handles = [watch(w, network.get_submodule(name)) for w, name in self.readers.items()]
@@ -83,12 +86,19 @@ class Hints:
             sizes: of its cliques.
             padding: of its channels.
 
+        Raises:
+            NeumetaError: the network does not call the modules that are watched.
+
         """
+        if not own.keys() & wanted.keys():
+            raise NeumetaError(
+                f"loss.hint: no forward pass calls {', '.join(self.readers.values())}; set it to 0"
+            )
         within, parts = padding.places(sizes), []
         for target in self.manifold.targets(sizes):
             weight, layout = target.spec.name, target.spec.layout
-            if weight not in self.readers or weight not in own or weight not in wanted:
-                continue
+            if weight not in own or weight not in wanted or target.c_in > target.spec.shape[1]:
+                continue  # a network that grows has channels that the checkpoint does not
             assert layout.into is not None
             dim = _feature_dim(self.manifold.structure.get_submodule(self.readers[weight]))
             real = within.get(weight, {}).get(layout.into)

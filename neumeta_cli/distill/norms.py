@@ -88,8 +88,8 @@ class QuickNorms(_BatchNorms):
         kind = torch.float64 if x.dtype == torch.float64 else torch.float32
         scale = x.new_ones(x.shape[1], dtype=kind) if weight is None else weight.to(kind)
         shift = x.new_zeros(x.shape[1], dtype=kind) if bias is None else bias.to(kind)
-        normal: Tensor = _ByPixels.apply(x, scale, shift, eps, pixels)
-        return normal
+        # The views are left to autograd: what a layer after the norm changes in place is its own.
+        return _parted(_ByPixels.apply(_merged(x, pixels), scale, shift, eps, pixels), x.shape)
 
 
 def _pixels_together(x: Tensor) -> int:
@@ -105,30 +105,31 @@ def _pixels_together(x: Tensor) -> int:
 
 
 class _ByPixels(torch.autograd.Function):
-    """Batch norm through a view of ``pixels`` neighbours as one pixel of as many more channels."""
+    """Batch norm of a view of ``pixels`` neighbours as one pixel of as many more channels."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, pixels: int
+        ctx: Any, wide: Tensor, weight: Tensor, bias: Tensor, eps: float, pixels: int
     ) -> Tensor:
-        wide, channels = _merged(x, pixels), x.shape[1]
-        own = torch.batch_norm_update_stats(wide, None, None, 0.0)
-        means, variances = (t.view(pixels, channels) for t in own)
+        # Running statistics are not kept, but statistics are computed in their type.
+        mean, variance = weight.new_zeros(2, wide.shape[1]).unbind()
+        own = torch.batch_norm_update_stats(wide, mean, variance, 0.0)
+        means, variances = (t.view(pixels, -1) for t in own)
         variance, mean = torch.var_mean(means, 0, correction=0)
         variance = variance + variances.mean(0)
         weights, biases, mean, variance = _for_pixels(pixels, weight, bias, mean, variance)
         made = torch.native_batch_norm(wide, weights, biases, mean, variance, False, 0.0, eps)
         ctx.save_for_backward(wide, weights, mean, variance)
-        ctx.eps, ctx.pixels, ctx.shape = eps, pixels, x.shape
-        return _parted(made[0], x.shape)
+        ctx.eps, ctx.pixels = eps, pixels
+        return made[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """As if the statistics were constants; then what the input does through them."""
         wide, weights, mean, variance = ctx.saved_tensors
-        pixels, channels = ctx.pixels, ctx.shape[1]
-        above = _merged(gradient.contiguous(memory_format=torch.channels_last), pixels)
+        pixels, channels = ctx.pixels, wide.shape[1] // ctx.pixels
+        above = gradient.contiguous(memory_format=torch.channels_last)
         below, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             above, wide, weights, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
@@ -139,7 +140,7 @@ class _ByPixels(torch.autograd.Function):
         through = torch.native_batch_norm(
             wide, slope, offset, mean, variance.repeat(pixels), False, 0.0, 0.0
         )
-        return _parted(below.add_(through[0]), ctx.shape), by_weight, by_bias, None, None
+        return below.add_(through[0]), by_weight, by_bias, None, None
 
 
 def _for_pixels(pixels: int, *values: Tensor) -> tuple[Tensor, ...]:

@@ -96,7 +96,10 @@ class Padding:
         """Whether a padded network gives the outputs of the one that was asked for."""
         self.active = True
         manifold = self.manifold
-        sizes = manifold.sizes(TRIED_WIDTH)
+        sizes = {  # every clique that can be padded is
+            name: size - (size % self.multiple == 0)
+            for name, size in manifold.sizes(TRIED_WIDTH).items()
+        }
         trace, shapes = manifold.trace, manifold.trace.shapes
         narrow = {n: tensors[n] for n in (s.name for s in manifold.specs)}
         for (name, dim), places in kept_places(shapes, trace, self._first(sizes)).items():

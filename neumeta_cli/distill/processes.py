@@ -102,6 +102,8 @@ class Processes:
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:  # nor does any other process have some
+            return
         numbers = torch.tensor(list(values.values()), device=gradients[0].device)
         flat = self._mean(torch.cat([*(g.flatten() for g in gradients), numbers]))
         *pieces, numbers = flat.split([*(g.numel() for g in gradients), len(numbers)])

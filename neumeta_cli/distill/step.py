@@ -177,10 +177,9 @@ class Step:
         return self.task.inputs(self.task.train, few, None).to(self.device)
 
     def _draw_trained(self, warm: bool) -> set[str] | None:
-        share = self.recipe.fit.update
-        if warm or share == 1:
-            return None
         names = [spec.name for spec in self.manifold.specs]
-        count = max(1, round(share * len(names)))
+        count = max(1, round(self.recipe.fit.update * len(names)))
+        if warm or count == len(names):
+            return None
         chosen = torch.randperm(len(names), generator=self.choices)[:count]
         return {names[i] for i in chosen.tolist()}

@@ -8,7 +8,7 @@ from neumeta_cli.resize import linked_cliques
 from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
-MIXED = 200  # networks with widths that differ; what the manifold remembers of sizes holds them
+MIXED = 200  # networks with widths that differ; fewer than a manifold remembers sizes
 
 
 class WidthPool:

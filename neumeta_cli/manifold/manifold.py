@@ -44,7 +44,7 @@ from neumeta_cli.sections import InrSection, NoiseSection
 from neumeta_cli.trace import Clique, Trace
 
 Sizes = Mapping[str, int]  # clique name to channels
-SAMPLING_SEED = 0  # of the K perturbed draws of each tensor, so that every export is the same
+SAMPLING_SEED = 0  # of the K perturbed draws of each tensor: exports of one machine are the same
 
 
 class Manifold(nn.Module):

@@ -6,6 +6,7 @@ Without noise a weight is the checkpoint's own plus some of the changes' numbers
 the network's sizes say. They are kept as one row of numbers for each set of sizes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from neumeta_cli.manifold.coordinates import Target
 
-MOST_WEIGHTS = 1 << 20  # of the checkpoint; a plan takes about 28 bytes for each that is left
+MOST_WEIGHTS = 1 << 19  # of the checkpoint; a plan takes up to 16 bytes for each that is left
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PlannedChange:
         knot: which one.
         names: of the tensors that it changes.
         at: (n,) places in the changes of these, one after another, and a zero at the end.
-        shares: (n,) what they count; None where all count 1.
+        shares: (t,) what the change of each tensor counts; None where all count 1.
 
     """
 
@@ -41,14 +42,14 @@ class Plan:
 
     Attributes:
         targets: the tensors.
-        lengths: how many weights each has.
+        lengths: (t,) how many weights each has.
         base: (n,) the checkpoint's own weights.
         changes: what is added to them.
 
     """
 
     targets: Sequence[Target]
-    lengths: tuple[int, ...]
+    lengths: Tensor
     base: Tensor
     changes: tuple[PlannedChange, ...]
 
@@ -58,8 +59,11 @@ class Plan:
         for change in self.changes:
             rows = [changes[name][change.knot].flatten() for name in change.names]
             more = torch.cat([*rows, made.new_zeros(1)]).index_select(0, change.at)
-            made = made + (more if change.shares is None else change.shares * more)
-        pieces = made.split(self.lengths)
+            if change.shares is not None:
+                n = len(made)
+                more = more * change.shares.repeat_interleave(self.lengths, output_size=n)
+            made = made + more
+        pieces = made.split([math.prod(t.shape) for t in self.targets])
         return [piece.view(t.shape) for piece, t in zip(pieces, self.targets, strict=True)]
 
 
@@ -89,7 +93,7 @@ def make_plan(
     """
     own = [_kept(whole[t.spec.name], t).flatten() for t in targets]
     base = torch.cat(own)
-    lengths = tuple(len(weights) for weights in own)
+    lengths = torch.tensor([len(weights) for weights in own], device=base.device)
     planned = []
     for knot in range(max(len(counts) for counts in shares.values())):
         some = [t for t in targets if shares[t.spec.name][knot] > 0]
@@ -111,7 +115,7 @@ def make_plan(
         counts = [shares[t.spec.name][knot] for t in targets]
         row = None
         if any(count not in (0, 1) for count in counts):  # what counts 0 is the zero at the end
-            row = torch.tensor(counts).repeat_interleave(torch.tensor(lengths)).to(base)
+            row = base.new_tensor(counts)
         names = tuple(t.spec.name for t in some)
         planned.append(PlannedChange(knot, names, torch.cat(at), row))
     return Plan(targets, lengths, base, tuple(planned))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,12 @@ class SelectedField(Field):
             self.grids[spec.name.replace(".", "/")] = grid
         self.small = sum(math.prod(spec.shape) for spec in specs) <= MOST_WEIGHTS
         self._plans: dict[int, tuple[Sequence[Target], Plan | None]] = {}
+        self.register_load_state_dict_post_hook(_forget_plans)
+
+    def train(self, mode: bool = True) -> Self:
+        """Begin or end a fit; other weights may have come since the last one."""
+        self._plans = {}
+        return super().train(mode)
 
     def rated(self, rates: Sequence[float]) -> list[tuple[list[nn.Parameter], float]]:
         if not (rates and self.config.knots):
@@ -127,6 +133,11 @@ class IntegralField(SelectedField):
         if target.spec.is_vector:
             return weight
         return _along(weight, 1, target.c_in, None, noise) * (target.spec.shape[1] / target.c_in)
+
+
+def _forget_plans(field: SelectedField, _: object) -> None:
+    """The checkpoint's own weights are part of them."""
+    field._plans = {}
 
 
 class _Grid(nn.Module):
