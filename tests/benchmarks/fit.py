@@ -13,6 +13,7 @@ import json
 import resource
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from neumeta_cli.tasks import Classification
 from neumeta_cli.tasks.images import Images
 
 ARCH, BATCH, IMAGES = "cifar_resnet20", 128, 1024
+DRAWS = 20_000  # of a step's networks, to see how many it trains
 FITS = {
     "scope paper, the paper's MLP": ["cifar10_resnet20", "inr.kind=mlp", "inr.hidden=256"],
     "scope paper, its recipe": ["cifar10_resnet20"],
@@ -91,7 +93,11 @@ def plain_step(precision: str, layout: torch.memory_format, steps: int) -> float
 
 
 def fit_step(recipe: Recipe, steps: int) -> float:
-    """Median seconds of a fit's step, frozen features computed beforehand."""
+    """Seconds of a fit's step, frozen features computed beforehand.
+
+    Steps train different numbers of networks: the median for each number, times how often it is
+    drawn.
+    """
     torch.manual_seed(0)
     arch = resolve(ARCH)
     model = arch.build("cpu").eval().requires_grad_(False)
@@ -101,14 +107,29 @@ def fit_step(recipe: Recipe, steps: int) -> float:
     fitter = Fitter(manifold, tensors, random_task(recipe.data), recipe)
     if recipe.fit.mixed:
         remember_pool(fitter)
-    generator = torch.Generator().manual_seed(0)
+    pool, drawn = fitter.stepper.widths, []
+    draw, generator = pool.draw, torch.Generator().manual_seed(0)
 
-    def step() -> None:
+    def noted(choices: torch.Generator) -> list[tuple[dict[str, int], float]]:
+        drawn.append(draw(choices))
+        return drawn[-1]
+
+    def step() -> int:
         parts = fitter.train_step(torch.randint(IMAGES, (BATCH,), generator=generator))
         assert parts is not None
         fitter.step += 1
+        return len(drawn[-1])
 
-    return median_seconds(step, steps)
+    counts = Counter(len(draw(generator)) for _ in range(DRAWS))
+    pool.draw = noted  # type: ignore[method-assign]
+    for _ in range(2):
+        step()
+    found: dict[int, list[float]] = {count: [] for count in counts}
+    while min(map(len, found.values())) < steps:
+        start = time.perf_counter()
+        count = step()
+        found[count].append(time.perf_counter() - start)
+    return sum(statistics.median(found[n]) * times / DRAWS for n, times in counts.items())
 
 
 def remember_pool(fitter: Fitter) -> None:
