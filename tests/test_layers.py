@@ -7,6 +7,7 @@ import neumeta_cli
 
 ORDER = [
     "errors",
+    "hardware",
     "reporting",
     "sections",
     "recipe",
