@@ -1,13 +1,15 @@
 # make demo: the main job on embedded data, from nothing to a table and a picture.
 # make compare: its competitors on the same data, three seeds each, as a page; minutes more.
 # make test: lint, types and the test suite, from nothing.
+# make test-older-kernels: a fit of each kind, training and export again, as on a processor with
+#   AVX2 and no AVX-512.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo compare test lint clean
+.PHONY: demo compare test test-older-kernels lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +36,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest
+
+test-older-kernels: $(STAMP)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m kernels
 
 clean:
 	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -22,11 +22,15 @@ from neumeta_cli.checkpoint import (
     write_weights,
 )
 from neumeta_cli.distill import (
+    DIED_FILE,
     METRICS_FILE,
+    PRECISION_FILE,
+    RUNNING_FILE,
     STATE_FILE,
     FitResult,
     distill_checkpoint,
     launched_processes,
+    refuse_if_running,
 )
 from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
@@ -96,6 +100,7 @@ class RunResult:
                 "seconds": round(seconds, 2),
                 "epochs": self.fit.epochs,
                 "steps": self.fit.steps,
+                "precision": self.fit.precision,
                 "plain_epoch_seconds": round(self.plain_epoch_seconds, 2),
                 "plain_epochs": round(seconds / self.plain_epoch_seconds, 3),
             },
@@ -207,8 +212,9 @@ def run_recipe(
 
 def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_if_running(folder)
     if not resume:
-        for stale in (STATE_FILE, METRICS_FILE):
+        for stale in (STATE_FILE, METRICS_FILE, PRECISION_FILE, RUNNING_FILE, DIED_FILE):
             (folder / stale).unlink(missing_ok=True)
     write_text(folder / RECIPE_FILE, recipe.as_yaml())
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
@@ -290,7 +296,8 @@ def last_folder(recipe: Recipe) -> Path:
         NeumetaError: there is none.
 
     """
-    folders = sorted((RUNS / recipe.name).glob("*/" + STATE_FILE), key=lambda p: p.stat().st_mtime)
+    begun = [p for f in (STATE_FILE, RUNNING_FILE) for p in (RUNS / recipe.name).glob("*/" + f)]
+    folders = sorted(begun, key=lambda path: path.stat().st_mtime)
     if not folders:
         raise NeumetaError(
             f"no run of {recipe.name} to go on with under {RUNS / recipe.name}; leave out --resume"

@@ -6,6 +6,9 @@ from typing import Protocol
 class Reporter(Protocol):
     """Receives stages of known length and steps through them."""
 
+    def tell(self, line: str) -> None:
+        """Something that a user should know, between stages."""
+
     def start(self, what: str, total: int) -> None:
         """A stage begins; ``total`` steps follow."""
 
@@ -18,6 +21,9 @@ class Reporter(Protocol):
 
 class Silent:
     """A reporter that says nothing."""
+
+    def tell(self, line: str) -> None:
+        pass
 
     def start(self, what: str, total: int) -> None:
         pass

@@ -257,8 +257,10 @@ class FitSection(Section):
     views: int = Field(
         0, ge=0, description="augmented copies whose frozen features are computed once; 0: none"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of matrix products and convolutions in the fit"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of matrix products and convolutions in the fit; auto: the quicker of the two "
+        "for this network on this machine, tried at the start",
     )
     save_steps: int = Field(
         500, ge=1, description="steps between two saves of the state; an epoch's end saves too"
@@ -318,8 +320,8 @@ class TrainSection(Section):
     epochs: int = Field(30, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="images a step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's, decayed to 0 along a cosine")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of matrix products and convolutions"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products and convolutions; auto as in the fit"
     )
     save_steps: int = Field(
         500, ge=1, description="steps between two saves of the state; an epoch's end saves too"

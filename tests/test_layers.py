@@ -8,6 +8,7 @@ import neumeta_cli
 ORDER = [
     "errors",
     "hardware",
+    "kernels",
     "reporting",
     "sections",
     "recipe",

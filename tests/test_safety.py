@@ -22,6 +22,7 @@ from neumeta_cli.pipeline import MANIFOLD_FILE, PERMUTED_FILE
 RECIPE = [
     *("-r", "digits_lenet", "--device", "cpu", "--set", "fit.epochs=12", "--set", "inr.hidden=16"),
     *("--set", "fit.save_steps=7", "--set", "noise.samples=2"),
+    *("--set", "fit.precision=float32"),  # two fits may find another one quicker
 ]
 
 
@@ -79,7 +80,13 @@ def assert_same_bits(one: Path, other: Path) -> None:
 def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     rng = random.Random(0)
-    stops = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
+    stops = [signal.SIGSEGV, signal.SIGINT, signal.SIGKILL]
+    told = {  # by the fit that goes on
+        signal.SIGSEGV: "the last run died by a fault: Segmentation fault in ",
+        signal.SIGINT: "",
+        signal.SIGKILL: "the last run was killed from outside",
+    }
+    before = None
     for place, number in enumerate(stops):
         since = time.time()
         process = begin(cut, *(["--resume"] if place else []))
@@ -88,6 +95,8 @@ def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: P
         process.send_signal(number)
         _, errors = process.communicate()
         assert process.returncode != 0, "the fit was over before it could be stopped"
+        assert_tells(errors, told, before)
+        before = number
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert f"go on with: neumeta fit --recipe digits_lenet --run {cut} --resume" in errors
@@ -95,7 +104,34 @@ def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: P
     process = begin(cut, "--resume")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
+    assert_tells(errors, told, before)
     assert_same_bits(whole, cut)
+    assert "Segmentation fault" in (cut / "died.log").read_text("utf-8")
+    assert not (cut / "running.log").exists()
+
+
+def assert_tells(errors: str, told: dict[int, str], before: int | None) -> None:
+    """Of how the run before ended, and of no other way."""
+    for number, words in told.items():
+        assert not words or (words in errors) == (number == before)
+
+
+def test_two_fits_in_one_folder_are_refused(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = begin(folder)
+    wait_for_a_save(first, folder / STATE_FILE, 0)
+    first.send_signal(signal.SIGSTOP)
+    state = (folder / STATE_FILE).read_bytes()
+    for extra in ([], ["--resume"]):
+        second = begin(folder, *extra)
+        _, errors = second.communicate()
+        assert second.returncode == 1
+        assert f"error: another process is at work in {folder}" in errors
+    assert (folder / STATE_FILE).read_bytes() == state
+    first.send_signal(signal.SIGCONT)
+    _, errors = first.communicate()
+    assert first.returncode == 0, errors
+    assert_same_bits(whole, folder)
 
 
 def test_a_stopped_distill_goes_on_to_the_same_bits(whole: Path, tmp_path: Path) -> None:

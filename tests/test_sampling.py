@@ -35,7 +35,8 @@ def test_evaluating_in_pieces_is_the_network_itself(
 ) -> None:
     """Up to rounding; whichever coordinates are the same at all points."""
     monkeypatch.setattr(mlp, "CPU_ROWS", 7)
-    monkeypatch.setattr(mlp, "FUSED", fused and mlp.FUSED)
+    has = mlp._fuses
+    monkeypatch.setattr(mlp, "_fuses", lambda dtype: fused and has(dtype))
     torch.manual_seed(0)
     coordinates = mlp.Coordinates(frequencies)
     network = mlp.ResidualMLP(coordinates.features, 16, 3, 4)

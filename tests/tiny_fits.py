@@ -16,7 +16,7 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
         "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},
         "inr": {"kind": "factorised", "hidden": 8, "layers": 2, "frequencies": 3},
         "noise": {"samples": 2},
-        "fit": {"epochs": 2, "batch_size": 40},
+        "fit": {"epochs": 2, "batch_size": 40, "precision": "float32"},
     }
     for key, value in fields.items():
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value

@@ -90,6 +90,10 @@ class TerminalReporter:
         self._what, self._total, self._done = "", 0, 0
         self._started = self._said = 0.0
 
+    def tell(self, line: str) -> None:
+        self.finish()
+        note(line)
+
     def start(self, what: str, total: int) -> None:
         self.finish()
         self._what, self._total, self._done = what, total, 0

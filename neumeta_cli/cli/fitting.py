@@ -120,8 +120,8 @@ def fit(
         say(rows_table(f"{chosen.name}, scope {chosen.scope}", document["rows"], result.metrics))
         cost = document["fit"]
         say(
-            f"fit: {cost['seconds']:.0f} s for {cost['epochs']} epochs, as long as "
-            f"{cost['plain_epochs']:.1f} plain training epochs of the network "
+            f"fit: {cost['seconds']:.0f} s for {cost['epochs']} epochs in {cost['precision']}, "
+            f"as long as {cost['plain_epochs']:.1f} plain training epochs of the network "
             f"({cost['plain_epoch_seconds']:.2f} s each)"
         )
         say(f"stored: {document['stored_bytes']:,} bytes")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neumeta_cli.cli.console import TerminalReporter, note
-from neumeta_cli.distill import STATE_FILE, launched_processes
+from neumeta_cli.distill import STATE_FILE, launched_processes, refuse_if_running
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 
 SAME_COMMAND = "the same command with --resume"
@@ -44,6 +44,8 @@ def telling_how_to_go_on(reporter: TerminalReporter, folder: Path, again: str) -
 def working_folder(output: Path, resume: bool) -> Path:
     """The folder that keeps the state until ``output`` is written, emptied unless resuming."""
     folder = output.with_name(output.name + ".training")
+    if launched_processes()[1] == 0:
+        refuse_if_running(folder)
     if not resume and launched_processes()[1] == 0:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from neumeta_cli.distill.features import open_source
 from neumeta_cli.distill.hints import Hints
 from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
+from neumeta_cli.distill.precision import choose_precision, settled_precision
 from neumeta_cli.distill.processes import Processes
 from neumeta_cli.distill.step import Step
 from neumeta_cli.distill.watch import Watch
@@ -37,6 +38,7 @@ class FitResult:
         epochs, steps: of the whole fit, before and after it was resumed.
         skipped: steps left out since something in them was not finite.
         times_back: how often it went back to an earlier state at half the rate.
+        precision: of matrix products and convolutions.
 
     """
 
@@ -46,6 +48,7 @@ class FitResult:
     steps: int
     skipped: int = 0
     times_back: int = 0
+    precision: str = "float32"
 
 
 class Fitter:
@@ -107,6 +110,7 @@ class Fitter:
         self.good: Mapping[str, Any] = {}  # the last regular save, to go back to
         self.step = self.skipped = self.skipped_in_row = self.times_back = 0
         self.seconds = 0.0
+        self.resumed = False
         self.order_state = self.stepper.choices.get_state()  # as the epoch's order was drawn
         self.sums: dict[str, float] = {}
 
@@ -137,6 +141,35 @@ class Fitter:
             NeumetaError: the loss stays not finite, or the state cannot be written.
 
         """
+        with self.journal.running():
+            return self._run()
+
+    def settle_precision(self) -> str:
+        """The precision that the steps are to have: the recipe's, or the quicker one here."""
+        fit, processes = self.recipe.fit, self.processes
+        assert self.task.train is not None
+        images = min(fit.batch_size, len(self.task.train))
+        least = max(4, processes.count)
+        precision = settled_precision(
+            fit.precision,
+            lambda: choose_precision(
+                self.stepper.rehearse,
+                images,
+                self.total_steps,
+                self.device,
+                lambda flag: processes.any(flag and processes.main, self.device),
+                least,
+            ),
+            self.journal.folder,
+            self.resumed,
+            processes.main,
+            self.reporter,
+        )
+        self.stepper.lowered = precision == "bfloat16"
+        return precision
+
+    def _run(self) -> FitResult:
+        precision = self.settle_precision()
         self.reporter.start("fit", self.total_steps - self.step)
         self.good = copy.deepcopy(self.state_dict()) if self.step == 0 else self.good
         batches: tuple[Tensor, ...] = ()
@@ -179,6 +212,7 @@ class Fitter:
             self.step,
             self.skipped,
             self.times_back,
+            precision,
         )
 
     def _order(self, place: int) -> tuple[Tensor, ...]:
@@ -298,6 +332,8 @@ class Fitter:
             NeumetaError: the file is damaged or belongs to another recipe or checkpoint.
 
         """
+        self.resumed = True
+        self.journal.tell_of_death(self.reporter)
         state = self.journal.load(self.device)
         if state is None:
             return

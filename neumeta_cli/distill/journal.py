@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 
 from neumeta_cli.checkpoint import write_atomically, write_text
+from neumeta_cli.distill.running import how_it_died, noted_as_running
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter
 
 STATE_FILE = "state.pt"
 METRICS_FILE = "metrics.jsonl"
@@ -29,6 +32,21 @@ class Journal:
     def __init__(self, folder: Path | None, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
         self._board: Any = None
+
+    def running(self) -> AbstractContextManager[None]:
+        """Within it, the folder says that a run is under way."""
+        return noted_as_running(self.folder if self.writes else None)
+
+    def tell_of_death(self, reporter: Reporter) -> None:
+        """Say it if the last run in this folder was ended by a signal, without a chance to save.
+
+        Raises:
+            NeumetaError: it is still under way.
+
+        """
+        died = how_it_died(self.folder) if self.writes else None
+        if died is not None:
+            reporter.tell(died)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state whole or not at all."""

@@ -11,7 +11,9 @@ from torch import nn
 
 from neumeta_cli.distill.journal import Journal, StopSignals
 from neumeta_cli.distill.outputs import as_float
+from neumeta_cli.distill.precision import Choice, choose_precision, settled_precision
 from neumeta_cli.errors import NeumetaError, StoppedRunError
+from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Task
@@ -59,6 +61,8 @@ class Trainer:
         self.order = torch.empty(0, dtype=torch.int64)
         self.step = self.skipped = self.skipped_in_row = 0
         self.total_loss = 0.0
+        self.precision: str = train.precision
+        self.resumed = False
         torch.manual_seed(seed)
 
     @property
@@ -80,6 +84,24 @@ class Trainer:
             NeumetaError: the loss stays not finite, or the state cannot be written.
 
         """
+        with self.journal.running():
+            self.precision = settled_precision(
+                self.train.precision,
+                self._choose_precision,
+                self.journal.folder,
+                self.resumed,
+                True,
+                self.reporter,
+            )
+            self._run()
+        return self.model.cpu().requires_grad_(False).eval()
+
+    def _choose_precision(self) -> Choice:
+        images = min(self.train.batch_size, len(self.images))
+        timed = TimedSteps(self.model, self.task, self.device)
+        return choose_precision(timed.step, images, self.total_steps, self.device)
+
+    def _run(self) -> None:
         self.reporter.start("train", self.total_steps - self.step)
         with StopSignals() as stop:
             while self.step < self.total_steps:
@@ -93,7 +115,6 @@ class Trainer:
                     self.reporter.finish()
                     raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
         self.reporter.finish()
-        return self.model.cpu().requires_grad_(False).eval()
 
     def _take(self) -> None:
         place = self.step % self.steps_per_epoch
@@ -110,7 +131,7 @@ class Trainer:
             index,
             self.generator,
             self.device,
-            self.train.precision,
+            self.precision,
         )
         self.step += 1
         finite = math.isfinite(loss)
@@ -151,6 +172,8 @@ class Trainer:
             NeumetaError: the file is damaged or belongs to another network or other data.
 
         """
+        self.resumed = True
+        self.journal.tell_of_death(self.reporter)
         state = self.journal.load(self.device)
         if state is None:
             return
@@ -201,17 +224,31 @@ def measure_plain_epoch(
     Times a few steps on a copy and multiplies.
     """
     assert task.train is not None
-    copied = copy.deepcopy(model).to(device).requires_grad_(True).train()
-    optimizer = torch.optim.SGD(copied.parameters(), lr=0.0)
-    generator = torch.Generator().manual_seed(0)
-    index = torch.arange(min(batch_size, len(task.train)))
-    times = []
+    timed, times = TimedSteps(model, task, torch.device(device)), []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        _plain_step(copied, task, optimizer, index, generator, torch.device(device))
+        timed.step("float32", 0, min(batch_size, len(task.train)))
         times.append(time.perf_counter() - start)
     median = sorted(times[1:])[TIMED_STEPS // 2]
     return median * max(1, len(task.train) // batch_size)
+
+
+class TimedSteps:
+    """Training steps on a copy of a network, which change nothing that lasts."""
+
+    def __init__(self, model: nn.Module, task: Task, device: torch.device) -> None:
+        self.task, self.device = task, device
+        self.model = copy.deepcopy(model).to(device).requires_grad_(True).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0)
+
+    def step(self, precision: str, number: int, images: int) -> None:
+        """One on the first images, augmented by the seed ``number``."""
+        generator = torch.Generator().manual_seed(number)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            index = torch.arange(images)
+            parts = (self.model, self.task, self.optimizer, index, generator, self.device)
+            _plain_step(*parts, precision)
 
 
 def _plain_step(
@@ -226,14 +263,15 @@ def _plain_step(
     assert task.train is not None
     x, targets = task.batch(task.train, index, generator)
     lowered = precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=lowered):
+    with torch.autocast(device.type, torch.bfloat16, enabled=lowered), SafeConvolutions():
         outputs = model(x.to(device))
     loss = task.loss(as_float(outputs), targets.to(device))
     optimizer.zero_grad()
     value = float(loss.detach())
     if not math.isfinite(value):
         return value
-    loss.backward()
+    with SafeConvolutions():  # what is checkpointed runs forward here again
+        loss.backward()
     norm = float(
         torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     )

@@ -14,6 +14,7 @@ from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes
 from neumeta_cli.distill.widths import WidthPool
+from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Task
@@ -36,6 +37,7 @@ class Step:
     Attributes:
         choices: draws widths, tensors and augmentation; the same in every process.
         noise: of the coordinates; the same in every process.
+        lowered: whether networks and the INR compute in bfloat16.
 
     """
 
@@ -67,6 +69,8 @@ class Step:
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
         self.hints = hints
         self.batch_norms = QuickNorms() if processes.count == 1 else SyncedNorms()
+        self.convolutions = SafeConvolutions()
+        self.lowered = recipe.fit.precision == "bfloat16"
         self.decay = 1.0  # of the learning rate and of the hints' weight
         self.chance = 0  # seed of what networks draw in this step
 
@@ -104,18 +108,39 @@ class Step:
         self.optimizer.step()
         return {"loss": total} | parts
 
+    def rehearse(self, precision: str, number: int, images: int) -> None:
+        """What a step computes up to its gradients, leaving everything as it was.
+
+        Args:
+            precision: to compute it in.
+            number: each draws other widths, the same in every precision.
+            images: how many training images, the first ones.
+
+        """
+        generators = (self.choices, self.noise.generator)
+        before = [g.get_state() for g in generators]
+        lowered, self.lowered = self.lowered, precision == "bfloat16"
+        try:
+            self.choices.manual_seed(number)
+            for loss in self._losses(torch.arange(images), False, {}):
+                loss.backward()
+        finally:
+            self.optimizer.zero_grad()
+            self.lowered = lowered
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)
+
     def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
         """The loss at each width of a step times its share of the weights; adds up its parts."""
         pool = [(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
         weights = sum(weight for _, weight in pool)
         trained = self._draw_trained(warm)
-        lowered = self.recipe.fit.precision == "bfloat16"
         part = self.processes.part(len(index))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
             batch = None if warm else self._batch(index, part)
         for sizes, weight in pool:
             share = weight / weights
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
                 generated = self.manifold.generate(sizes, self.noise, trained)
                 if not any(w.requires_grad for w in generated.values()):
                     continue  # the full width of an INR that keeps the checkpoint there
@@ -144,7 +169,12 @@ class Step:
         watching: AbstractContextManager[Features] = nullcontext({})
         if self.hints:
             watching = self.hints.watching(network)
-        with task.drawing(network, self.chance), self.batch_norms, watching as features:
+        with (
+            task.drawing(network, self.chance),
+            self.convolutions,
+            self.batch_norms,
+            watching as features,
+        ):
             outputs = self.source.run(network, tensors, batch)
         outputs = as_float(outputs)
         parts = {"task": weights.task * task.loss(outputs, batch.targets)}

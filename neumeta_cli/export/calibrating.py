@@ -11,6 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from neumeta_cli.checkpoint import InputSize
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import MASK_FORMATS
 from neumeta_cli.reporting import Reporter, Silent
@@ -114,7 +115,8 @@ def _follow(
         order = training[torch.randperm(len(training), generator=generator)]
         for index in order.split(STEP):
             optimizer.zero_grad()
-            _divergence(_output(network, images[index]), wanted[index]).backward()
+            with SafeConvolutions():
+                _divergence(_output(network, images[index]), wanted[index]).backward()
             optimizer.step()
         rate.step()
         reporter.advance()

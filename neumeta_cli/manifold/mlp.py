@@ -1,5 +1,6 @@
 """The residual MLP of an INR, the embedding of its coordinates, its evaluation at many points."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -8,8 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CPU_ROWS, GPU_ROWS = 1 << 12, 1 << 16  # points evaluated at once without gradients
-# What torch.compile makes of a linear layer and its ReLU on CPUs; builds without oneDNN lack it.
-FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def embed(values: Tensor, frequencies: int) -> Tensor:
@@ -147,10 +146,26 @@ def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     The input must be contiguous.
     """
-    if x.device.type == "cpu" and FUSED:
-        fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")
-        return fused
+    if x.device.type == "cpu" and _fuses(x.dtype):
+        return _fused_linear_relu(x, weight, bias)
     return F.linear(x, weight, bias).relu_()
+
+
+def _fused_linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What torch.compile makes of a linear layer and its ReLU on CPUs."""
+    fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")
+    return fused
+
+
+@functools.cache
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether this build and processor have it: without AVX-512, oneDNN has none in bfloat16."""
+    one = torch.ones(1, 1, dtype=dtype)
+    try:
+        _fused_linear_relu(one, one, one[0])
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def _varying(

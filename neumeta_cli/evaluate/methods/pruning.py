@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
+from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.resize import calibrate, has_statistics, resized_shapes
 from neumeta_cli.trace import Clique
 
@@ -64,7 +65,8 @@ class Pruning(Method):
 
     def _importance(self, model: nn.Module, bench: Bench) -> dict[str, np.ndarray]:
         """Of each channel of each clique in scope."""
-        importance = self.importance(model, bench)
+        with SafeConvolutions():
+            importance = self.importance(model, bench)
         found = {}
         for clique in self._cliques(bench):
             module, prune = _pruning_of(model, clique, bench)
