@@ -21,7 +21,7 @@ BUDGET, SAMPLES = Budget(parameters=1500), 60
 def main(path: Path) -> None:
     recipe = neumeta_cli.load_recipe("digits_lenet")
     manifold = neumeta_cli.load(path)
-    task = load_task(recipe.data, manifold.sample(1.0), manifold.blueprint.input_size, train=False)
+    task = load_task(recipe.data, manifold.sample(1.0), manifold.input_size, train=False)
     wish = Wish()
     order = Order(wish, BUDGET, search=SAMPLES)
     with tempfile.TemporaryDirectory() as folder:

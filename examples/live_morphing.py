@@ -19,7 +19,7 @@ WIDTHS = (1.0, 0.5, 0.25)
 def main(path: Path) -> None:
     manifold = neumeta_cli.load(path)
     net = manifold.live(width=1.0).prepare(WIDTHS)
-    images = torch.randn(8, *manifold.blueprint.input_size)
+    images = torch.randn(8, *manifold.input_size)
     for waiting in (0, 40, 300, 20, 0):  # requests in line
         start = time.perf_counter()
         net.morph(WIDTHS[(waiting > 10) + (waiting > 100)])

@@ -15,7 +15,7 @@ import neumeta_cli
 
 def main(path: Path) -> None:
     manifold = neumeta_cli.load(path)
-    images = torch.randn(8, *manifold.blueprint.input_size)
+    images = torch.randn(8, *manifold.input_size)
     for width in (1.0, 0.5, 0.37):
         network = manifold.sample(width)
         parameters = sum(p.numel() for p in network.parameters())

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from neumeta_cli import pipeline
-from neumeta_cli.checkpoint import Checkpoint, file_hash, put_tensors, write_text
+from neumeta_cli.checkpoint import Checkpoint, file_hash, write_text
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     BATCHES,
@@ -29,20 +29,11 @@ from neumeta_cli.evaluate import (
 )
 from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
 from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
-from neumeta_cli.manifold import resolve_scope, weight_layouts
-from neumeta_cli.permute import Objective, Ordering
+from neumeta_cli.permute import permute_checkpoint
 from neumeta_cli.recipe import PACKAGE, Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.resize import (
-    build_resized,
-    check_width,
-    fold_batch_norm,
-    resizable,
-    resized_shapes,
-    sizes_at,
-)
+from neumeta_cli.resize import check_width, open_frame
 from neumeta_cli.tasks import Task
-from neumeta_cli.trace import Trace, trace_model
 
 COMPARE_FILE = "compare.json"
 RESULT_FILE = "result.json"
@@ -131,7 +122,7 @@ def compare(
     feature_layer(checkpoint.model, task, recipe.compare.layer)
     folder.mkdir(parents=True, exist_ok=True)
     stand = _Stand(recipe, folder, checkpoint, task, device, reporter)
-    whole = fold_batch_norm(copy.deepcopy(checkpoint.model), checkpoint.input_size).to(device)
+    whole = stand.frame.fold(copy.deepcopy(checkpoint.model)).to(device)
     row = evaluate_network(whole, CHECKPOINT, 1.0, task)
     document: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
@@ -236,11 +227,8 @@ class _Stand:
         self.recipe, self.folder, self.checkpoint = recipe, folder, checkpoint
         self.task, self.device, self.reporter = task, device, reporter
         self.size = checkpoint.input_size
-        model = checkpoint.model
-        traced = trace_model(model, self.size)
-        self.trace = resizable(model, traced, self.size, recipe.model.heads)
-        layouts = weight_layouts(model, self.trace)
-        self.scope = resolve_scope(self.trace, recipe.scope, layouts)
+        traced = open_frame(checkpoint.model, self.size, recipe.model.heads)
+        self.frame = traced.with_scope(recipe.scope)
         self._permuted: dict[str, Checkpoint] = {}
         self._full: Observed | None = None
 
@@ -259,8 +247,7 @@ class _Stand:
         folder.mkdir(exist_ok=True)  # what was trained there for other widths serves these too
         bench = Bench(
             self._permute(recipe),
-            self.trace,
-            self.scope,
+            self.frame,
             self.task,
             recipe,
             self.device,
@@ -286,19 +273,17 @@ class _Stand:
     def write_permuted(self) -> dict[str, list[float]]:
         """Write the permuted checkpoint; each clique's total variation before and after."""
         self._permute(self.recipe)
-        weights, orders = self._orders
-        pipeline.write_permuted(self.folder / pipeline.PERMUTED_FILE, self.checkpoint, weights)
-        return {o.clique: [o.before, o.after] for o in orders}
+        path = self.folder / pipeline.PERMUTED_FILE
+        pipeline.write_permuted(path, self.checkpoint, self._first.weights)
+        return {o.clique: [o.before, o.after] for o in self._first.orders}
 
     def latency(self) -> list[dict[str, float]]:
         """Seconds of a forward pass at each width; shapes, and so these, are alike for all."""
         model, rows = self.checkpoint.model.cpu(), []
         for gamma in self.recipe.eval.gammas:
-            sizes = sizes_at(self.trace, self.scope, 1 - gamma)
-            network = build_resized(
-                model, self.trace, sizes, _any_weights(model, self.trace, sizes)
-            )
-            folded = fold_batch_norm(network, self.size).to(self.device)
+            sizes = self.frame.sizes(1 - gamma)
+            network = self.frame.build(sizes, _any_weights(model, self.frame.shapes(sizes)))
+            folded = self.frame.fold(network).to(self.device)
             seconds = {b: measure_latency(folded, self.size, b) for b in BATCHES}
             named = {f"seconds_batch_{batch}": s for batch, s in seconds.items()}
             rows.append({"width": 1 - gamma, "gamma": gamma, **named})
@@ -308,15 +293,12 @@ class _Stand:
         by = recipe.permute
         key = by.model_dump_json()
         if key not in self._permuted:
-            ordering = Ordering(by.solver, by.seed, by.time_limit, Objective(by.norm, by.weighting))
             plain = replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model).cpu())
-            traced = trace_model(plain.model, self.size)
-            made = pipeline.permute_checkpoint(plain, traced, ordering, self.reporter)
+            ordering = pipeline.ordering_of(recipe)
+            made = permute_checkpoint(plain, self.frame.trace, ordering, self.reporter)
             if not self._permuted:
-                self._orders = made
-            tensors = {n: t.float() for n, t in made[0].tensors.items()}
-            put_tensors(plain.model, tensors, strict=False)
-            self._permuted[key] = plain
+                self._first = made
+            self._permuted[key] = replace(plain, model=made.model)
         return self._permuted[key]
 
     def _rows(self, method: Method, networks: Mapping[float, nn.Module]) -> list[dict[str, Any]]:
@@ -324,7 +306,7 @@ class _Stand:
         rows: list[dict[str, Any]] = []
         self.reporter.start(f"evaluate {method.label}", len(networks))
         for width, network in networks.items():
-            folded = fold_batch_norm(network.cpu(), self.size).to(self.device)
+            folded = self.frame.fold(network.cpu()).to(self.device)
             row = evaluate_network(folded, method.label, width, self.task)
             rows.append(row.as_dict())
             self.reporter.advance(1, f"width {width:g}: {tell(row, self.task)}")
@@ -359,9 +341,8 @@ class _Stand:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _any_weights(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """Weights of the right shapes; what they are does not matter to the time that they take."""
-    shapes = resized_shapes(trace, sizes)
+def _any_weights(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Weights of these shapes; what they are does not matter to the time that they take."""
     return {
         name: torch.rand(shapes[name]).to(t.dtype) if name in shapes else t
         for name, t in model.state_dict().items()

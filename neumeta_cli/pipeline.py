@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -16,7 +15,6 @@ from neumeta_cli.checkpoint import (
     Checkpoint,
     Weights,
     load_checkpoint,
-    put_tensors,
     resolve,
     write_text,
     write_weights,
@@ -44,15 +42,11 @@ from neumeta_cli.evaluate import (
     sweep,
 )
 from neumeta_cli.manifold import save_manifold
-from neumeta_cli.permute import (
-    CliqueOrder,
-    Objective,
-    Ordering,
-    find_orders,
-    permute_tensors,
-)
+from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.resize import open_frame
+from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import (
     FORMATS,
     NOTHING_TO_READ,
@@ -62,7 +56,7 @@ from neumeta_cli.tasks import (
     require_root,
     task_class,
 )
-from neumeta_cli.trace import Trace, trace_model
+from neumeta_cli.trace import Trace
 
 RUNS = Path("runs")
 RECIPE_FILE = "recipe.yaml"
@@ -113,26 +107,6 @@ class RunResult:
         }
 
 
-def permute_checkpoint(
-    checkpoint: Checkpoint,
-    trace: Trace,
-    ordering: Ordering,
-    reporter: Reporter | None = None,
-) -> tuple[Weights, list[CliqueOrder]]:
-    """Permute a checkpoint in its own dtypes.
-
-    Returns:
-        The file's content with permuted tensors, and what was found for each clique.
-
-    """
-    model = checkpoint.model
-    parameters = [name for name, _ in model.named_parameters()]
-    orders = find_orders(model.state_dict(), trace, parameters, ordering, reporter)
-    by_clique = {o.clique: o.order for o in orders}
-    permuted = permute_tensors(model, checkpoint.weights.tensors, trace, by_clique)
-    return checkpoint.weights.with_tensors(permuted), orders
-
-
 def run_recipe(
     recipe: Recipe,
     folder: Path,
@@ -159,18 +133,14 @@ def run_recipe(
     reporter = reporter or Silent()
     main = launched_processes()[1] == 0
     checkpoint, task = open_inputs(recipe, reporter)
-    trace = trace_model(checkpoint.model, checkpoint.input_size)
+    frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
+    permuted = permute_checkpoint(checkpoint, frame.trace, ordering_of(recipe), reporter)
     if main:
-        _begin_folder(folder, recipe, trace, resume)
-    by = recipe.permute
-    ordering = Ordering(by.solver, by.seed, by.time_limit, Objective(by.norm, by.weighting))
-    permuted, orders = permute_checkpoint(checkpoint, trace, ordering, reporter)
-    if main:
-        write_permuted(folder / PERMUTED_FILE, checkpoint, permuted)
-    model = checkpoint.model
-    put_tensors(model, {n: t.float() for n, t in permuted.tensors.items()}, strict=False)
+        _begin_folder(folder, recipe, frame.trace, resume)
+        write_permuted(folder / PERMUTED_FILE, checkpoint, permuted.weights)
+    model = permuted.model
     manifold, original, result = distill_checkpoint(
-        replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter
+        replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter, frame
     )
     if not main:
         return None
@@ -197,7 +167,7 @@ def run_recipe(
         result,
         epoch,
         sizes[0],
-        orders,
+        permuted.orders,
         sizes[1],
         len(task.test),
         shown(task.metrics, rows),
@@ -218,6 +188,12 @@ def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> N
             (folder / stale).unlink(missing_ok=True)
     write_text(folder / RECIPE_FILE, recipe.as_yaml())
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
+
+
+def ordering_of(recipe: Recipe) -> Ordering:
+    """How a recipe has channel orders found."""
+    by = recipe.permute
+    return Ordering(by.solver, by.seed, by.time_limit, Objective(by.norm, by.weighting))
 
 
 def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Checkpoint, Task]:
@@ -254,8 +230,8 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
 def build_untrained(recipe: Recipe) -> tuple[nn.Module, Any]:
     """The recipe's network with fresh weights, and its architecture."""
     arch = recipe_arch(recipe)
-    torch.manual_seed(recipe.seed)
-    return arch.build("cpu"), arch
+    with seeded(recipe.seed):
+        return arch.build("cpu"), arch
 
 
 def recipe_arch(recipe: Recipe) -> Arch:

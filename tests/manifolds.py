@@ -40,4 +40,4 @@ def saved_manifold(folder: Path, name: str = LENET, fold: bool = False) -> Path:
 
 def small_images(manifold: Manifold, count: int, dtype: torch.dtype = torch.float32) -> Any:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, *manifold.blueprint.input_size, generator=generator).to(dtype)
+    return torch.randn(count, *manifold.input_size, generator=generator).to(dtype)

@@ -19,8 +19,8 @@ from neumeta_cli.evaluate.report import clear_winner
 from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
+from neumeta_cli.resize import open_frame
 from neumeta_cli.tasks import Metric
-from neumeta_cli.trace import trace_model
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
 
@@ -218,8 +218,8 @@ def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
         monkeypatch.setattr(module, "IMAGES", 6)
     recipe = load_recipe("digits_lenet")
     checkpoint, task = pipeline.open_inputs(recipe)
-    trace = trace_model(checkpoint.model, checkpoint.input_size)
-    bench = Bench(checkpoint, trace, (), task, recipe, "cpu", Silent())
+    frame = open_frame(checkpoint.model, checkpoint.input_size)
+    bench = Bench(checkpoint, frame, task, recipe, "cpu", Silent())
     index = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:6]
     model = checkpoint.model.requires_grad_(True)
     weight = dict(model.named_parameters())["conv2.weight"]

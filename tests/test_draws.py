@@ -15,7 +15,7 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
     fit = {"gamma": [0.0, 0.5], "mixed": 0.5, "mixed_gamma": [0.5, 0.75], "anchors": [0.5]}
     recipe = recipe_for(image_folder, scope="all", fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
-    full, half = fitter.stepper.widths.full, fitter.manifold.sizes(0.5)
+    full, half = fitter.stepper.widths.full, fitter.manifold.frame.sizes(0.5)
     kinds = {"alike": 0, "mixed": 0}
     for _ in range(100):
         pool = fitter.stepper.widths.draw(fitter.stepper.choices)
@@ -69,7 +69,7 @@ def test_no_network_has_all_its_cliques_beyond_the_trained_range(build, power: f
     fit = FitSection(mixed=1.0, mixed_gamma=(0.0, 0.8), mixed_power=power)
     pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(0)
     drawn = [pool.draw(generator)[0][0] for _ in range(300)]
-    half = manifold.sizes(0.5)
+    half = manifold.frame.sizes(0.5)
     narrow = [sum(sizes[n] < half[n] for n in half) for sizes in drawn]
     assert max(narrow) == len(half) - 1
     shares = [size / pool.full[n] for sizes in drawn for n, size in sizes.items()]
@@ -105,7 +105,8 @@ def test_anchors_are_trained_in_their_share_of_the_steps(build, image_folder) ->
     fit = {"anchors": [0.25, 0.5], "anchor_shares": [0.2, 1.0], "mixed": 1.0, "drawn_weight": 0.5}
     recipe = recipe_for(image_folder, scope="all", fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
-    pool, (quarter, half) = fitter.stepper.widths, (fitter.manifold.sizes(w) for w in (0.75, 0.5))
+    pool, frame = fitter.stepper.widths, fitter.manifold.frame
+    quarter, half = frame.sizes(0.75), frame.sizes(0.5)
     steps = [pool.draw(fitter.stepper.choices)[1:] for _ in range(2000)]
     assert all(step[-1] == (half, 1.0) for step in steps)
     with_both = [step for step in steps if step[0] == (quarter, 1.0)]

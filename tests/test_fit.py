@@ -26,10 +26,10 @@ def test_the_live_part_alone_gives_what_the_whole_network_gives(build, image_fol
     manifold, tensors, task = prepared(build, recipe_for(image_folder, norm={"fold": fold}))
     x = task.inputs(task.train, torch.arange(5), None)
     live = {s.name for s in manifold.specs}
-    split = find_split(manifold.structure, tensors, live, x)
+    split = find_split(manifold.frame.model, tensors, live, x)
     assert split is not None
     assert [tuple(f.shape) for f in split.features] == [(5, 64, 8, 8)]  # the last block's input
-    again = run_live(manifold.structure, tensors, split, split.features, (3, 32, 32))
+    again = run_live(manifold.frame.model, tensors, split, split.features, (3, 32, 32))
     assert torch.equal(again, split.output)
 
 
@@ -38,7 +38,7 @@ def test_nothing_is_frozen_where_everything_morphs(build, image_folder) -> None:
     manifold, tensors, task = prepared(build, recipe)
     x = task.inputs(task.train, torch.arange(2), None)
     live = {s.name for s in manifold.specs}
-    assert find_split(manifold.structure, tensors, live, x) is None
+    assert find_split(manifold.frame.model, tensors, live, x) is None
     fitter = Fitter(manifold, tensors, task, recipe)
     assert isinstance(fitter.stepper.source, ImageSource)
 
@@ -92,7 +92,7 @@ def test_losses_have_the_papers_weights(build, image_folder) -> None:
     )
     torch.testing.assert_close(parts["recon"], recon)
     torch.testing.assert_close(parts["reg"], 1e-4 * sum((w**2).sum() for w in generated.values()))
-    half = fitter.manifold.sizes(0.5)
+    half = fitter.manifold.frame.sizes(0.5)
     assert "recon" not in fitter.stepper._weight_loss(half, fitter.manifold.generate(half))
 
 

@@ -40,8 +40,8 @@ def features_at(manifold, hints, sizes, weights, x, of=lambda made: made):
 def test_a_network_without_dead_channels_has_the_checkpoints_features(build, name: str) -> None:
     """What is left out is zero where it is written and read: then nothing is missing."""
     manifold, tensors, padding, hints = hinted(build, name)
-    x = torch.randn(3, *manifold.blueprint.input_size, dtype=torch.float64)
-    sizes = manifold.sizes(0.6)
+    x = torch.randn(3, *manifold.input_size, dtype=torch.float64)
+    sizes = manifold.frame.sizes(0.6)
     narrow = {t.spec.name: t for t in manifold.targets(sizes)}
     for target in narrow.values():
         layout = target.spec.layout
@@ -59,7 +59,7 @@ def test_a_network_without_dead_channels_has_the_checkpoints_features(build, nam
         for dim, kept in dims:
             if dim is not None and kept is not None:
                 own[n] = own[n].index_select(dim, kept)
-    full = manifold.sizes(1.0)
+    full = manifold.frame.full
     wanted = features_at(manifold, hints, full, {n: tensors[n] for n in own}, x)
     wider = padding.sizes(sizes)
     assert wider != sizes
@@ -114,7 +114,7 @@ def test_hints_that_no_forward_pass_gives_are_refused(build) -> None:
     manifold, _, padding, hints = hinted(build, "lenet")
     some = {next(iter(hints.readers)): torch.ones(2, 4)}
     with pytest.raises(NeumetaError, match=r"loss\.hint: no forward pass calls"):
-        hints.loss({}, some, manifold.sizes(0.5), padding)
+        hints.loss({}, some, manifold.frame.sizes(0.5), padding)
 
 
 @pytest.mark.parametrize("fields", [{"inr": {"kind": "mlp"}}, {"fit": {"views": 2}}])
@@ -127,10 +127,9 @@ def test_hints_need_channels_that_are_kept_and_images(image_folder, fields) -> N
 def test_hints_that_nothing_reads_are_refused(build) -> None:
     model, arch = build("lenet")
     size = arch.default_input_size()
-    scope = ["no_clique_that_a_layer_reads"]
     manifold, _ = build_manifold(
         model, arch, size, "all", True, InrSection(kind="selected"), NoiseSection(samples=1)
     )
-    manifold.blueprint = replace(manifold.blueprint, scope=scope)
+    manifold.frame = replace(manifold.frame, scope=())
     with pytest.raises(NeumetaError, match=r"loss\.hint: no convolution or linear layer"):
         Hints(manifold)

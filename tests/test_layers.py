@@ -7,6 +7,8 @@ import neumeta_cli
 
 ORDER = [
     "errors",
+    "cache",
+    "seeding",
     "hardware",
     "kernels",
     "reporting",

@@ -15,9 +15,8 @@ from neumeta_cli.manifold import (
     build_manifold,
     load_manifold,
     save_manifold,
-    weight_layouts,
 )
-from neumeta_cli.manifold.layouts import Layout
+from neumeta_cli.resize import Layout, weight_layouts
 from neumeta_cli.sections import InrSection, NoiseSection
 from neumeta_cli.trace import trace_model
 
@@ -113,7 +112,7 @@ def test_fewer_heads_compute_what_the_others_did_without_them(
     vit: nn.Module, tmp_path: Path
 ) -> None:
     manifold = made(vit, VIT, (3, 32, 32), scope=["blocks.*@order"], heads="count")
-    assert manifold.sizes(1.0) == {f"blocks.{n}.attn.qkv@order": 3 for n in range(2)}
+    assert manifold.frame.full == {f"blocks.{n}.attn.qkv@order": 3 for n in range(2)}
     small = manifold.sample(2 / 3)
     x = torch.rand(2, 3, 32, 32)
     without = copy.deepcopy(vit)

@@ -23,8 +23,8 @@ def test_a_live_network_computes_what_a_sampled_one_does(build, fold: bool) -> N
     assert not net.training
     for width in (*WIDTHS, *WIDTHS):
         assert torch.equal(net.morph(width)(x), wanted[width])
-    one_clique = manifold.sizes(1.0) | {"layer3.2.conv1": 5}
-    widths = {name: n / manifold.sizes(1.0)[name] for name, n in one_clique.items()}
+    one_clique = manifold.frame.full | {"layer3.2.conv1": 5}
+    widths = {name: n / manifold.frame.full[name] for name, n in one_clique.items()}
     assert torch.equal(net.morph(widths)(x), manifold.sample(sizes=one_clique)(x))
 
 

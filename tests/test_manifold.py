@@ -71,8 +71,8 @@ def test_embedding_is_sines_and_cosines_of_octaves() -> None:
 def test_mlp_parts_and_kernels(build, per: str) -> None:
     """ResNet-20 has 3×3 and 1×1 kernels, linear weights and vectors."""
     manifold = manifold_of(build, inr=MLP.model_copy(update={"per": per}))
-    generated = manifold.generate(manifold.sizes(0.5))
-    structure = manifold.skeleton(manifold.sizes(0.5)).state_dict()
+    generated = manifold.generate(manifold.frame.sizes(0.5))
+    structure = manifold.skeleton(manifold.frame.sizes(0.5)).state_dict()
     assert {n: tuple(w.shape) for n, w in generated.items()} == {
         n: tuple(structure[n].shape) for n in generated
     }
@@ -86,7 +86,7 @@ def test_a_small_kernel_is_the_centre_and_a_vector_the_mean(build) -> None:
     field = manifold.field
     target = next(
         t
-        for t in manifold.targets(manifold.sizes(1.0))
+        for t in manifold.targets(manifold.frame.full)
         if t.spec.name == "layer2.0.downsample.0.weight"
     )
     points = manifold.space.coordinates(target, None, torch.device("cpu"))
@@ -110,8 +110,8 @@ def test_the_selected_inr_begins_as_pruning_by_norm(build, name: str, width: flo
     """Convolutions, a flattened feature map, heads: all members of a clique choose alike."""
     manifold = manifold_of(build, name, SELECTED, fold=False)
     model, _ = build(name)
-    sizes = manifold.sizes(width)
-    pruned = prune_l1(model, manifold.trace, model.state_dict(), sizes).state_dict()
+    sizes = manifold.frame.sizes(width)
+    pruned = prune_l1(manifold.frame, model.state_dict(), sizes).state_dict()
     generated = manifold.generate(sizes)
     assert generated
     assert all(torch.equal(weight, pruned[name]) for name, weight in generated.items())
@@ -125,7 +125,7 @@ def test_each_knot_of_a_selected_inr_adds_its_change(build) -> None:
     begun = manifold_of(build, inr=SELECTED, fold=False)
     expected = {1.0: 0.0, 1 - 0.15: 5.0, 0.7: 10.0, 1 - 0.45: 60.0, 0.4: 110.0, 0.2: 110.0}
     for width, change in expected.items():
-        sizes = manifold.sizes(width)
+        sizes = manifold.frame.sizes(width)
         got, was = (m.generate(sizes)["layer3.2.conv1.weight"] for m in (manifold, begun))
         largest = float((got - was).max())
         assert largest == pytest.approx(change, abs=4.0)  # whole channels, so not quite the width
@@ -147,7 +147,7 @@ def test_a_selected_inr_keeps_the_checkpoint_at_full_width(build) -> None:
 
 def test_noise_mixes_a_selected_channel_with_its_neighbours(build) -> None:
     manifold = manifold_of(build, inr=SELECTED)
-    sizes = manifold.sizes(0.5)
+    sizes = manifold.frame.sizes(0.5)
     noise = Noise(0.4, 0.0, torch.Generator().manual_seed(0))
     name = "layer3.2.conv1.bias"
     clean, noisy = (manifold.generate(sizes, n)[name] for n in (None, noise))
@@ -163,29 +163,29 @@ def test_any_width_gives_a_network_that_runs(build, inr: InrSection, width: floa
     manifold = manifold_of(build, inr=inr)
     network = manifold.sample(width)
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
-    for clique in manifold.trace.cliques:
+    for clique in manifold.frame.trace.cliques:
         wanted = max(1, math.floor(width * clique.channels + 0.5))
         assert network.get_parameter(clique.members[0].weight).shape[0] == wanted
 
 
 def test_the_papers_scope_is_the_last_block(build) -> None:
     manifold = manifold_of(build, scope="paper")
-    assert manifold.blueprint.scope == ("layer3.2.conv1",)
+    assert manifold.frame.scope == ("layer3.2.conv1",)
     assert [s.name for s in manifold.specs] == [
         f"layer3.2.{m}.{t}" for m in ("conv1", "conv2") for t in ("weight", "bias")
     ]
     network = manifold.sample(0.5)
     assert network.layer3[2].conv1.weight.shape == (32, 64, 3, 3)
     assert network.layer3[1].conv1.weight.shape == (64, 64, 3, 3)
-    assert manifold_of(build, "torchvision/resnet18", scope="paper").blueprint.scope == (
+    assert manifold_of(build, "torchvision/resnet18", scope="paper").frame.scope == (
         "layer4.1.conv1",
     )
-    assert manifold_of(build, "lenet", scope="paper").blueprint.scope == ("fc2",)
+    assert manifold_of(build, "lenet", scope="paper").frame.scope == ("fc2",)
 
 
 def test_patterns_choose_cliques(build) -> None:
     manifold = manifold_of(build, scope=["layer3.*.conv1", "conv1"])
-    assert manifold.blueprint.scope == (
+    assert manifold.frame.scope == (
         "layer3.0.conv1",
         "layer3.1.conv1",
         "layer3.2.conv1",
@@ -203,7 +203,7 @@ def test_widths_that_are_no_widths(build, width: float) -> None:
 
 def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
     manifold = manifold_of(build, inr=MLP).requires_grad_(True)
-    made = manifold.generate(manifold.sizes(0.5), trained={"conv1.weight"})
+    made = manifold.generate(manifold.frame.sizes(0.5), trained={"conv1.weight"})
     assert [n for n, w in made.items() if w.requires_grad] == ["conv1.weight"]
 
 

@@ -58,8 +58,8 @@ def test_a_padded_network_computes_the_same(build, name: str, fold: bool) -> Non
     @settings(max_examples=4, deadline=None)
     @given(st.lists(st.floats(0.05, 1.0), min_size=64, max_size=64))
     def check(widths: list[float]) -> None:
-        own = dict(zip(manifold.blueprint.scope, widths, strict=False))
-        sizes = manifold.sizes(own)
+        own = dict(zip(manifold.frame.scope, widths, strict=False))
+        sizes = manifold.frame.sizes(own)
         wider = padding.sizes(sizes)
         found = []
         for chosen, pad in ((sizes, lambda t: t), (wider, lambda t: padding.pad(t, sizes))):
@@ -83,12 +83,12 @@ def test_a_padded_network_computes_the_same(build, name: str, fold: bool) -> Non
 
 def test_a_norm_over_channels_is_left_alone(build) -> None:
     manifold, padding, _ = padded(build, "timm/test_vit", False)
-    sizes = manifold.sizes(0.58)
+    sizes = manifold.frame.sizes(0.58)
     assert not padding.active
     assert padding.sizes(sizes) == sizes
 
 
 def test_a_network_that_grows_is_left_alone(build) -> None:
     manifold, padding, _ = padded(build, "cifar_resnet20", False)
-    sizes = manifold.sizes(1.3)
+    sizes = manifold.frame.sizes(1.3)
     assert padding.sizes(sizes) == sizes

@@ -26,7 +26,7 @@ from neumeta_cli.permute import (
     permute_model,
 )
 from neumeta_cli.permute.solvers import EXACT
-from neumeta_cli.resize import fold_batch_norm
+from neumeta_cli.resize import open_frame
 from neumeta_cli.trace import Clique, Member, trace_model
 
 FAMILIES = [
@@ -140,7 +140,7 @@ def test_permuting_and_folding_real_networks_is_exact(build, name: str) -> None:
     moved = sum(not torch.equal(model.get_parameter(n), w) for n, w in weights.items())
     assert moved > 0.8 * len(weights)
     assert relative_error(model(x), before) < 1e-10
-    fold_batch_norm(model, size)
+    open_frame(model, size).fold(model)
     assert relative_error(model(x), before) < 1e-10
 
 

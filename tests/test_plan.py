@@ -39,7 +39,7 @@ def made_and_gradients(manifold: Manifold, sizes, trained=None):
 @settings(max_examples=30, deadline=None)
 def test_weights_and_gradients_are_the_same(manifold: Manifold, data) -> None:
     """At widths of each clique's own, so that some keep more channels than a change has."""
-    full = manifold.sizes(1.0)
+    full = manifold.frame.full
     sizes = {name: data.draw(st.integers(1, size)) for name, size in full.items()}
     names = [spec.name for spec in manifold.specs]
     trained = data.draw(st.none() | st.sets(st.sampled_from(names), min_size=1))
@@ -69,21 +69,21 @@ def test_plans_are_for_fits_of_small_networks_without_noise(manifold, monkeypatc
 
     monkeypatch.setattr(Field, "forward", watched)
     manifold.field.train()
-    manifold.generate(manifold.sizes(0.4))
+    manifold.generate(manifold.frame.sizes(0.4))
     assert not one_by_one
-    manifold.generate(manifold.sizes(1.2))  # channels between two of the checkpoint's
+    manifold.generate(manifold.frame.sizes(1.2))  # channels between two of the checkpoint's
     assert len(one_by_one) == 1
     manifold.field.eval()  # weights may change then: a manifold is rounded as its file has it
-    manifold.generate(manifold.sizes(0.4))
+    manifold.generate(manifold.frame.sizes(0.4))
     assert len(one_by_one) == 2
     monkeypatch.setattr(manifold.field.train(), "small", False)
-    manifold.generate(manifold.sizes(0.4))
+    manifold.generate(manifold.frame.sizes(0.4))
     assert len(one_by_one) == 3
 
 
 def test_plans_forget_weights_that_were_replaced(manifold) -> None:
     manifold.field.train()
-    sizes, field = manifold.sizes(0.4), manifold.field
+    sizes, field = manifold.frame.sizes(0.4), manifold.field
     before = manifold.generate(sizes)
     other = {n: t + 1 if n.endswith("whole") else t for n, t in field.state_dict().items()}
     field.load_state_dict(other)
@@ -98,10 +98,10 @@ def test_plans_forget_weights_that_were_replaced(manifold) -> None:
 
 def test_copies_of_a_field_make_plans_of_their_own(manifold) -> None:
     manifold.field.train()
-    targets = list(manifold.targets(manifold.sizes(0.4)))
+    targets = list(manifold.targets(manifold.frame.sizes(0.4)))
     manifold.field(targets, None)
     other = copy.deepcopy(manifold.field)
-    different = list(manifold.targets(manifold.sizes(0.6)))
+    different = list(manifold.targets(manifold.frame.sizes(0.6)))
     other._plans[id(different)] = other._plans[id(targets)]  # as if the number came again
     for own, wanted in zip(other(different, None), manifold.field(different, None), strict=True):
         assert torch.equal(own, wanted)

@@ -15,7 +15,7 @@ def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, per: s
     """Many draws at once, constants in a bias: as one draw after another in training has it."""
     manifold = manifold_of(build, inr=inr.model_copy(update={"per": per}))
     manifold.noise = NOISE.model_copy(update={"precision": "float32"})
-    sizes = manifold.sizes(0.5)
+    sizes = manifold.frame.sizes(0.5)
     sampled = manifold.draw(sizes, 3)
     for target in manifold.targets(sizes):
         generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
@@ -52,7 +52,7 @@ def test_evaluating_in_pieces_is_the_network_itself(
 def test_bfloat16_changes_draws_far_less_than_other_noise_does(build, monkeypatch) -> None:
     """With the paper's INR and K."""
     manifold = manifold_of(build, inr=InrSection())
-    sizes, drawn = manifold.sizes(0.5), {}
+    sizes, drawn = manifold.frame.sizes(0.5), {}
     for precision, shift in (("float32", 0), ("bfloat16", 0), ("float32", 1000)):
         monkeypatch.setattr("neumeta_cli.manifold.manifold.SAMPLING_SEED", SAMPLING_SEED + shift)
         manifold.noise = NOISE.model_copy(update={"precision": precision, "channels": 0.5})
@@ -68,7 +68,7 @@ def test_bfloat16_is_chosen_for_the_draws_of_an_mlp_alone(build, monkeypatch, ha
     monkeypatch.setattr("neumeta_cli.manifold.manifold.computes_bfloat16", lambda _: has)
     for inr in (MLP, FACTORISED, SELECTED):
         manifold = manifold_of(build, inr=inr)
-        sizes = manifold.sizes(0.5)
+        sizes = manifold.frame.sizes(0.5)
         for count in (0, 1, 3):
             manifold.noise = NOISE
             made, lowered = manifold.draw(sizes, count), has and inr is MLP and count == 3

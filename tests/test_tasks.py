@@ -63,9 +63,7 @@ def test_a_recipe_runs_from_files_to_an_exported_network(
     for metric in TASKS[load_recipe(name).task].metrics[:1]:
         assert metric.name in measured.stdout
     half, recipe = neumeta_cli.load("half.pt"), load_recipe(name, fields)
-    size = (
-        recipe.model.input_size or neumeta_cli.load("run/manifold.safetensors").blueprint.input_size
-    )
+    size = recipe.model.input_size or neumeta_cli.load("run/manifold.safetensors").input_size
     whole = neumeta_cli.load("net.safetensors")
     x = torch.rand(2, *size)
     for a, b in zip(_tensors(half(x)), _tensors(whole(x)), strict=True):

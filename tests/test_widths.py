@@ -105,9 +105,9 @@ def test_heads_and_groups_have_steps_of_their_own(build) -> None:
     choice = Choice(manifold, Wish())
     for width in (0.3, 0.55, 0.8):
         sizes = choice.sizes(width)
-        assert sizes == manifold.sizes(width)
+        assert sizes == manifold.frame.sizes(width)
         assert cost_of(manifold, sizes).parameters > 0
-    heads = next(c for c in manifold.trace.cliques if c.copies > 1 and c.name in choice.full)
+    heads = next(c for c in manifold.frame.trace.cliques if c.copies > 1 and c.name in choice.full)
     module = next(m.weight for m in heads.members if m.dim == 0).rpartition(".")[0]
     with pytest.raises(
         NeumetaError, match=rf"--channels {module}(=1)?: (not possible|its outputs)"
@@ -294,7 +294,7 @@ def test_a_family_that_fails_leaves_nothing(build, tmp_path: Path) -> None:
         export_family(choice, tmp_path / "family", [1.0, 0.0])
     rows = export_family(choice, tmp_path / "family", [0.5], measure=lambda _: {"top-1": 0.25})
     assert rows[0].metrics == {"top-1": 0.25}
-    assert sizes_at(manifold.trace, rows[0].sizes, 0.5) == rows[0].sizes
+    assert sizes_at(manifold.frame.trace, rows[0].sizes, 0.5) == rows[0].sizes
 
 
 def test_a_family_replaces_a_family_and_nothing_else(

@@ -183,7 +183,7 @@ def export(
 
 def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: bool) -> Task:
     section, kind = how_to_read(data, recipe, manifold.provenance.recipe, trust_code)
-    full, size = manifold.sample(1.0, samples=0), manifold.blueprint.input_size
+    full, size = manifold.sample(1.0, samples=0), manifold.input_size
     return load_task(section, full, size, train=False, reporter=TerminalReporter(), kind=kind)
 
 
@@ -195,7 +195,7 @@ def _tell(
     measured: Mapping[str, float] | None,
     json: str | None,
 ) -> None:
-    cost = measure_cost(exported.model, manifold.blueprint.input_size)
+    cost = measure_cost(exported.model, manifold.input_size)
     mean = mean_width(manifold, exported.sizes)
     width = mean if planned.width is None else planned.width
     taken = exported.path.stat().st_size

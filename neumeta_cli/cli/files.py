@@ -78,9 +78,9 @@ def evaluate(
     loaded = load(file, arch, trust_code)
     if isinstance(loaded, Manifold):
         for width in chosen:
-            loaded.sizes(width)  # refuses a bad width before any data is read
+            loaded.frame.sizes(width)  # refuses a bad width before any data is read
         section, kind = how_to_read(data, recipe, loaded.provenance.recipe, trust_code, download)
-        size = loaded.blueprint.input_size
+        size = loaded.input_size
         network = loaded.sample(1.0, samples=0)
         task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
         loaded.to(place)

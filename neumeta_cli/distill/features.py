@@ -15,7 +15,6 @@ from neumeta_cli.distill.outputs import close, tensors_of
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import build_resized, fold_batch_norm
 from neumeta_cli.tasks import Outputs, Task
 
 FEATURE_BYTES = 10 << 30  # more than this is not held in memory
@@ -146,7 +145,7 @@ def open_source(
 
     """
     assert task.train is not None
-    network = build_resized(manifold.structure, manifold.trace, {}, dict(tensors)).to(device)
+    network = manifold.frame.build({}, tensors).to(device)
     few = task.inputs(task.train, torch.arange(min(2, len(task.train))), None).to(device)
     layout = _best_layout(network, few)
     if views:
@@ -159,7 +158,7 @@ def open_source(
             return source
     if not distill and hints is None:
         return ImageSource(task, None, layout, device)
-    teacher = fold_batch_norm(network.cpu(), manifold.blueprint.input_size).to(device)
+    teacher = manifold.frame.fold(network.cpu()).to(device)
     teacher.training = task.samples  # the norms in it are in evaluation mode
     return ImageSource(task, teacher.to(memory_format=layout), layout, device, hints)
 
@@ -176,7 +175,7 @@ def _compute_features(
     reporter: Reporter,
 ) -> FeatureSource | None:
     assert task.train is not None
-    images, structure = task.train, manifold.structure
+    images, structure = task.train, manifold.frame.model
     generator = torch.Generator().manual_seed(seed)
     first = task.inputs(images, torch.arange(2), generator).to(device)
     split = find_split(structure, tensors, live, first)
@@ -210,7 +209,7 @@ def _compute_features(
     reporter.finish()
     if not all(bool(s.isfinite().all()) for s in stored):
         return None  # beyond float16's range: run the whole network instead
-    size = manifold.blueprint.input_size
+    size = manifold.input_size
     by_view = torch.cat(targets).unflatten(0, (views, len(images)))
     return FeatureSource(split, stored, outputs, by_view, size, layout, device)
 

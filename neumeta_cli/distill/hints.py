@@ -36,7 +36,7 @@ class Hints:
 
     def __init__(self, manifold: Manifold) -> None:
         self.manifold = manifold
-        cliques = [c for c in manifold.trace.cliques if c.name in manifold.blueprint.scope]
+        cliques = manifold.frame.cliques
         reading = [weights for c in cliques if (weights := self._reading(c))]
         chosen = [weights for weights in reading if len(weights) > 1] or reading
         self.readers = {w[-1]: w[-1].rpartition(".")[0] for w in chosen}
@@ -50,7 +50,7 @@ class Hints:
         along = {(member.weight, member.dim) for member in clique.members}
         found = []
         for spec in self.manifold.specs:
-            module = self.manifold.structure.get_submodule(spec.name.rpartition(".")[0])
+            module = self.manifold.frame.model.get_submodule(spec.name.rpartition(".")[0])
             if (spec.name, spec.layout.into) in along and _reads(module):
                 found.append(spec.name)
         return found
@@ -100,7 +100,7 @@ class Hints:
             if weight not in own or weight not in wanted or target.c_in > target.spec.shape[1]:
                 continue  # a network that grows has channels that the checkpoint does not
             assert layout.into is not None
-            dim = _feature_dim(self.manifold.structure.get_submodule(self.readers[weight]))
+            dim = _feature_dim(self.manifold.frame.model.get_submodule(self.readers[weight]))
             real = within.get(weight, {}).get(layout.into)
             mine = _chosen(own[weight], dim, None if real is None else torch.from_numpy(real))
             theirs = _chosen(wanted[weight], dim, target.kept[1])

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from neumeta_cli.checkpoint import Checkpoint, file_hash
 from neumeta_cli.distill.fit import FitResult, fit_manifold
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
+from neumeta_cli.permute import check_trace
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter
+from neumeta_cli.resize import Frame, open_frame
+from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
 
 
@@ -21,24 +23,42 @@ def distill_checkpoint(
     folder: Path | None = None,
     resume: bool = False,
     reporter: Reporter | None = None,
+    frame: Frame | None = None,
 ) -> tuple[Manifold, dict[str, Tensor], FitResult]:
     """Fit a manifold to a checkpoint as it is.
+
+    Args:
+        checkpoint: usually a permuted one.
+        task: data and loss.
+        recipe: of the fit.
+        device: where to compute.
+        folder: where the state and the metrics go; nowhere if None.
+        resume: go on from the state in the folder, if there is one.
+        reporter: is told of the progress.
+        frame: of the checkpoint's network, where it is known and channels have been shown to
+            change places by it; else both is done here.
 
     Returns:
         The manifold, the weights that it learnt (folded), and what the fit took.
 
+    Raises:
+        NeumetaError: whatever the user can put right, or a trace that is wrong.
+
     """
-    torch.manual_seed(recipe.seed)  # of the INR's first weights
-    manifold, original = build_manifold(
-        checkpoint.model,
-        checkpoint.arch,
-        checkpoint.input_size,
-        recipe.scope,
-        recipe.norm.fold,
-        recipe.inr,
-        recipe.noise,
-        recipe.model.heads,
-    )
+    if frame is None:
+        frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
+        check_trace(checkpoint, frame.trace)
+    with seeded(recipe.seed):  # the INR's first weights
+        manifold, original = build_manifold(
+            checkpoint.model,
+            checkpoint.arch,
+            checkpoint.input_size,
+            recipe.scope,
+            recipe.norm.fold,
+            recipe.inr,
+            recipe.noise,
+            frame=frame,
+        )
     manifold.provenance = Provenance(
         checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")
     )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from neumeta_cli.cache import remembered
 from neumeta_cli.distill.outputs import close
-from neumeta_cli.manifold import Manifold, remembered
+from neumeta_cli.manifold import Manifold
 from neumeta_cli.resize import kept_places, place_channels
 
 MULTIPLES = {"cpu": 4}  # of channels: what kernels are quick with
@@ -32,10 +33,10 @@ class Padding:
 
     def __init__(self, manifold: Manifold, tensors: Mapping[str, Tensor], x: Tensor) -> None:
         self.manifold = manifold
-        self.full = manifold.sizes(1.0)
+        self.full = manifold.frame.full
         self.multiple = MULTIPLES.get(x.device.type, MULTIPLE)
         self._places: dict[Any, dict[str, dict[int, np.ndarray]]] = {}
-        trace = manifold.trace
+        trace = manifold.frame.trace
         self.active = not (trace.equal or trace.alike) and self._agrees(tensors, x)
 
     def sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -52,7 +53,7 @@ class Padding:
         wider = self.sizes(sizes)
         if wider == dict(sizes):
             return dict(tensors)
-        shapes, places = self.manifold.shapes(wider), self.places(sizes)
+        shapes, places = self.manifold.frame.shapes(wider), self.places(sizes)
         return {
             name: place_channels(t, places.get(name, {}), shapes.get(name, t.shape))
             for name, t in tensors.items()
@@ -73,7 +74,7 @@ class Padding:
         self, sizes: Mapping[str, int], wider: Mapping[str, int]
     ) -> dict[str, dict[int, np.ndarray]]:
         """Where along each dimension of the wider network the channels asked for lie."""
-        trace = self.manifold.trace
+        trace = self.manifold.frame.trace
         few, more = (kept_places(trace.shapes, trace, self._first(s)) for s in (sizes, wider))
         places: dict[str, dict[int, np.ndarray]] = {}
         for (name, dim), kept in few.items():
@@ -84,7 +85,7 @@ class Padding:
 
     def _first(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         """The first so many channels of each copy of the cliques that shrink."""
-        cliques = [c for c in self.manifold.trace.cliques if c.name in sizes]
+        cliques = [c for c in self.manifold.frame.trace.cliques if c.name in sizes]
         return {
             c.name: np.flatnonzero(np.arange(c.rows) % c.channels < sizes[c.name])
             for c in cliques
@@ -98,9 +99,9 @@ class Padding:
         manifold = self.manifold
         sizes = {  # every clique that can be padded is
             name: size - (size % self.multiple == 0)
-            for name, size in manifold.sizes(TRIED_WIDTH).items()
+            for name, size in manifold.frame.sizes(TRIED_WIDTH).items()
         }
-        trace, shapes = manifold.trace, manifold.trace.shapes
+        trace, shapes = manifold.frame.trace, manifold.frame.trace.shapes
         narrow = {n: tensors[n] for n in (s.name for s in manifold.specs)}
         for (name, dim), places in kept_places(shapes, trace, self._first(sizes)).items():
             if name in narrow:

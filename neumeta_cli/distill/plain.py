@@ -16,6 +16,7 @@ from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.sections import TrainSection
+from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
 
 TIMED_STEPS = 5
@@ -63,7 +64,8 @@ class Trainer:
         self.total_loss = 0.0
         self.precision: str = train.precision
         self.resumed = False
-        torch.manual_seed(seed)
+        with seeded(seed):
+            self.chance = torch.get_rng_state()  # of what the network draws
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,7 +95,9 @@ class Trainer:
                 True,
                 self.reporter,
             )
-            self._run()
+            with torch.random.fork_rng():
+                torch.set_rng_state(self.chance)
+                self._run()
         return self.model.cpu().requires_grad_(False).eval()
 
     def _choose_precision(self) -> Choice:
@@ -181,7 +185,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"].cpu())
-            torch.set_rng_state(state["chance"].cpu())
+            self.chance = state["chance"].cpu()
             self.order, self.total_loss = state["order"].cpu(), state["total_loss"]
             self.step, self.skipped, self.skipped_in_row = state["counts"]
             if state["seed"] != self.seed:

@@ -155,7 +155,7 @@ class Step:
         """The step's images; teacher and networks draw the same random numbers, if any."""
         if self.task.samples:
             self.chance = int(torch.randint(1 << 31, (), generator=self.choices))
-        with self.task.drawing(self.manifold.structure, self.chance):
+        with self.task.drawing(self.manifold.frame.model, self.chance):
             return self.source.batch(index, self.choices, part)
 
     def _task_loss(

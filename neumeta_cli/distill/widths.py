@@ -4,7 +4,6 @@ import torch
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.resize import linked_cliques
 from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
@@ -34,14 +33,14 @@ class WidthPool:
 
     def __init__(self, manifold: Manifold, fit: FitSection, seed: int = 0) -> None:
         self.manifold, self.fit, self.seed = manifold, fit, seed
-        self.full = manifold.sizes(1.0)
-        self.groups = linked_cliques(manifold.trace, sorted(self.full))
-        self.anchors = [manifold.sizes(1 - gamma) for gamma in fit.anchors]
+        self.full = manifold.frame.full
+        self.groups = manifold.frame.linked
+        self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
         if fit.mixed:
             self._try_mixed()
 
     def _try_mixed(self) -> None:
-        x = torch.empty(2, *self.manifold.blueprint.input_size, device="meta")
+        x = torch.empty(2, *self.manifold.input_size, device="meta")
         try:
             self.manifold.skeleton(self.full)(x)
         except Exception:  # it does not run on the meta device, whatever its widths
@@ -71,7 +70,7 @@ class WidthPool:
         (low, high), fit = self.fit.gamma, self.fit
         mixed, place = torch.rand(2, generator=generator).tolist()
         if mixed >= fit.mixed:
-            return self.manifold.sizes(1 - (low + (high - low) * place**fit.gamma_power))
+            return self.manifold.frame.sizes(1 - (low + (high - low) * place**fit.gamma_power))
         return self.mixed(int(torch.randint(MIXED, (), generator=generator)))
 
     def mixed(self, place: int) -> dict[str, int]:
@@ -88,4 +87,4 @@ class WidthPool:
             for group, gamma in zip(self.groups, gammas, strict=True)
             for name in group
         }
-        return self.manifold.sizes(widths)
+        return self.manifold.frame.sizes(widths)

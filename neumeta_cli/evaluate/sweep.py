@@ -120,7 +120,7 @@ def sweep(
             reporter.advance(1, f"width {width:g}: {tell(rows[-1], task)}")
     for width in (w for w in widths if w <= 1) if original is not None else ():  # pruned: no more
         assert original is not None
-        pruned = prune_l1(manifold.structure, manifold.trace, original, manifold.sizes(width))
+        pruned = prune_l1(manifold.frame, original, manifold.frame.sizes(width))
         rows.append(evaluate_network(pruned.to(device), PRUNED, width, task))
         reporter.advance(1, f"{PRUNED} {width:g}: {tell(rows[-1], task)}")
     reporter.finish()

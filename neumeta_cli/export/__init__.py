@@ -27,7 +27,7 @@ from neumeta_cli.export.programs import check_onnx, write_onnx, write_pt2
 from neumeta_cli.export.widths import mean_width
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import fold_batch_norm, measure_cost
+from neumeta_cli.resize import measure_cost
 from neumeta_cli.sections import DataSection
 
 PROGRAMS = {".onnx": write_onnx, ".pt2": write_pt2}  # run with no neumeta installed
@@ -103,14 +103,15 @@ def export_network(
     path = Path(path)
     fold, images = _prepare(manifold, path, finish)
     model = manifold.sample(width, sizes, samples, reporter).cpu()
-    chosen = manifold.sizes(1.0) | dict(sizes or {}) if width is None else manifold.sizes(width)
-    size = manifold.blueprint.input_size
+    frame = manifold.frame
+    chosen = frame.full | dict(sizes or {}) if width is None else frame.sizes(width)
+    size = manifold.input_size
     fitted = None
     if images is not None:
         fitted = recalibrate(manifold, model, images, samples, reporter)
     wanted = outputs_of(model, example(size, 2))
-    if fold and not manifold.blueprint.fold:
-        model = fold_batch_norm(model, size)
+    if fold and not manifold.fold:
+        model = frame.fold(model)
     model = convert(model, finish.dtype, size, wanted)
     cost = measure_cost(model, size)
     untouched = fitted is None and samples is None and finish.dtype == "float32"
@@ -145,7 +146,7 @@ def _prepare(manifold: Manifold, path: Path, finish: Finish) -> tuple[bool, torc
     dtype = check_dtype(finish.dtype)
     if path.suffix == ".onnx":
         check_onnx(dtype)
-    folded = manifold.blueprint.fold
+    folded = manifold.fold
     if folded and finish.fold is False:
         raise NeumetaError(
             "this manifold's norms were folded before the fit; for a network with norms, "
@@ -157,7 +158,7 @@ def _prepare(manifold: Manifold, path: Path, finish: Finish) -> tuple[bool, torc
     if finish.calibrate is None:
         return fold, None
     data = DataSection(**manifold.provenance.recipe.get("data", {}))
-    return fold, read_images(Path(finish.calibrate), data, manifold.blueprint.input_size)
+    return fold, read_images(Path(finish.calibrate), data, manifold.input_size)
 
 
 def _of_manifold(manifold: Manifold) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _metrics(manifold: Manifold, sizes: Mapping[str, int]) -> list[dict[str, Any
     """Rows of the run's table for the manifold's network of these sizes."""
     rows = manifold.provenance.metrics.get("table", [])
     own = [row for row in rows if row.get("method") == MANIFOLD]
-    return [row for row in own if manifold.sizes(row["width"]) == sizes]
+    return [row for row in own if manifold.frame.sizes(row["width"]) == sizes]
 
 
 def to_json(document: Any) -> str:

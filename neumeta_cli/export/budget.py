@@ -14,7 +14,6 @@ from neumeta_cli.evaluate import measure_latency
 from neumeta_cli.export.widths import Choice, cost_of
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.resize import build_resized
 from neumeta_cli.tasks import Metric
 
 WEIGHT = 0.01  # of all weights of a network that is only timed
@@ -101,9 +100,7 @@ class Meter:
 
 def latency_of(manifold: Manifold, sizes: Mapping[str, int]) -> float:
     """Median seconds of a forward pass of one input here, whatever the weights are."""
-    skeleton = build_resized(
-        manifold.structure,
-        manifold.trace,
+    skeleton = manifold.frame.build(
         sizes,
         {
             name: torch.full(tensor.shape, WEIGHT).to(tensor.dtype)
@@ -111,7 +108,7 @@ def latency_of(manifold: Manifold, sizes: Mapping[str, int]) -> float:
         }
         | {n: t.cpu() for n, t in manifold.fixed_at(sizes).items()},
     )
-    return measure_latency(skeleton, manifold.blueprint.input_size, 1, LATENCY_SECONDS)
+    return measure_latency(skeleton, manifold.input_size, 1, LATENCY_SECONDS)
 
 
 def widest_within(choice: Choice, meter: Meter, reporter: Reporter | None = None) -> Found:

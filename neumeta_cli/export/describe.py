@@ -123,8 +123,8 @@ def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _of_manifold(
     manifold: Manifold, recipe: Mapping[str, Any], metrics: list[Any]
 ) -> dict[str, Any]:
-    full = manifold.sizes(1.0)
-    cost = measure_cost(manifold.skeleton(full), manifold.blueprint.input_size)
+    full = manifold.frame.full
+    cost = measure_cost(manifold.skeleton(full), manifold.input_size)
     known: dict[str, Any] = {
         "sizes": full,
         "parameters": cost.parameters,

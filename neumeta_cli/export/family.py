@@ -120,7 +120,7 @@ def _member(
         cost.parameters,
         cost.macs,
         path.stat().st_size,
-        measure_latency(model, manifold.blueprint.input_size, 1),
+        measure_latency(model, manifold.input_size, 1),
         known if measure is None else measure(model),
     )
 

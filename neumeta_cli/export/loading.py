@@ -12,10 +12,9 @@ from neumeta_cli.manifold import (
     blueprint_from_json,
     check_version,
     load_manifold,
-    rebuild_structure,
+    rebuild_frame,
 )
-from neumeta_cli.resize import build_resized, resized_shapes
-from neumeta_cli.trace import Trace
+from neumeta_cli.resize import Frame
 
 KIND = "network"
 RUN_BY = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
@@ -55,17 +54,17 @@ def _load_network(path: Path, weights: Weights, trust_code: bool) -> nn.Module:
         dtype = check_dtype(weights.metadata.get("dtype", "float32"))
         blueprint = blueprint_from_json(weights.metadata, trust_code)
         sizes = {str(name): int(n) for name, n in weights.metadata["sizes"].items()}
-        structure, trace = rebuild_structure(blueprint)
-        _check_sizes(trace, sizes, weights)
-        return build_resized(structure, trace, sizes, weights.tensors).to(dtype)
+        frame = rebuild_frame(blueprint)
+        _check_sizes(frame, sizes, weights)
+        return frame.build(sizes, weights.tensors).to(dtype)
 
 
-def _check_sizes(trace: Trace, sizes: dict[str, int], weights: Weights) -> None:
+def _check_sizes(frame: Frame, sizes: dict[str, int], weights: Weights) -> None:
     """Refuse sizes that the file's tensors do not have, before anything is made of such sizes."""
-    unknown = sizes.keys() - {clique.name for clique in trace.cliques}
+    unknown = sizes.keys() - {clique.name for clique in frame.trace.cliques}
     if unknown or any(size < 1 for size in sizes.values()):
         raise ValueError("its sizes are no channels of its architecture's cliques")
-    for name, shape in resized_shapes(trace, sizes).items():
+    for name, shape in frame.shapes(sizes).items():
         if name not in weights.tensors:
             raise ValueError(f"it lacks {name}")
         if tuple(weights.tensors[name].shape) != shape:

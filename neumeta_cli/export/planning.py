@@ -181,6 +181,6 @@ def _write(
     finish: Finish,
 ) -> Exported:
     width, sizes = planned.width, planned.sizes
-    if width is not None and manifold.sizes(width) == sizes:
+    if width is not None and manifold.frame.sizes(width) == sizes:
         return export_network(manifold, path, width, samples, reporter, finish)
     return export_network(manifold, path, None, samples, reporter, finish, sizes)

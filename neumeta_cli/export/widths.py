@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from torch import nn
-
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.resize import Cost, check_width, linked_cliques, measure_cost, resize_model
+from neumeta_cli.resize import Cost, check_width
 from neumeta_cli.trace import Clique
 
 CLOSE = 4  # names that an error lists
@@ -64,8 +62,8 @@ class Choice:
         self.manifold, self.wish = manifold, wish
         if wish.multiple < 1:
             raise NeumetaError(f"cannot round channels to multiples of {wish.multiple}; try 8")
-        self.full = manifold.sizes(1.0)
-        self._groups = [sorted(g) for g in linked_cliques(manifold.trace, list(self.full))]
+        self.full = manifold.frame.full
+        self._groups = [sorted(g) for g in manifold.frame.linked]
         self.named = self._resolve()
         self.free = [group for group in self._groups if not set(group) <= set(self.named)]
 
@@ -75,7 +73,7 @@ class Choice:
         given = dict.fromkeys(names, width) if isinstance(width, int | float) else dict(width)
         for value in given.values():
             check_width(value)
-        sizes = self.manifold.sizes(given | self.named)
+        sizes = self.manifold.frame.sizes(given | self.named)
         if self.wish.multiple == 1:
             return sizes
         exact = self._with_linked([self._making(module) for module, _ in self.wish.channels])
@@ -83,7 +81,7 @@ class Choice:
             name: n if name in exact else self._rounded(n, self.full[name])
             for name, n in sizes.items()
         }
-        return self.manifold.sizes({name: n / self.full[name] for name, n in rounded.items()})
+        return self.manifold.frame.sizes({name: n / self.full[name] for name, n in rounded.items()})
 
     def grid(self) -> list[float]:
         """Common widths up to 1, ascending: one for each network that differs from the last.
@@ -146,7 +144,7 @@ class Choice:
 
     def _making(self, module: str) -> str:
         """The one clique of a module's output channels."""
-        modules = {_module(name) for name in self.manifold.trace.shapes}
+        modules = {_module(name) for name in self.manifold.frame.trace.shapes}
         if module not in modules:
             raise NeumetaError(f"--channels {module}: no such module{self._near(module)}")
         output = self._output(module)
@@ -173,7 +171,7 @@ class Choice:
 
         def channels(n: int) -> int:
             widths = dict.fromkeys(self.full, 1.0) | dict.fromkeys(group, n / full)
-            return self.manifold.shapes(self.manifold.sizes(widths))[weight][dim]
+            return self.manifold.frame.shapes(self.manifold.frame.sizes(widths))[weight][dim]
 
         least, each = channels(1), max(1, channels(full + 1) - channels(full))
         n = max(1, 1 + (count - least) // each)
@@ -188,11 +186,11 @@ class Choice:
 
     def _output(self, module: str) -> tuple[str, int]:
         """The weight that makes a module's output channels, and their dimension."""
-        own = self.manifold.structure.get_submodule(module)
-        names = [n for n in self.manifold.trace.shapes if _module(n) == module]
+        frame = self.manifold.frame
+        names = [n for n in frame.trace.shapes if _module(n) == module and n in frame.layouts]
         weight = f"{module}.weight" if module else "weight"
-        backwards = isinstance(own, nn.Embedding) or getattr(own, "transposed", False)
-        return (weight if weight in names else names[0]), int(backwards)
+        weight = weight if weight in names else names[0]
+        return weight, frame.output(weight)
 
     def _makers(self, clique: Clique) -> set[str]:
         """The modules whose outputs run along a clique."""
@@ -200,7 +198,7 @@ class Choice:
         return {module for weight, dim, module in members if dim == self._output(module)[1]}
 
     def _cliques(self) -> dict[str, Clique]:
-        return {c.name: c for c in self.manifold.trace.cliques if c.name in self.full}
+        return {clique.name: clique for clique in self.manifold.frame.cliques}
 
     def _near(self, name: str) -> str:
         """How to go on after a name that is none: those that come close."""
@@ -219,8 +217,7 @@ def cost_of(manifold: Manifold, sizes: Mapping[str, int]) -> Cost:
 
     """
     try:
-        network = resize_model(manifold.structure, manifold.trace, sizes)
-        cost = measure_cost(network, manifold.blueprint.input_size)
+        cost = manifold.frame.cost(sizes)
     except Exception as error:  # whatever a forward pass raises on sizes that it refuses
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeumetaError(
@@ -237,7 +234,7 @@ def cost_of(manifold: Manifold, sizes: Mapping[str, int]) -> Cost:
 
 def mean_width(manifold: Manifold, sizes: Mapping[str, int]) -> float:
     """Kept over full channels of all cliques in scope together."""
-    full = manifold.sizes(1.0)
+    full = manifold.frame.full
     return round(sum(sizes[name] for name in full) / sum(full.values()), 6)
 
 

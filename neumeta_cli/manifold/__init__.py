@@ -1,8 +1,7 @@
 """Model-space coordinates, the INR, sampling, and the file that stores a manifold."""
 
-from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_structure
-from neumeta_cli.manifold.cache import remembered
-from neumeta_cli.manifold.coordinates import Noise, resolve_scope
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_frame
+from neumeta_cli.manifold.coordinates import Noise
 from neumeta_cli.manifold.field import Field
 from neumeta_cli.manifold.file import (
     FORMAT_VERSION,
@@ -12,7 +11,6 @@ from neumeta_cli.manifold.file import (
     load_manifold,
     save_manifold,
 )
-from neumeta_cli.manifold.layouts import weight_layouts
 from neumeta_cli.manifold.live import LiveNetwork
 from neumeta_cli.manifold.manifold import Manifold, build_manifold
 
@@ -29,9 +27,6 @@ __all__ = [
     "build_manifold",
     "check_version",
     "load_manifold",
-    "rebuild_structure",
-    "remembered",
-    "resolve_scope",
+    "rebuild_frame",
     "save_manifold",
-    "weight_layouts",
 ]

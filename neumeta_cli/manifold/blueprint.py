@@ -1,14 +1,10 @@
 """Which network a manifold gives weights for, and where it came from."""
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor, nn
-
 from neumeta_cli.checkpoint import Arch, InputSize
-from neumeta_cli.resize import fold_batch_norm, resizable
-from neumeta_cli.trace import Trace, trace_model
+from neumeta_cli.resize import Frame, open_frame
 
 
 @dataclass(frozen=True)
@@ -41,22 +37,20 @@ class Provenance:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def rebuild_structure(blueprint: Blueprint) -> tuple[nn.Module, Trace]:
-    """The network of a blueprint and its trace, with no weights but the constants it computes."""
+def rebuild_frame(blueprint: Blueprint) -> Frame:
+    """The frame of a blueprint, with no weights but the constants that the network computes.
+
+    Raises:
+        ValueError: its scope is none of this network.
+
+    """
     model = blueprint.arch.build("meta")
     if any(name not in model.state_dict() for name, _ in model.named_buffers()):
         model = blueprint.arch.build("cpu")
-    how = blueprint.input_size, blueprint.fold, blueprint.heads
-    structure, trace, _ = prepare_structure(model, *how)
-    return structure, trace
-
-
-def prepare_structure(
-    model: nn.Module, input_size: InputSize, fold: bool, heads: str = "width"
-) -> tuple[nn.Module, Trace, dict[str, Tensor]]:
-    """A copy of a network as it is fitted, its trace, and its weights."""
-    structure = copy.deepcopy(model).eval()
-    if fold:
-        structure = fold_batch_norm(structure, input_size)
-    trace = resizable(structure, trace_model(structure, input_size), input_size, heads)
-    return structure, trace, dict(structure.state_dict())
+    frame = open_frame(model.eval(), blueprint.input_size, blueprint.heads)
+    if blueprint.fold:
+        frame = open_frame(frame.fold(model), blueprint.input_size, blueprint.heads)
+    unknown = set(blueprint.scope) - {clique.name for clique in frame.trace.cliques}
+    if unknown:
+        raise ValueError(f"there is no clique {min(unknown)}")
+    return replace(frame, scope=blueprint.scope)

@@ -1,16 +1,13 @@
 """Model-space coordinates: where in the network, and in a network of which size, a weight lies."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold.layouts import Layout, held_dims
-from neumeta_cli.trace import Clique, Trace
+from neumeta_cli.resize import Frame, Layout
 
 
 @dataclass(frozen=True)
@@ -132,84 +129,20 @@ class Space:
         return points.flatten(1).T
 
 
-def resolve_scope(
-    trace: Trace, scope: str | Sequence[str], layouts: Mapping[str, Layout]
-) -> tuple[str, ...]:
-    """The cliques that morph.
-
-    Args:
-        trace: of the network as it is fitted.
-        scope: ``all``; ``paper``, the inner channels of the last block; or patterns of clique
-            names such as ``layer3.*``.
-        layouts: of the network's parameters.
-
-    Raises:
-        NeumetaError: a pattern that fits no clique, or only cliques that cannot change.
-
-    """
-    free = [c for c in trace.cliques if not why_held(c, layouts)]
-    if not free:
-        raise NeumetaError("no clique of this network can change its width; see: neumeta trace")
-    if scope == "all":
-        return tuple(c.name for c in free)
-    if scope == "paper":
-        return tuple(c.name for c in _last_block(free))
-    chosen: list[str] = []
-    for pattern in [scope] if isinstance(scope, str) else scope:
-        found = [c for c in trace.cliques if fnmatchcase(c.name, pattern)]
-        if not found:
-            names = ", ".join(c.name for c in trace.cliques)
-            raise NeumetaError(f"scope {pattern!r} fits no clique; there are: {names}")
-        for clique in found:
-            if reason := why_held(clique, layouts):
-                raise NeumetaError(f"scope {pattern!r}: clique {clique.name} is held: {reason}")
-            chosen.append(clique.name)
-    return tuple(dict.fromkeys(chosen))
-
-
-def why_held(clique: Clique, layouts: Mapping[str, Layout]) -> str:
-    """Why a clique cannot morph, empty if it can."""
-    if clique.held:
-        return clique.held
-    for member in clique.members:
-        if held_dims(layouts, member.weight, member.dim):
-            return f"{member} is neither an input nor an output dimension"
-    return ""
-
-
-def _last_block(cliques: Sequence[Clique]) -> list[Clique]:
-    """The last clique, and with it those that lie wholly in the same block."""
-    last = cliques[-1]
-    block = last.name.rpartition(".")[0]
-
-    def inside(clique: Clique) -> bool:
-        return all(m.weight.startswith(block + ".") for m in clique.members)
-
-    return [c for c in cliques if block and inside(c)] or [last]
-
-
-def tensor_specs(
-    trace: Trace,
-    scope: Sequence[str],
-    tensors: Mapping[str, Tensor],
-    layouts: Mapping[str, Layout],
-    norm_of: Mapping[str, str],
-) -> tuple[TensorSpec, ...]:
+def tensor_specs(frame: Frame, tensors: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
     """The parameters to generate: all of every module that a clique in scope runs through.
 
+    The norm that alone reads such a module's output comes along.
+
     Args:
-        trace: of the network.
-        scope: names of cliques.
-        tensors: weights by name.
-        layouts: of the parameters among them.
-        norm_of: module to the norm that reads its output alone; it comes along.
+        frame: of the network.
+        tensors: its weights by name.
 
     """
-    touched = {
-        m.weight.rpartition(".")[0] for c in trace.cliques if c.name in scope for m in c.members
-    }
-    touched |= {norm_of[module] for module in touched if module in norm_of}
-    names = [n for n in trace.shapes if n in layouts and n.rpartition(".")[0] in touched]
+    touched = {m.weight.rpartition(".")[0] for c in frame.cliques for m in c.members}
+    touched |= {norm for layer, norm in frame.norm_of.items() if layer in touched}
+    layouts = frame.layouts
+    names = [n for n in frame.trace.shapes if n in layouts and n.rpartition(".")[0] in touched]
     shapes = {name: layouts[name].shape(tensors[name].shape) for name in names}
     specs = []
     for layer, name in enumerate(names):

@@ -17,7 +17,7 @@ from neumeta_cli.checkpoint import (
     write_weights,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_structure
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_frame
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.storage import unpack
@@ -90,7 +90,7 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         "kind": KIND,
         "format_version": FORMAT_VERSION,
         **blueprint_to_json(manifold.blueprint),
-        "cliques": [c.as_dict() for c in manifold.trace.cliques if c.name in manifold.sizes(1.0)],
+        "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "normalisation": {
             "layers": manifold.space.layers,
             "largest": manifold.space.largest,
@@ -127,14 +127,16 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     metadata = weights.metadata
     blueprint = blueprint_from_json(metadata, trust_code)
     inr, noise = _inr_section(weights), NoiseSection(**metadata["noise"])
-    structure, trace = rebuild_structure(blueprint)
+    frame = rebuild_frame(blueprint)
     parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
     for name, tensor in weights.tensors.items():
         part, _, inner = name.partition(".")
         parts[part][inner] = tensor
     with torch.device("meta"):
-        empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in structure.state_dict().items()}
-        manifold = Manifold(blueprint, structure, trace, empty | parts["fixed"], inr, noise)
+        own = frame.model.state_dict()
+        empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in own.items()}
+        tensors = empty | parts["fixed"]
+        manifold = Manifold(blueprint.arch, frame, blueprint.fold, tensors, inr, noise)
     manifold.field.load_state_dict(unpack(parts["inr"]), assign=True)
     manifold.calibration = CalibrationSet()
     if parts["calibration"]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neumeta_cli.cache import remembered
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold.cache import remembered
 
 CACHED = 8  # networks kept
 Width = float | Mapping[str, float]

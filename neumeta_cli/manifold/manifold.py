@@ -1,5 +1,6 @@
 """The weight manifold: one object that gives a network of any width."""
 
+import copy
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,41 +10,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.cache import remembered
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import computes_bfloat16
-from neumeta_cli.manifold.blueprint import Blueprint, Provenance, prepare_structure
-from neumeta_cli.manifold.cache import remembered
+from neumeta_cli.manifold.blueprint import Blueprint, Provenance
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import (
     Noise,
     Space,
     Target,
     TensorSpec,
-    resolve_scope,
     tensor_specs,
 )
 from neumeta_cli.manifold.inr import KINDS
-from neumeta_cli.manifold.layouts import weight_layouts
 from neumeta_cli.manifold.live import CACHED, LiveNetwork
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
-    build_resized,
+    Frame,
+    Sizes,
     calibrate,
     drop_statistics,
-    foldable_pairs,
     has_statistics,
     kept_places,
+    open_frame,
     rank_channels,
-    resize_model,
-    resized_shapes,
-    sizes_at,
 )
 from neumeta_cli.sections import InrSection, NoiseSection
-from neumeta_cli.trace import Clique, Trace
 
-Sizes = Mapping[str, int]  # clique name to channels
 SAMPLING_SEED = 0  # of the K perturbed draws of each tensor: exports of one machine are the same
 
 
@@ -51,9 +46,9 @@ class Manifold(nn.Module):
     """An INR of the tensors in scope, and the tensors out of scope as they are.
 
     Args:
-        blueprint: the network.
-        structure: that network as traced, folded if the blueprint says so; for its shapes alone.
-        trace: of ``structure``.
+        arch: how to build the network.
+        frame: that network with a scope, folded if ``fold`` is set.
+        fold: whether batch norms were folded into the layers before them.
         tensors: the (permuted, folded) weights.
         inr: kind and size of the INR.
         noise: perturbation in the fit, and K.
@@ -62,65 +57,59 @@ class Manifold(nn.Module):
 
     def __init__(
         self,
-        blueprint: Blueprint,
-        structure: nn.Module,
-        trace: Trace,
+        arch: Arch,
+        frame: Frame,
+        fold: bool,
         tensors: Mapping[str, Tensor],
         inr: InrSection,
         noise: NoiseSection,
     ) -> None:
         super().__init__()
-        self.blueprint, self.trace, self.inr, self.noise = blueprint, trace, inr, noise
+        self.arch, self.frame, self.fold = arch, frame, fold
+        self.inr, self.noise = inr, noise
         self.provenance = Provenance()
-        self._structure = [resize_model(structure, trace, {})]  # in a list: no part of this module
-        layouts = weight_layouts(structure, trace)
-        norm_of = dict(foldable_pairs(structure, trace))
-        self.specs = tensor_specs(trace, blueprint.scope, tensors, layouts, norm_of)
+        self.specs = tensor_specs(frame, tensors)
         modules = dict.fromkeys(spec.module for spec in self.specs)
-        self.norms = tuple(m for m in modules if has_statistics(structure.get_submodule(m)))
+        self.norms = tuple(m for m in modules if has_statistics(frame.model.get_submodule(m)))
         self.calibration = CalibrationSet()
         largest = max(max(spec.shape[:2]) for spec in self.specs)
         self.space = Space(len(self.specs), largest)
-        self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
         self._targets: dict[Any, list[Target]] = {}
         self._rooms: dict[torch.device, list[dict[tuple[str, int], Tensor]]] = {}
         turned = {spec.name: spec.layout.turn(tensors[spec.name]) for spec in self.specs}
         self.field = KINDS[inr.kind](
-            self.specs, self.space, inr, turned, lambda g: self._turned_shapes(self.sizes(1 - g))
+            self.specs, self.space, inr, turned, lambda g: self._turned_shapes(frame.sizes(1 - g))
         )
         if self.field.selects:
-            self._keep_ranks(tensors, list(layouts))
-        known = {spec.name for spec in self.specs} | set(other_names(structure))
+            self._keep_ranks(tensors, list(frame.layouts))
+        known = {spec.name for spec in self.specs} | set(other_names(frame.model))
         self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
             self.register_buffer(f"fixed_{number}", tensors[name].detach().clone())
         self._skeletons: dict[Any, nn.Module] = {}
 
     @property
-    def structure(self) -> nn.Module:
-        """The network at full width on the meta device."""
-        return self._structure[0]
+    def blueprint(self) -> Blueprint:
+        """What a file says of the network."""
+        frame = self.frame
+        return Blueprint(self.arch, self.input_size, self.fold, frame.scope, frame.heads)
+
+    @property
+    def input_size(self) -> InputSize:
+        """(C, H, W)."""
+        channels, height, width = self.frame.inputs
+        return int(channels), int(height), int(width)
 
     @property
     def fixed(self) -> dict[str, Tensor]:
         """The tensors out of scope."""
         return {n: self.get_buffer(f"fixed_{i}") for i, n in enumerate(self.fixed_names)}
 
-    def sizes(self, width: float | Mapping[str, float]) -> dict[str, int]:
-        """Channels of each clique in scope at ``width``, or at a width for each.
-
-        Raises:
-            NeumetaError: the width is no positive, finite number.
-
-        """
-        sizes = sizes_at(self.trace, self.blueprint.scope, width)
-        return {name: sizes[name] for name in self.blueprint.scope}
-
     def targets(self, sizes: Sizes) -> list[Target]:
         """What is to be generated at these sizes."""
 
         def make() -> list[Target]:
-            shapes = self.shapes(sizes)
+            shapes = self.frame.shapes(sizes)
             if not self.field.selects:
                 return [_target(spec, self._sibling(spec), shapes) for spec in self.specs]
             kept, rooms = self._places(sizes), remembered(self._rooms, device, self._rooms_of_knots)
@@ -132,23 +121,18 @@ class Manifold(nn.Module):
     def _rooms_of_knots(self) -> list[dict[tuple[str, int], Tensor]]:
         """For the change at each knot, where the channels that it has lie."""
         knots = (0.0, *self.inr.knots[:-1]) if self.inr.knots else ()
-        return [self._places(self.sizes(1 - gamma)) for gamma in knots]
+        return [self._places(self.frame.sizes(1 - gamma)) for gamma in knots]
 
     def _sibling(self, spec: TensorSpec) -> TensorSpec | None:
         return next((s for s in self.specs if s.name == spec.sibling), None)
 
-    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        """Shapes of all weights at these sizes."""
-        key = tuple(sizes.items())
-        return remembered(self._shapes, key, lambda: resized_shapes(self.trace, sizes))
-
     def _turned_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        shapes = self.shapes(sizes)
+        shapes = self.frame.shapes(sizes)
         return {s.name: s.layout.shape(shapes[s.name]) for s in self.specs}
 
     def _keep_ranks(self, tensors: Mapping[str, Tensor], parameters: Sequence[str]) -> None:
         """Let the field remember which channels of the checkpoint are the largest."""
-        for number, clique in enumerate(self._scoped()):
+        for number, clique in enumerate(self.frame.cliques):
             if any(tensors[m.weight].is_meta for m in clique.members):  # a file will say
                 ranks = torch.empty(clique.rows, dtype=torch.int32, device="meta")
             else:
@@ -157,24 +141,20 @@ class Manifold(nn.Module):
 
     def check_ranks(self) -> None:
         """Raise ValueError if what a file says are ranks of channels are none."""
-        for number, clique in enumerate(self._scoped() if self.field.selects else ()):
+        for number, clique in enumerate(self.frame.cliques if self.field.selects else ()):
             ranks = self.field.get_buffer(f"rank_{number}").view(clique.copies, clique.channels)
             if bool((ranks.sort(dim=1).values != torch.arange(clique.channels)).any()):
                 raise ValueError(f"rank_{number} is no order of channels")
-
-    def _scoped(self) -> list[Clique]:
-        by_name = {clique.name: clique for clique in self.trace.cliques}
-        return [by_name[name] for name in self.blueprint.scope]
 
     def _places(self, sizes: Sizes) -> dict[tuple[str, int], Tensor]:
         """For each (weight, dimension) that shrinks, the checkpoint's places of what is left."""
         device = next(self.field.parameters()).device
         kept = {}
-        for number, clique in enumerate(self._scoped()):
+        for number, clique in enumerate(self.frame.cliques):
             ranks = self.field.get_buffer(f"rank_{number}").cpu().numpy()
             if sizes[clique.name] < clique.channels:
                 kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
-        places = kept_places(self.trace.shapes, self.trace, kept)
+        places = kept_places(self.frame.trace.shapes, self.frame.trace, kept)
         return {place: torch.from_numpy(p).to(device) for place, p in places.items()}
 
     def generate(
@@ -258,7 +238,7 @@ class Manifold(nn.Module):
         """
 
         def make() -> nn.Module:
-            made = resize_model(self.structure, self.trace, sizes)
+            made = self.frame.skeleton(sizes)
             for name in self.norms:
                 drop_statistics(made.get_submodule(name))
             return made
@@ -270,7 +250,7 @@ class Manifold(nn.Module):
 
         Without ``statistics`` those of norms in scope are left out, as ``skeleton`` has none.
         """
-        shapes = self.shapes(sizes)
+        shapes = self.frame.shapes(sizes)
         return {
             name: _resampled(tensor, shapes[name]) if name in shapes else tensor
             for name, tensor in self.fixed.items()
@@ -299,11 +279,11 @@ class Manifold(nn.Module):
         """
         if (width is None) == (sizes is None):
             raise NeumetaError("give either a width or the sizes of cliques")
-        chosen = self.sizes(1.0) | dict(sizes or {}) if width is None else self.sizes(width)
+        chosen = self.frame.full | dict(sizes or {}) if width is None else self.frame.sizes(width)
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
-        network = build_resized(self.structure, self.trace, chosen, own)
-        full = self.field.keeps_checkpoint and chosen == self.sizes(1.0)
+        network = self.frame.build(chosen, own)
+        full = self.field.keeps_checkpoint and chosen == self.frame.full
         exact = full and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:
             calibrate(network, self.norms, self.calibration.inputs())
@@ -320,7 +300,9 @@ class Manifold(nn.Module):
             cached: how many networks it keeps, of the widths last used.
 
         """
-        network = LiveNetwork(functools.partial(self.sample, samples=samples), self.sizes, cached)
+        frame: Frame = self.frame
+        sample = functools.partial(self.sample, samples=samples)
+        network = LiveNetwork(sample, frame.sizes, cached)
         return network.morph(width)
 
 
@@ -333,6 +315,7 @@ def build_manifold(
     inr: InrSection,
     noise: NoiseSection,
     heads: str = "width",
+    frame: Frame | None = None,
 ) -> tuple[Manifold, dict[str, Tensor]]:
     """A manifold with an INR that nobody has fitted yet.
 
@@ -345,15 +328,18 @@ def build_manifold(
         inr: the INR.
         noise: its perturbation.
         heads: see ``resizable``.
+        frame: of ``model``, where it is known already.
 
     Returns:
         The manifold, and the tensors that it is to learn (folded, permuted), all of them.
 
     """
-    structure, trace, folded = prepare_structure(model, input_size, fold, heads)
-    chosen = resolve_scope(trace, scope, weight_layouts(structure, trace))
-    blueprint = Blueprint(arch, input_size, fold, chosen, heads)
-    return Manifold(blueprint, structure, trace, folded, inr, noise), folded
+    frame = open_frame(model, input_size, heads) if frame is None else frame
+    structure = copy.deepcopy(model).eval()
+    if fold and frame.norm_of:
+        frame = open_frame(frame.fold(structure), input_size, frame.heads)
+    tensors = dict(structure.state_dict())
+    return Manifold(arch, frame.with_scope(scope), fold, tensors, inr, noise), tensors
 
 
 def _turned_back(targets: Sequence[Target], weights: Sequence[Tensor]) -> dict[str, Tensor]:

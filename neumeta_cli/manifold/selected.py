@@ -7,7 +7,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.manifold.cache import remembered
+from neumeta_cli.cache import remembered
 from neumeta_cli.manifold.coordinates import Noise, Target, TensorSpec
 from neumeta_cli.manifold.field import Field, ShapesAt
 from neumeta_cli.manifold.plan import MOST_WEIGHTS, Plan, make_plan, selects_only

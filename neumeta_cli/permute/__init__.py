@@ -1,5 +1,6 @@
 """Permuting channels so that weights vary smoothly along them (intra-model smoothness)."""
 
+from neumeta_cli.permute.checked import Permuted, check_trace, permute_checkpoint
 from neumeta_cli.permute.invariance import invariance_error
 from neumeta_cli.permute.objective import (
     Norm,
@@ -24,12 +25,15 @@ __all__ = [
     "Norm",
     "Objective",
     "Ordering",
+    "Permuted",
     "Weighting",
     "apply_orders",
     "channel_distances",
+    "check_trace",
     "find_orders",
     "invariance_error",
     "path_length",
+    "permute_checkpoint",
     "permute_model",
     "permute_tensors",
 ]

@@ -1,11 +1,12 @@
 """Folding batch norm into the layer before it, wherever a trace shows that this is exact."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import fusion
 
-from neumeta_cli.trace import Trace, trace_model
+from neumeta_cli.trace import Trace
 
 BATCH_NORM_OPS = ("_native_batch_norm_legit_no_training", "native_batch_norm")
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -13,13 +14,18 @@ FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *TRANSPOSED)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def fold_batch_norm(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
-    """Fold each batch norm into the convolution or linear layer whose output it alone reads.
+def fold_batch_norm(model: nn.Module, norm_of: Mapping[str, str]) -> nn.Module:
+    """Fold batch norms into the convolutions or linear layers before them.
 
     Changes ``model`` in place: the layer gains a bias, the norm becomes ``nn.Identity``. Works on
     the meta device too, where it gives the structure alone.
+
+    Args:
+        model: a network, at any width.
+        norm_of: layer to the norm that alone reads its output, as ``foldable_pairs`` finds them.
+
     """
-    for layer, norm in foldable_pairs(model, trace_model(model, input_size)):
+    for layer, norm in norm_of.items():
         first: Any = model.get_submodule(layer)
         second: Any = model.get_submodule(norm)
         if isinstance(first, nn.Linear):

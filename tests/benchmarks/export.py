@@ -41,7 +41,7 @@ def untrained() -> Manifold:
 
 def runs(manifold: Manifold, width: float, folder: Path, batch: int) -> dict[str, Run]:
     """A forward pass in each runtime, with as many threads as torch has."""
-    images = torch.randn(batch, *manifold.blueprint.input_size)
+    images = torch.randn(batch, *manifold.input_size)
     path = folder / f"{width}.onnx"
     network = folder / f"{width}.pt"
     if not path.exists():
@@ -70,7 +70,7 @@ def fastest(by_width: dict[float, Run], rounds: int) -> dict[float, float]:
 def measure(rounds: dict[int, int], console: Console) -> list[dict[str, object]]:
     manifold = untrained()
     rows: list[dict[str, object]] = []
-    size = manifold.blueprint.input_size
+    size = manifold.input_size
     costs = {w: measure_cost(manifold.sample(w, samples=0), size) for w in WIDTHS}
     with tempfile.TemporaryDirectory() as folder:
         for batch in BATCHES:

@@ -149,7 +149,7 @@ def sampling_rate(precision: str) -> tuple[int, float]:
     manifold, _ = build_manifold(
         model, arch, (3, 32, 32), "paper", True, InrSection(), NoiseSection(precision=precision)
     )
-    sizes = manifold.sizes(1.0)
+    sizes = manifold.frame.full
     coordinates = sum(t.c_out * t.c_in for t in manifold.targets(sizes))
     with torch.no_grad():
         seconds = median_seconds(lambda: manifold.draw(sizes, samples=10), 3)

@@ -11,9 +11,8 @@ from torch import nn
 from neumeta_cli.checkpoint import Checkpoint
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import sizes_at
+from neumeta_cli.resize import Frame
 from neumeta_cli.tasks import Task
-from neumeta_cli.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,7 @@ class Bench:
 
     Attributes:
         checkpoint: permuted, batch norm not folded.
-        trace: of its network.
-        scope: names of the cliques that shrink.
+        frame: of its network, with the scope that shrinks.
         task: data, loss and metric.
         recipe: of this seed: epochs, batch size, augmentation, teacher, widths.
         device: where to compute.
@@ -32,8 +30,7 @@ class Bench:
     """
 
     checkpoint: Checkpoint
-    trace: Trace
-    scope: tuple[str, ...]
+    frame: Frame
     task: Task
     recipe: Recipe
     device: str
@@ -48,10 +45,6 @@ class Bench:
     def narrower(self) -> list[float]:
         """Those below 1, where there is something to do."""
         return [width for width in self.widths if width < 1]
-
-    def sizes(self, width: float) -> dict[str, int]:
-        """Channels of the cliques in scope: the same for every method."""
-        return sizes_at(self.trace, self.scope, width)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,14 @@ def fit_or_load(bench: Bench, recipe: Recipe, folder: Path) -> Fitted:
     if not (path.exists() and record.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         manifold, _, result = distill_checkpoint(
-            bench.checkpoint, bench.task, recipe, bench.device, folder, True, bench.reporter
+            bench.checkpoint,
+            bench.task,
+            recipe,
+            bench.device,
+            folder,
+            True,
+            bench.reporter,
+            bench.frame,
         )
         save_manifold(path, manifold)
         seconds = result.seconds + result.preparation_seconds

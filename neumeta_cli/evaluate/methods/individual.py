@@ -22,7 +22,7 @@ class Individual(Method):
             loss, fit = {"distill": self.teacher}, {"gamma": [gamma, gamma]}
             recipe = adapted(bench.recipe, SLICES, {"loss": loss}, {"fit": fit})
             fits.append(fit_or_load(bench, recipe, folder / f"gamma{gamma:g}"))
-            networks[width] = fits[-1].manifold.sample(sizes=bench.sizes(width))
+            networks[width] = fits[-1].manifold.sample(sizes=bench.frame.sizes(width))
         stored = [t for n in networks.values() for t in n.state_dict().values()]
         return Outcome(
             networks,

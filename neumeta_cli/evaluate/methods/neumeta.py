@@ -29,7 +29,7 @@ class NeuMeta(Method):
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
         fitted = fit_or_load(bench, adapted(bench.recipe, self.variation), folder)
-        networks = {w: fitted.manifold.sample(sizes=bench.sizes(w)) for w in bench.widths}
+        networks = {w: fitted.manifold.sample(sizes=bench.frame.sizes(w)) for w in bench.widths}
         return Outcome(networks, fitted.seconds, fitted.epochs, fitted.bytes, fitted.parameters)
 
     def settings(self) -> dict[str, Any]:

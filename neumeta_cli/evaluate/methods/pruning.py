@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
 from neumeta_cli.kernels import SafeConvolutions
-from neumeta_cli.resize import calibrate, has_statistics, resized_shapes
+from neumeta_cli.resize import calibrate, has_statistics
+from neumeta_cli.seeding import seeded
 from neumeta_cli.trace import Clique
 
 
@@ -40,10 +41,10 @@ class Pruning(Method):
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
         start = time.perf_counter()
-        torch.manual_seed(bench.recipe.seed)
         model = copy.deepcopy(bench.checkpoint.model).to(bench.device).eval()
         model.requires_grad_(True)  # torch-pruning leaves out what cannot be trained
-        scores = self._importance(model, bench)
+        with seeded(bench.recipe.seed):
+            scores = self._importance(model, bench)
         networks = {width: self._pruned(model, scores, bench, width) for width in bench.narrower}
         if 1.0 in bench.widths:
             whole = copy.deepcopy(model)
@@ -85,14 +86,14 @@ class Pruning(Method):
         self, model: nn.Module, scores: dict[str, np.ndarray], bench: Bench, width: float
     ) -> nn.Module:
         small = copy.deepcopy(model)
-        sizes = bench.sizes(width)
+        sizes = bench.frame.sizes(width)
         for clique in self._cliques(bench):
             worst = np.argsort(scores[clique.name], kind="stable")
             drop = sorted(worst[: clique.channels - sizes[clique.name]].tolist())
             if drop:
                 module, prune = _pruning_of(small, clique, bench)
                 _graph(small, bench).get_pruning_group(module, prune, drop).prune()
-        shapes = resized_shapes(bench.trace, sizes)
+        shapes = bench.frame.shapes(sizes)
         for name, tensor in small.state_dict().items():
             if name in shapes and tuple(tensor.shape) != shapes[name]:
                 raise NeumetaError(
@@ -110,7 +111,7 @@ class Pruning(Method):
         return model
 
     def _cliques(self, bench: Bench) -> list[Clique]:
-        return [c for c in bench.trace.cliques if c.name in bench.scope]
+        return bench.frame.cliques
 
 
 def torch_pruning() -> Any:
@@ -155,7 +156,7 @@ def _pruning_of(model: nn.Module, clique: Clique, bench: Bench) -> tuple[nn.Modu
     found = []
     for (weight, dim), members in along.items():
         module: Any = model.get_submodule(weight.rpartition(".")[0])
-        size = bench.trace.shapes[weight][dim]
+        size = bench.frame.trace.shapes[weight][dim]
         plain = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
         if not plain or weight.endswith("bias") or members > 1 or size != clique.channels:
             continue

@@ -19,7 +19,7 @@ class Slimmable(Method):
     def run(self, bench: Bench, folder: Path) -> Outcome:
         recipe = adapted(bench.recipe, SLICES, self.changes(bench))
         fitted = fit_or_load(bench, recipe, folder)
-        networks = {w: fitted.manifold.sample(sizes=bench.sizes(w)) for w in bench.widths}
+        networks = {w: fitted.manifold.sample(sizes=bench.frame.sizes(w)) for w in bench.widths}
         return Outcome(networks, fitted.seconds, fitted.epochs, fitted.bytes, fitted.parameters)
 
     def changes(self, bench: Bench) -> dict[str, dict[str, Any]]:

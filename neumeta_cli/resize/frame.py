@@ -1,0 +1,137 @@
+"""The frame: a traced network with a scope, that can be built at any size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from neumeta_cli.cache import remembered
+from neumeta_cli.resize.adapt import resizable
+from neumeta_cli.resize.cost import Cost, measure_cost
+from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
+from neumeta_cli.resize.layouts import Layout, weight_layouts
+from neumeta_cli.resize.network import build_resized, resize_model, resized_shapes
+from neumeta_cli.resize.scope import resolve_scope
+from neumeta_cli.resize.sizes import linked_cliques, sizes_at
+from neumeta_cli.trace import Clique, Inputs, Trace, trace_model
+
+Sizes = Mapping[str, int]  # clique name to channels
+Width = float | Mapping[str, float]  # of every clique, or of each by name
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A network without its weights: how it is tied together, what of it morphs, and how large.
+
+    A perceptron of 4 inputs, 8 hidden units and 3 classes has one clique, its hidden units, which
+    are the rows of the first matrix, its biases, and the columns of the second::
+
+        >>> frame = open_frame(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), (4,))
+        >>> frame = frame.with_scope("all")
+        >>> frame.sizes(0.5)
+        {'0': 4}
+        >>> frame.shapes({"0": 4})["2.weight"]
+        (3, 4)
+
+    Attributes:
+        model: the network at full width on the meta device.
+        inputs: the size of its input, (C, H, W), or example tensors.
+        trace: of it, with the reasons of cliques that are held and the numbers that follow.
+        layouts: which dimensions of a parameter are its output and input channels.
+        heads: what of attention heads a width changes, ``width`` or ``count``.
+        scope: names of the cliques that morph; none until ``with_scope``.
+
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    trace: Trace
+    layouts: Mapping[str, Layout]
+    heads: str = "width"
+    scope: tuple[str, ...] = ()
+    _shapes: dict[Any, dict[str, tuple[int, ...]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def with_scope(self, scope: str | Sequence[str]) -> "Frame":
+        """The same network with these cliques morphing: see ``resolve_scope``.
+
+        Raises:
+            NeumetaError: no clique can change, or a pattern fits none that can.
+
+        """
+        return replace(self, scope=resolve_scope(self.trace, scope, self.layouts))
+
+    @property
+    def cliques(self) -> list[Clique]:
+        """Those in scope, in its order."""
+        by_name = {clique.name: clique for clique in self.trace.cliques}
+        return [by_name[name] for name in self.scope]
+
+    @property
+    def full(self) -> dict[str, int]:
+        """Channels of each clique in scope at full width."""
+        return self.sizes(1.0)
+
+    @property
+    def linked(self) -> list[list[str]]:
+        """The names in scope in groups that a forward pass needs of one width, most of one."""
+        return linked_cliques(self.trace, sorted(self.scope))
+
+    def sizes(self, width: Width) -> dict[str, int]:
+        """Channels of each clique in scope at ``width``, or at a width for each.
+
+        Raises:
+            NeumetaError: the width is no positive, finite number.
+
+        """
+        sizes = sizes_at(self.trace, self.scope, width)
+        return {name: sizes[name] for name in self.scope}
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Shapes of all weights at these sizes."""
+        key = tuple(sizes.items())
+        return remembered(self._shapes, key, lambda: resized_shapes(self.trace, sizes))
+
+    def skeleton(self, sizes: Sizes) -> nn.Module:
+        """The network at these sizes on the meta device."""
+        return resize_model(self.model, self.trace, sizes)
+
+    def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """The network at these sizes around ``tensors``, which it shares."""
+        return build_resized(self.model, self.trace, sizes, tensors)
+
+    def cost(self, sizes: Sizes) -> Cost:
+        """Parameters, MACs and bytes at these sizes; nothing is computed."""
+        return measure_cost(self.skeleton(sizes), self.inputs)
+
+    def fold(self, network: nn.Module) -> nn.Module:
+        """Fold batch norms of a network of this frame, at any size, in place."""
+        return fold_batch_norm(network, self.norm_of)
+
+    @property
+    def norm_of(self) -> dict[str, str]:
+        """Each layer whose output a batch norm alone reads, and that norm."""
+        return dict(foldable_pairs(self.model, self.trace))
+
+    def output(self, weight: str) -> int:
+        """Along which dimension of a parameter its output channels run."""
+        return self.layouts[weight].out
+
+
+def open_frame(model: nn.Module, inputs: Inputs, heads: str = "width") -> Frame:
+    """Trace a network and find out how it can be resized; nothing is in scope yet.
+
+    Args:
+        model: any module; it is left as it is, and its weights are not kept.
+        inputs: the size of its input without the batch dimension, or example tensors.
+        heads: see ``resizable``.
+
+    Raises:
+        NeumetaError: the network does not run on such inputs.
+
+    """
+    trace = resizable(model, trace_model(model, inputs), inputs, heads)
+    structure = resize_model(model, trace, {})
+    return Frame(structure, inputs, trace, weight_layouts(model, trace), heads)
