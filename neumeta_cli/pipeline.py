@@ -37,6 +37,7 @@ from neumeta_cli.evaluate import (
     Row,
     evaluate_network,
     plot_over_gamma,
+    prune_l1,
     save_figure,
     shown,
     sweep,
@@ -139,7 +140,7 @@ def run_recipe(
         _begin_folder(folder, recipe, frame.trace, resume)
         write_permuted(folder / PERMUTED_FILE, checkpoint, permuted.weights)
     model = permuted.model
-    manifold, original, result = distill_checkpoint(
+    manifold, _, result = distill_checkpoint(
         replace(checkpoint, model=model), task, recipe, device, folder, resume, reporter, frame
     )
     if not main:
@@ -154,7 +155,13 @@ def run_recipe(
         drawn = task.pictures(network)
         pictures.update({f"{name}_{width:g}": figure for name, figure in drawn.items()})
 
-    rows += sweep(manifold, task, widths, original, reporter=reporter, look=look)
+    scoped = replace(frame, scope=manifold.frame.scope)
+
+    def pruned(width: float) -> nn.Module:
+        small = prune_l1(scoped, model.cpu().state_dict(), scoped.sizes(width))
+        return (scoped.fold(small) if manifold.fold else small).to(device)
+
+    rows += sweep(manifold, task, widths, pruned, reporter=reporter, look=look)
     for name, figure in pictures.items():
         save_figure(figure, folder / PICTURES_FOLDER / f"{name}.png")
     metrics = {"table": [row.as_dict() for row in rows]}

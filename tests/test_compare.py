@@ -8,19 +8,23 @@ import torch
 from conftest import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_fits import recipe_for
 
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
 from neumeta_cli.comparing import chosen_methods, compare
+from neumeta_cli.distill import train_network
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.methods import METHODS, Bench, hessian, taylor
+from neumeta_cli.evaluate import PRUNED
+from neumeta_cli.evaluate.methods import METHODS, Bench, pruned
 from neumeta_cli.evaluate.report import clear_winner
 from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
-from neumeta_cli.tasks import Metric
+from neumeta_cli.sections import TrainSection
+from neumeta_cli.tasks import Metric, load_task
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
 
@@ -160,6 +164,31 @@ def test_norm_statistics_are_calibrated_where_asked(
     assert plain["rows"][1]["parameters"] == taylor["rows"][1]["parameters"]
 
 
+def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
+    build, image_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Also where a fit folds its norms, and channels would be ranked otherwise afterwards."""
+    model, arch = build("cifar_resnet20")
+    task = load_task(recipe_for(image_folder).data, model, arch.default_input_size())
+    train = TrainSection(epochs=8, batch_size=40, precision="float32", learning_rate=3e-3)
+    torch.save(train_network(model, task, train).state_dict(), tmp_path / "model.pth")
+    recipe = recipe_for(
+        image_folder,
+        model={"arch": "cifar_resnet20", "checkpoint": str(tmp_path / "model.pth")},
+        scope="all",
+        norm={"fold": True},
+        inr={"kind": "selected"},
+        fit={"epochs": 1},
+        eval={"gammas": [0.0, 0.1, 0.2, 0.3], "watch": 0},
+        compare={"methods": ["l1"], "images": 20},
+    )
+    monkeypatch.chdir(tmp_path)
+    fitted = [r for r in pipeline.run_recipe(recipe, tmp_path / "fit").rows if r.method == PRUNED]
+    (compared,) = compare(recipe, tmp_path / "compare")["methods"]
+    assert [r.metrics for r in fitted] == [r["metrics"] for r in compared["rows"]]
+    assert len({r.metrics["top-1"] for r in fitted}) > 1
+
+
 def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
     vary = "compare.vary={permute.solver: [2.5-opt, identity], noise.channels: [0.0, 0.2]}"
     document = compare(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
@@ -214,8 +243,8 @@ def test_networks_that_grow_are_compared_too(tmp_path: Path) -> None:
 
 def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
     """And Taylor's gradient that of the mean loss."""
-    for module in (hessian, taylor):
-        monkeypatch.setattr(module, "IMAGES", 6)
+    for name in ("HESSIAN_IMAGES", "TAYLOR_IMAGES"):
+        monkeypatch.setattr(pruned, name, 6)
     recipe = load_recipe("digits_lenet")
     checkpoint, task = pipeline.open_inputs(recipe)
     frame = open_frame(checkpoint.model, checkpoint.input_size)
@@ -229,8 +258,12 @@ def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
         loss = task.loss(scores, task.train.labels[i[None]])
         gradients.append(torch.autograd.grad(loss, weight)[0])
     stacked = torch.stack(gradients)
-    for criterion, expected in (("hessian", stacked.square().mean(0)), ("taylor", stacked.mean(0))):
-        METHODS[criterion].differentiate(model, bench)
+    leave = {
+        pruned.leave_squares: stacked.square().mean(0),
+        pruned.leave_gradients: stacked.mean(0),
+    }
+    for differentiate, expected in leave.items():
+        differentiate(model, bench)
         torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-9)
 
 
@@ -272,7 +305,7 @@ def test_compare_and_eval_on_the_command_line(neumeta, tmp_path: Path) -> None:
     assert [(r["samples"], r["width"]) for r in rows] == [
         (k, w) for k in (0, 2) for w in (0.5, 0.75, 1.0)
     ]
-    assert all(0 < r["seconds_batch_1"] < r["seconds_batch_64"] for r in rows)
+    assert all(r["seconds_batch_1"] > 0 and r["seconds_batch_64"] > 0 for r in rows)
     assert neumeta("eval", manifold, "--widths", "1:2").code == 1
     assert neumeta("eval", manifold, "--samples", "-1").code == 1
 

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.evaluate.latency import measure_latency
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
@@ -85,7 +84,7 @@ def sweep(
     manifold: Manifold,
     task: Task,
     widths: Sequence[float],
-    original: Mapping[str, Tensor] | None = None,
+    pruned: Callable[[float], nn.Module] | None = None,
     samples: Sequence[int] = (),
     reporter: Reporter | None = None,
     batches: Sequence[int] = (),
@@ -97,8 +96,7 @@ def sweep(
         manifold: a fitted one.
         task: test data.
         widths: kept over full channels, of the cliques in scope.
-        original: the checkpoint's weights as the manifold learnt them; without them nothing is
-            pruned.
+        pruned: gives the checkpoint pruned to a width, at most 1; without it nothing is.
         samples: every K to sample with, the manifold's own if there are none.
         reporter: is told of the progress.
         batches: sizes of batches whose latency is measured.
@@ -106,10 +104,9 @@ def sweep(
 
     """
     reporter = reporter or Silent()
-    device = next(iter(manifold.field.parameters())).device
     counts: Sequence[int | None] = list(samples) or [None]
-    pruned_too = original is not None
-    reporter.start("evaluate", (len(counts) + pruned_too) * len(widths))
+    narrower = [w for w in widths if w <= 1] if pruned is not None else []
+    reporter.start("evaluate", len(counts) * len(widths) + len(narrower))
     rows = []
     for count in counts:
         for width in widths:
@@ -118,10 +115,9 @@ def sweep(
             rows.append(evaluate_network(network, MANIFOLD, width, task, batches, k))
             look(width, network)
             reporter.advance(1, f"width {width:g}: {tell(rows[-1], task)}")
-    for width in (w for w in widths if w <= 1) if original is not None else ():  # pruned: no more
-        assert original is not None
-        pruned = prune_l1(manifold.frame, original, manifold.frame.sizes(width))
-        rows.append(evaluate_network(pruned.to(device), PRUNED, width, task))
+    for width in narrower:
+        assert pruned is not None
+        rows.append(evaluate_network(pruned(width), PRUNED, width, task))
         reporter.advance(1, f"{PRUNED} {width:g}: {tell(rows[-1], task)}")
     reporter.finish()
     return rows

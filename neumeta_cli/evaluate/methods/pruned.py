@@ -1,8 +1,9 @@
-"""Structured pruning of the checkpoint, without any training, through torch-pruning."""
+"""Structured pruning of the checkpoint, without any training."""
 
 import copy
 import time
-from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +12,54 @@ import torch
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.resize import calibrate, has_statistics
 from neumeta_cli.seeding import seeded
 from neumeta_cli.trace import Clique
 
+TAYLOR_IMAGES, TAYLOR_BATCH, HESSIAN_IMAGES = 1024, 128, 256
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Which channels are important.
+
+    Attributes:
+        name: on the command line.
+        title: in tables.
+        importance: torch-pruning's importance of a group, which reads gradients that are left in
+            the network; None for ``prune_l1``, which needs none.
+
+    """
+
+    name: str
+    title: str
+    importance: Callable[[nn.Module, Bench], Any] | None
+
 
 class Pruning(Method):
-    """Keep in each clique the most important channels; a subclass says which these are.
+    """Keep in each clique the most important channels.
 
     Args:
+        criterion: says which these are.
         recalibrate: norm statistics are those of ``norm.images`` training images for each width,
             as they are for every other method, instead of what is left of the checkpoint's.
 
     """
 
-    criterion: str  # its name on the command line
-    title: str  # and in tables
-
-    def __init__(self, recalibrate: bool) -> None:
-        self.recalibrate = recalibrate
-        self.name = self.criterion + ("_bn" if recalibrate else "")
-        self.label = self.title + (" + norm statistics" if recalibrate else "")
-
-    @abstractmethod
-    def importance(self, model: nn.Module, bench: Bench) -> Any:
-        """torch-pruning's importance of a group; gradients that it reads are left in ``model``."""
+    def __init__(self, criterion: Criterion, recalibrate: bool) -> None:
+        self.criterion, self.recalibrate = criterion, recalibrate
+        self.name = criterion.name + ("_bn" if recalibrate else "")
+        self.label = criterion.title + (" + norm statistics" if recalibrate else "")
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
         start = time.perf_counter()
         model = copy.deepcopy(bench.checkpoint.model).to(bench.device).eval()
         model.requires_grad_(True)  # torch-pruning leaves out what cannot be trained
         with seeded(bench.recipe.seed):
-            scores = self._importance(model, bench)
+            scores = self._scores(model, bench)
         networks = {width: self._pruned(model, scores, bench, width) for width in bench.narrower}
         if 1.0 in bench.widths:
             whole = copy.deepcopy(model)
@@ -59,24 +74,28 @@ class Pruning(Method):
         )
 
     def check(self) -> None:
-        torch_pruning()
+        if self.criterion.importance is not None:
+            torch_pruning()
 
     def applies(self, model: nn.Module) -> bool:
         return not self.recalibrate or any(has_statistics(m) for m in model.modules())
 
-    def _importance(self, model: nn.Module, bench: Bench) -> dict[str, np.ndarray]:
-        """Of each channel of each clique in scope."""
+    def _scores(self, model: nn.Module, bench: Bench) -> dict[str, np.ndarray]:
+        """Of each channel of each clique in scope, where torch-pruning gives them."""
+        if self.criterion.importance is None:
+            return {}
         with SafeConvolutions():
-            importance = self.importance(model, bench)
+            importance = self.criterion.importance(model, bench)
         found = {}
-        for clique in self._cliques(bench):
+        for clique in bench.frame.cliques:
             module, prune = _pruning_of(model, clique, bench)
             every = list(range(clique.channels))
             group = _graph(model, bench).get_pruning_group(module, prune, every)
             score = importance(group)
             if score is None or len(score) != clique.channels:
+                name = self.criterion.name
                 raise NeumetaError(
-                    f"torch-pruning has no {self.criterion} importance for clique {clique.name}"
+                    f"torch-pruning has no {name} importance for clique {clique.name}"
                 )
             found[clique.name] = score.detach().cpu().numpy()
         model.zero_grad()
@@ -85,9 +104,13 @@ class Pruning(Method):
     def _pruned(
         self, model: nn.Module, scores: dict[str, np.ndarray], bench: Bench, width: float
     ) -> nn.Module:
-        small = copy.deepcopy(model)
         sizes = bench.frame.sizes(width)
-        for clique in self._cliques(bench):
+        if not scores:
+            tensors = {name: t.detach().cpu() for name, t in model.state_dict().items()}
+            small = prune_l1(bench.frame, tensors, sizes).to(bench.device)
+            return self._calibrated(small, bench) if self.recalibrate else small
+        small = copy.deepcopy(model)
+        for clique in bench.frame.cliques:
             worst = np.argsort(scores[clique.name], kind="stable")
             drop = sorted(worst[: clique.channels - sizes[clique.name]].tolist())
             if drop:
@@ -109,9 +132,6 @@ class Pruning(Method):
         index = random_images(bench, bench.recipe.norm.images)
         calibrate(model, norms, bench.task.inputs(images, index, None).to(bench.device))
         return model
-
-    def _cliques(self, bench: Bench) -> list[Clique]:
-        return bench.frame.cliques
 
 
 def torch_pruning() -> Any:
@@ -136,6 +156,53 @@ def loss_on(model: nn.Module, bench: Bench, index: Tensor) -> Tensor:
     assert bench.task.train is not None
     x, targets = bench.task.batch(bench.task.train, index, None)
     return bench.task.loss(model(x.to(bench.device)), targets.to(bench.device))
+
+
+def leave_gradients(model: nn.Module, bench: Bench) -> None:
+    """Leave in ``grad`` the gradient of the mean loss over some training images."""
+    index = random_images(bench, TAYLOR_IMAGES)
+    model.zero_grad()
+    for part in index.split(TAYLOR_BATCH):
+        (loss_on(model, bench, part) * len(part) / len(index)).backward()
+
+
+def leave_squares(model: nn.Module, bench: Bench) -> None:
+    """Leave in ``grad`` the mean square of the gradients of single training images.
+
+    torch-pruning's own sum over images keeps the last one alone.
+    """
+    index = random_images(bench, HESSIAN_IMAGES)
+    squares = {p: torch.zeros_like(p) for p in model.parameters()}
+    for one in index:
+        model.zero_grad()
+        loss_on(model, bench, one[None]).backward()
+        for p, square in squares.items():
+            if p.grad is not None:
+                square += p.grad.square() / len(index)
+    for p, square in squares.items():
+        p.grad = square
+
+
+def _taylor(model: nn.Module, bench: Bench) -> Any:
+    leave_gradients(model, bench)
+    return torch_pruning().importance.GroupTaylorImportance()
+
+
+def _hessian(model: nn.Module, bench: Bench) -> Any:
+    leave_squares(model, bench)
+    return torch_pruning().importance.GroupHessianImportance()
+
+
+CRITERIA = (
+    Criterion("l1", "ℓ1 pruning", None),  # Li et al., 2017
+    Criterion(
+        "l2", "ℓ2 pruning", lambda *_: torch_pruning().importance.GroupMagnitudeImportance(p=2)
+    ),
+    Criterion("taylor", "Taylor pruning", _taylor),  # weight times gradient, Molchanov et al., 2019
+    Criterion("hessian", "Hessian pruning", _hessian),  # optimal brain damage, LeCun et al., 1989
+    Criterion("random", "random pruning", lambda *_: torch_pruning().importance.RandomImportance()),
+)
+PRUNED: tuple[Method, ...] = tuple(Pruning(c, bn) for c in CRITERIA for bn in (False, True))
 
 
 def _graph(model: nn.Module, bench: Bench) -> Any:
