@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         recipe_arch,
         run_recipe,
     )
-    from neumeta_cli.recipe import Recipe, load_recipe, recipe_files
+    from neumeta_cli.recipe import Recipe, load_recipe
     from neumeta_cli.reporting import Reporter
     from neumeta_cli.resize import (
         Cost,
@@ -56,9 +56,11 @@ if TYPE_CHECKING:
         resize_model,
     )
     from neumeta_cli.sections import DataSection, FitSection, InrSection, NoiseSection, TrainSection
+    from neumeta_cli.shipped import recipe_files
     from neumeta_cli.tasks import Images, Metric, Task, load_task, task_class
     from neumeta_cli.trace import Clique, Member, Trace, trace_model
 
+__version__ = "0.1.0"
 HOMES = {
     "Arch": "checkpoint:Arch",
     "Budget": "export:Budget",
@@ -116,7 +118,7 @@ HOMES = {
     "prune_l1": "evaluate:prune_l1",
     "read_run": "comparing:read_run",
     "recipe_arch": "pipeline:recipe_arch",
-    "recipe_files": "recipe:recipe_files",
+    "recipe_files": "shipped:recipe_files",
     "resizable": "resize:resizable",
     "resize_model": "resize:resize_model",
     "resolve": "checkpoint:resolve",

@@ -31,7 +31,7 @@ from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
 from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.manifold import resolve_scope, weight_layouts
 from neumeta_cli.permute import Objective, Ordering
-from neumeta_cli.recipe import PACKAGE, Recipe, parse_recipe, unknown_field
+from neumeta_cli.recipe import Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     build_resized,
@@ -41,6 +41,7 @@ from neumeta_cli.resize import (
     resized_shapes,
     sizes_at,
 )
+from neumeta_cli.shipped import PACKAGE
 from neumeta_cli.tasks import Task
 from neumeta_cli.trace import Trace, trace_model
 

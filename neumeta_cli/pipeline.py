@@ -53,6 +53,7 @@ from neumeta_cli.permute import (
 )
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.runs import MANIFOLD_FILE, RUNS
 from neumeta_cli.tasks import (
     FORMATS,
     NOTHING_TO_READ,
@@ -64,9 +65,7 @@ from neumeta_cli.tasks import (
 )
 from neumeta_cli.trace import Trace, trace_model
 
-RUNS = Path("runs")
 RECIPE_FILE = "recipe.yaml"
-MANIFOLD_FILE = "manifold.safetensors"
 PERMUTED_FILE = "permuted.safetensors"
 TABLE_FILE = "report/table.json"
 PICTURES_FOLDER = "pictures"
@@ -303,21 +302,6 @@ def last_folder(recipe: Recipe) -> Path:
             f"no run of {recipe.name} to go on with under {RUNS / recipe.name}; leave out --resume"
         )
     return folders[-1].parent
-
-
-def latest_manifold() -> Path:
-    """The manifold of the run that finished last.
-
-    Raises:
-        NeumetaError: no run has finished here.
-
-    """
-    path = RUNS / "latest" / MANIFOLD_FILE
-    if not path.is_file():
-        raise NeumetaError(
-            f"no manifold given and no {path} here; run neumeta fit first, or name the file"
-        )
-    return path
 
 
 def _point_latest(folder: Path) -> None:

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from neumeta_cli.choices import Norm, Weighting
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -107,10 +109,8 @@ class PermuteSection(Section):
     solver: str = Field("2.5-opt", description="2.5-opt, greedy, identity, random or python-tsp")
     seed: int = Field(0, description="of the solver")
     time_limit: float | None = Field(None, gt=0, description="seconds to solve a clique")
-    norm: Literal["l1", "l2"] = Field(
-        "l1", description="of the difference of two channels within a weight"
-    )
-    weighting: Literal["none", "equal", "producer"] = Field(
+    norm: Norm = Field("l1", description="of the difference of two channels within a weight")
+    weighting: Weighting = Field(
         "none",
         description="none (the paper's: every weight as it is), equal (every weight counts the "
         "same) or producer (only the weight that makes the channels)",

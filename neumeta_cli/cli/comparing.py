@@ -1,32 +1,27 @@
 """``neumeta compare`` and ``report``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from neumeta_cli import pipeline
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
-from neumeta_cli.cli.fitting import RecipeName, adapted
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     CheckpointOption,
     DataOption,
-    Debug,
     Device,
     DownloadOption,
     EpochsOption,
     Json,
-    Quiet,
+    RecipeName,
     SetOption,
     choose_device,
     parse_widths,
 )
-from neumeta_cli.comparing import compare as compare_methods
-from neumeta_cli.comparing import read_run
-from neumeta_cli.evaluate.charts import metrics_of
-from neumeta_cli.evaluate.report import write_report
-from neumeta_cli.tasks import Metric
+from neumeta_cli.runs import RUNS
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks import Metric
 
 SeedsOption = Annotated[
     int | None,
@@ -62,8 +57,6 @@ def compare(
     set_: SetOption = None,
     device: Device = "auto",
     json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Run NeuMeta and its competitors on the same checkpoint, data, widths and scope.
 
@@ -73,6 +66,10 @@ def compare(
 
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
+    from neumeta_cli import comparing
+    from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.evaluate.charts import metrics_of
+
     extra = list(set_ or [])
     if methods is not None:
         extra.append(f"compare.methods=[{methods}]")
@@ -81,10 +78,10 @@ def compare(
     if widths is not None:
         extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths)]}")
     chosen = adapted(recipe, extra, checkpoint, data, epochs, download=download)
-    folder = run or pipeline.RUNS / chosen.name / "compare"
+    folder = run or RUNS / chosen.name / "compare"
     reporter = TerminalReporter()
     try:
-        document = compare_methods(chosen, folder, choose_device(device), reporter)
+        document = comparing.compare(chosen, folder, choose_device(device), reporter)
     except KeyboardInterrupt:
         reporter.finish()
         note("stopped; the same command goes on")
@@ -103,8 +100,6 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: RUN/report.")
     ] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Write one HTML page (and its pictures as PNG and SVG) that shows a run.
 
@@ -112,11 +107,14 @@ def report(
 
     Example: neumeta report runs/digits_lenet/compare
     """
+    from neumeta_cli.comparing import read_run
+    from neumeta_cli.evaluate.report import write_report
+
     page = write_report(read_run(run), run, output or run / "report")
     say(f"written: {escape(str(page))}")
 
 
-def _table(document: dict[str, Any], metric: Metric) -> object:
+def _table(document: dict[str, Any], metric: "Metric") -> object:
     whole = document["checkpoint"]["metrics"]
     gammas = sorted({r["gamma"] for e in document["methods"] for r in e["rows"]})
     rows = [
@@ -143,5 +141,5 @@ def _table(document: dict[str, Any], metric: Metric) -> object:
     return table(title, columns, rows)
 
 
-def _cell(row: dict[str, Any], metric: Metric) -> str:
+def _cell(row: dict[str, Any], metric: "Metric") -> str:
     return metric.scaled(row["metrics"][metric.name], row["deviations"][metric.name])

@@ -3,20 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from neumeta_cli import pipeline
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
-from neumeta_cli.cli.files import how_to_read
+from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     DataOption,
-    Debug,
     Device,
     Json,
-    Quiet,
     Seed,
     TrustCode,
     choose_device,
@@ -36,15 +32,13 @@ from neumeta_cli.cli.widths import (
     parse_wish,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import DTYPES, Exported, Finish, accept_float32
-from neumeta_cli.export.budget import OPTIONS, show_cost
-from neumeta_cli.export.family import INDEX, MemberRow, export_family
-from neumeta_cli.export.planning import Order, Planned, export_planned
-from neumeta_cli.export.search import SAMPLES
-from neumeta_cli.export.widths import Choice, mean_width
-from neumeta_cli.manifold import Manifold, load_manifold
-from neumeta_cli.resize import measure_cost
-from neumeta_cli.tasks import Task, load_task, metric_named
+from neumeta_cli.runs import latest_manifold
+
+if TYPE_CHECKING:
+    from neumeta_cli.export import Exported, Planned
+    from neumeta_cli.export.family import MemberRow
+    from neumeta_cli.manifold import Manifold
+    from neumeta_cli.tasks import Task
 
 SamplesOption = Annotated[
     int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
@@ -68,7 +62,9 @@ CalibrateOption = Annotated[
 ]
 DtypeOption = Annotated[
     str,
-    typer.Option(metavar="|".join(DTYPES), help="Number format of the network and of its input."),
+    typer.Option(
+        metavar="|".join(NUMBER_FORMATS), help="Number format of the network and of its input."
+    ),
 ]
 RecipeOption = Annotated[
     str | None,
@@ -100,12 +96,12 @@ def export(
     search: SearchOption = False,
     search_samples: Annotated[
         int, typer.Option(min=2, metavar="N", help="Networks that a search scores.")
-    ] = SAMPLES,
+    ] = SEARCH_SAMPLES,
     widths: Annotated[
         str | None,
         typer.Option(
             metavar="W,W,…|FROM:TO:STEP",
-            help=f"A family: a network of each width in a folder, with {INDEX}.",
+            help=f"A family: a network of each width in a folder, with {FAMILY_INDEX}.",
         ),
     ] = None,
     ending: Annotated[
@@ -121,8 +117,6 @@ def export(
     seed: Seed = 0,
     json: Json = None,
     trust_code: TrustCode = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Write a network to disk; neumeta_cli.load gives back .pt and .safetensors.
 
@@ -136,6 +130,16 @@ def export(
 
     Example: neumeta export --widths 1,0.75,0.5,0.25 -o family/
     """
+    from neumeta_cli.export import (
+        Choice,
+        Finish,
+        Order,
+        accept_float32,
+        export_family,
+        export_planned,
+    )
+    from neumeta_cli.manifold import load_manifold
+
     wish = parse_wish(width, channels, round_to)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
@@ -150,7 +154,7 @@ def export(
         raise typer.BadParameter("--search goes with a budget, --target-accuracy has one width")
     if search and not budget.limits:
         raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
-    path = manifold or pipeline.latest_manifold()
+    path = manifold or latest_manifold()
     note(f"manifold: {path}")
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
@@ -181,7 +185,10 @@ def export(
     _tell(path, loaded, planned, exported, measured, json)
 
 
-def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: bool) -> Task:
+def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
+    from neumeta_cli.cli.adapting import how_to_read
+    from neumeta_cli.tasks import load_task
+
     section, kind = how_to_read(data, recipe, manifold.provenance.recipe, trust_code)
     full, size = manifold.sample(1.0, samples=0), manifold.blueprint.input_size
     return load_task(section, full, size, train=False, reporter=TerminalReporter(), kind=kind)
@@ -189,12 +196,17 @@ def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: 
 
 def _tell(
     source: Path,
-    manifold: Manifold,
-    planned: Planned,
-    exported: Exported,
+    manifold: "Manifold",
+    planned: "Planned",
+    exported: "Exported",
     measured: Mapping[str, float] | None,
     json: str | None,
 ) -> None:
+    from neumeta_cli.export.budget import OPTIONS, show_cost
+    from neumeta_cli.export.widths import mean_width
+    from neumeta_cli.resize import measure_cost
+    from neumeta_cli.tasks import metric_named
+
     cost = measure_cost(exported.model, manifold.blueprint.input_size)
     mean = mean_width(manifold, exported.sizes)
     width = mean if planned.width is None else planned.width
@@ -232,7 +244,11 @@ def _tell(
     say(f"written: {escape(str(exported.path))}")
 
 
-def _search_table(manifold: Manifold, planned: Planned) -> object:
+def _search_table(manifold: "Manifold", planned: "Planned") -> object:
+    from neumeta_cli.export.budget import show_cost
+    from neumeta_cli.export.widths import mean_width
+    from neumeta_cli.tasks import metric_named
+
     assert planned.searched is not None
     metrics = [metric_named(name) for name in planned.searched.uniform.metrics]
     rows = [
@@ -258,7 +274,9 @@ def _search_table(manifold: Manifold, planned: Planned) -> object:
     return table(title, columns, rows)
 
 
-def _tell_family(source: Path, folder: Path, members: list[MemberRow], json: str | None) -> None:
+def _tell_family(source: Path, folder: Path, members: "list[MemberRow]", json: str | None) -> None:
+    from neumeta_cli.tasks import metric_named
+
     document = {"manifold": str(source), "output": str(folder)}
     write_json(json, document | {"networks": [asdict(member) for member in members]})
     if json == "-":

@@ -2,33 +2,22 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from neumeta_cli.cli.console import Settings
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace import BATCH, Inputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from neumeta_cli.trace import Inputs
 
 MOST_WIDTHS = 1000
 
 
-def _set_quiet(value: bool) -> bool:
-    Settings.quiet = Settings.quiet or value
-    return value
-
-
-def _set_debug(value: bool) -> bool:
-    Settings.debug = Settings.debug or value
-    return value
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print errors only.")
-]
-Debug = Annotated[
-    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="See: neumeta recipes list.")
 ]
 Device = Annotated[
     str, typer.Option(metavar="cpu|cuda|auto", help="Where to compute; auto takes a GPU if any.")
@@ -79,10 +68,14 @@ TrustCode = Annotated[
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 
 
-def parse_inputs(texts: list[str] | None) -> Inputs | None:
+def parse_inputs(texts: list[str] | None) -> "Inputs | None":
     """``C,H,W`` as numbers; several, or one with a ``:dtype``, as example tensors."""
     if not texts:
         return None
+    import torch
+
+    from neumeta_cli.trace import BATCH
+
     parsed = [_parse_input(text) for text in texts]
     (size, dtype), *more = parsed
     if not more and dtype is torch.float32:
@@ -90,7 +83,9 @@ def parse_inputs(texts: list[str] | None) -> Inputs | None:
     return tuple(torch.empty(BATCH, *size, dtype=dtype, device="meta") for size, dtype in parsed)
 
 
-def _parse_input(text: str) -> tuple[tuple[int, ...], torch.dtype]:
+def _parse_input(text: str) -> "tuple[tuple[int, ...], torch.dtype]":
+    import torch
+
     numbers, colon, kind = text.partition(":")
     parts = numbers.split(",")
     dtype = getattr(torch, kind, None) if colon else torch.float32
@@ -138,6 +133,8 @@ def parse_counts(text: str) -> list[int]:
 
 def choose_device(name: str) -> str:
     """``auto`` resolved; a device that is not there is refused."""
+    import torch
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -3,43 +3,32 @@
 import copy
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.tree import Tree
 
-from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, put_tensors, resolve
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.choices import Norm, Weighting
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
-    Debug,
     InputSizeOption,
     Json,
-    Quiet,
     Seed,
     parse_inputs,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import plot_graph, plot_permutation
-from neumeta_cli.permute import (
-    CliqueOrder,
-    Norm,
-    Objective,
-    Ordering,
-    Weighting,
-    invariance_error,
-)
-from neumeta_cli.pipeline import permute_checkpoint, write_permuted
-from neumeta_cli.resize import resizable
-from neumeta_cli.trace import Clique, Trace, describe, trace_model
+
+if TYPE_CHECKING:
+    from neumeta_cli.checkpoint import Checkpoint
+    from neumeta_cli.permute import CliqueOrder
+    from neumeta_cli.trace import Clique, Trace
 
 SHOWN_MEMBERS = 4
 EXACT = 1e-9  # largest relative difference in float64 that is rounding
 
 
-def tell_arch(checkpoint: Checkpoint) -> None:
+def tell_arch(checkpoint: "Checkpoint") -> None:
     """Say which architecture a checkpoint was taken for."""
     others = f"; {', '.join(a.name for a in checkpoint.others)} would fit too"
     note(f"{checkpoint.path}: {checkpoint.arch.name}{others if checkpoint.others else ''}")
@@ -55,8 +44,6 @@ def trace(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the graph as .png or .svg.")
     ] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Show which dimensions of which weights are tied together.
 
@@ -65,6 +52,10 @@ def trace(
 
     Example: neumeta trace resnet18.pth --plot graph.svg
     """
+    from neumeta_cli.checkpoint import load_checkpoint, resolve
+    from neumeta_cli.resize import resizable
+    from neumeta_cli.trace import describe, trace_model
+
     given = parse_inputs(input_size)
     if Path(target).exists() or Path(target).suffix in (".pth", ".pt", ".bin", ".safetensors"):
         checkpoint = load_checkpoint(Path(target), arch, reporter=TerminalReporter())
@@ -76,6 +67,8 @@ def trace(
         model, inputs, name = found.build("cpu"), given or found.default_input_size(), found.name
     traced = resizable(model, trace_model(model, inputs), inputs)
     if plot is not None:
+        from neumeta_cli.evaluate import plot_graph
+
         plot_graph(traced, plot)
     write_json(json, {"arch": name, "input_size": describe(inputs), **traced.as_dict()})
     if json != "-":
@@ -118,8 +111,6 @@ def permute(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the last convolution before and after."),
     ] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Reorder channels so that weights vary smoothly along them; the function stays the same.
 
@@ -129,6 +120,11 @@ def permute(
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
+    from neumeta_cli.checkpoint import load_checkpoint, put_tensors
+    from neumeta_cli.permute import Objective, Ordering, invariance_error
+    from neumeta_cli.pipeline import permute_checkpoint, write_permuted
+    from neumeta_cli.trace import trace_model
+
     loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
     tell_arch(loaded)
     inputs = parse_inputs(input_size) or loaded.input_size
@@ -151,6 +147,8 @@ def permute(
     target = output or checkpoint.with_name(f"{checkpoint.stem}.permuted{checkpoint.suffix}")
     write_permuted(target, loaded, weights)
     if plot is not None:
+        from neumeta_cli.evaluate import plot_permutation
+
         name = _last_matrix(traced)
         pair = [m.state_dict()[name].flatten(2).mean(2).numpy() for m in (before, after)]
         plot_permutation(pair[0], pair[1], plot, name)
@@ -173,7 +171,9 @@ def permute(
         say(f"written: {escape(str(target))}")
 
 
-def _tree(name: str, traced: Trace) -> Tree:
+def _tree(name: str, traced: "Trace") -> object:
+    from rich.tree import Tree
+
     share = traced.share_governed()
     tree = Tree(
         f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights"
@@ -198,17 +198,17 @@ def _tree(name: str, traced: Trace) -> Tree:
     return tree
 
 
-def _channels(clique: Clique) -> str:
+def _channels(clique: "Clique") -> str:
     return f"{clique.copies}×{clique.channels}" if clique.copies > 1 else str(clique.channels)
 
 
-def _held(clique: Clique) -> str:
+def _held(clique: "Clique") -> str:
     if clique.order_only and clique.held.startswith("only"):
         return f" [yellow]{escape(clique.held)}[/yellow]"
     return f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
 
 
-def _order_table(orders: list[CliqueOrder]) -> object:
+def _order_table(orders: "list[CliqueOrder]") -> object:
     rows = [
         [
             o.clique,
@@ -232,7 +232,7 @@ def _change(before: float, after: float) -> str:
     return f"{after / before - 1:+.2%}" if before else "–"
 
 
-def _order_as_dict(order: CliqueOrder) -> dict[str, object]:
+def _order_as_dict(order: "CliqueOrder") -> dict[str, object]:
     return {
         "clique": order.clique,
         "channels": len(order.order),
@@ -244,7 +244,7 @@ def _order_as_dict(order: CliqueOrder) -> dict[str, object]:
     }
 
 
-def _last_matrix(traced: Trace) -> str:
+def _last_matrix(traced: "Trace") -> str:
     """The last weight with a permuted output dimension."""
     names = [
         m.weight

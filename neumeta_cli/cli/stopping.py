@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neumeta_cli.cli.console import TerminalReporter, note
-from neumeta_cli.distill import STATE_FILE, launched_processes, refuse_if_running
+from neumeta_cli.distill import STATE_FILE, refuse_if_running
 from neumeta_cli.errors import NeumetaError, StoppedRunError
+from neumeta_cli.hardware import launched_processes
 
 SAME_COMMAND = "the same command with --resume"
 

@@ -3,14 +3,15 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neumeta_cli.cli.options import parse_width
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.budget import OPTIONS, Budget
-from neumeta_cli.export.widths import Wish
+
+if TYPE_CHECKING:
+    from neumeta_cli.export import Budget, Wish
 
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
@@ -67,8 +68,12 @@ SearchOption = Annotated[
 ]
 
 
-def parse_wish(widths: Sequence[str] | None, channels: Sequence[str] | None, multiple: int) -> Wish:
+def parse_wish(
+    widths: Sequence[str] | None, channels: Sequence[str] | None, multiple: int
+) -> "Wish":
     """``--width``, ``--channels`` and ``--round-to`` as one wish."""
+    from neumeta_cli.export import Wish
+
     named: list[tuple[str, float]] = []
     bare: list[float] = []
     for text in widths or ():
@@ -90,8 +95,10 @@ def parse_wish(widths: Sequence[str] | None, channels: Sequence[str] | None, mul
 
 def parse_budget(
     parameters: str | None, macs: str | None, size: str | None, latency: str | None
-) -> Budget:
+) -> "Budget":
     """The budget's options as numbers."""
+    from neumeta_cli.export.budget import OPTIONS, Budget
+
     return Budget(
         _amount(OPTIONS["parameters"], parameters, COUNTS, "100k"),
         _amount(OPTIONS["macs"], macs, COUNTS, "20M"),

@@ -2,9 +2,7 @@
 
 from neumeta_cli.permute.invariance import invariance_error
 from neumeta_cli.permute.objective import (
-    Norm,
     Objective,
-    Weighting,
     channel_distances,
     path_length,
 )
@@ -21,10 +19,8 @@ from neumeta_cli.permute.solvers import SOLVERS
 __all__ = [
     "SOLVERS",
     "CliqueOrder",
-    "Norm",
     "Objective",
     "Ordering",
-    "Weighting",
     "apply_orders",
     "channel_distances",
     "find_orders",
