@@ -5,10 +5,9 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from neumeta_cli.checkpoint import (
@@ -64,6 +63,9 @@ from neumeta_cli.tasks import (
     task_class,
 )
 from neumeta_cli.trace import Trace, trace_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECIPE_FILE = "recipe.yaml"
 PERMUTED_FILE = "permuted.safetensors"

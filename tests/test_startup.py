@@ -15,7 +15,7 @@ from neumeta_cli.shipped import recipe_files, recipe_summaries
 PICTURES = {"matplotlib", "torchmetrics"}
 LIBRARIES = {"timm", "torchvision"}
 SOLVERS = {"numba", "scipy", "sklearn"}
-HEAVY = {"torch", "numpy", "networkx", "pydantic"} | PICTURES | LIBRARIES | SOLVERS
+HEAVY = {"torch", "numpy", "networkx"} | PICTURES | LIBRARIES | SOLVERS
 PROGRAM = """
 import sys
 sys.argv[0] = "neumeta"

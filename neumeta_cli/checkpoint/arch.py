@@ -9,9 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision.models as tv_models
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
@@ -57,6 +55,8 @@ class Arch:
         if library == "zoo":
             return ZOO[name].input_size
         if library == "timm":
+            import timm
+
             config = timm.get_pretrained_cfg(name, allow_unregistered=True)  # old names have none
             size = config.input_size if config else (3, 224, 224)
             return (channels, *size[1:])
@@ -72,8 +72,12 @@ def names_of(library: str) -> tuple[str, ...]:
     if library == "zoo":
         return tuple(ZOO)
     if library == "torchvision":
+        import torchvision.models as tv_models
+
         listed: list[str] = tv_models.list_models(module=tv_models)
         return tuple(listed + tv_models.list_models(module=tv_models.segmentation))
+    import timm
+
     return tuple(timm.list_models())
 
 
@@ -94,7 +98,7 @@ def resolve(name: str) -> Arch:
     else:
         places, bare = LIBRARIES, name
     for place in places:
-        if bare in names_of(place) or (place == "timm" and timm.is_model(bare)):
+        if bare in names_of(place) or (place == "timm" and _timm_builds(bare)):
             return Arch(f"{place}/{bare}")
     known = [n for place in places for n in names_of(place)]
     close = difflib.get_close_matches(bare, known, n=4)
@@ -205,11 +209,22 @@ def _factory(name: str) -> Any:
     if library == "torchvision":
         return lambda **kwargs: _build_torchvision(bare, kwargs)
     if library == "timm":
+        import timm
+
         return lambda **kwargs: timm.create_model(bare, pretrained=False, **kwargs)
     raise NeumetaError(f"unknown architecture {name!r}")
 
 
+def _timm_builds(name: str) -> bool:
+    """Whether timm knows a name, be it one of those that it does not list."""
+    import timm
+
+    return bool(timm.is_model(name))
+
+
 def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import torchvision.models as tv_models
+
     extra: dict[str, Any] = {}
     if name in tv_models.list_models(module=tv_models.segmentation):
         extra["weights_backbone"] = None
@@ -244,6 +259,8 @@ def import_attribute(name: str, said_by: str) -> Any:
 
 
 def _tv_crop_size(name: str) -> int:
+    import torchvision.models as tv_models
+
     weights = tv_models.get_model_weights(name)
     if len(weights) == 0:
         return 224

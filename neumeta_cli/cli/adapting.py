@@ -5,7 +5,6 @@ from typing import Any
 
 import yaml
 
-from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import Checkpoint
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import Recipe, load_recipe, parse_recipe
@@ -42,12 +41,14 @@ def adapted(
 
 def recipe_for(checkpoint: Checkpoint) -> str:
     """The recipe that comes with neumeta for this architecture."""
+    from neumeta_cli.pipeline import recipe_arch
+
     fitting = []
     for name, path in recipe_files().items():
         recipe = parse_recipe(yaml.safe_load(path.read_text("utf-8")), name)
         fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
         if fits and not recipe.compare.vary:  # which are ablations
-            same = pipeline.recipe_arch(recipe).kwargs == checkpoint.arch.kwargs
+            same = recipe_arch(recipe).kwargs == checkpoint.arch.kwargs
             fitting.append((not same, name))
     if fitting:
         return min(fitting)[1]

@@ -8,35 +8,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
-from typer.completion import (
-    completion_init,  # type: ignore[attr-defined]
-    install_callback,
-    show_callback,
-)
+from typer.completion import completion_init, install_callback, show_callback  # type: ignore[attr-defined]
 
 from neumeta_cli import __version__
-from neumeta_cli.cli import comparing, exporting, files, fitting, information, recipes, stages
 from neumeta_cli.cli.command import Command, Group, as_command
+from neumeta_cli.cli.comparing import compare, report
 from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.cli.exporting import export
+from neumeta_cli.cli.files import evaluate
+from neumeta_cli.cli.fitting import distill, fit, train
+from neumeta_cli.cli.information import info
+from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
+from neumeta_cli.cli.stages import permute, trace
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "trace": stages.trace,
-    "permute": stages.permute,
-    "distill": fitting.distill,
-    "fit": fitting.fit,
-    "eval": files.evaluate,
-    "compare": comparing.compare,
-    "report": comparing.report,
-    "export": exporting.export,
-    "info": information.info,
-    "train": fitting.train,
+    "trace": trace,
+    "permute": permute,
+    "distill": distill,
+    "fit": fit,
+    "eval": evaluate,
+    "compare": compare,
+    "report": report,
+    "export": export,
+    "info": info,
+    "train": train,
 }
 RECIPES: dict[str, Callable[..., None]] = {
-    "list": recipes.list_recipes,
-    "show": recipes.show_recipe,
-    "schema": recipes.schema,
+    "list": list_recipes,
+    "show": show_recipe,
+    "schema": schema,
 }
 
 # Help is plain text: to import what rich makes boxes with takes longer than all the rest of --help.
