@@ -105,7 +105,7 @@ def compare(
 
     Args:
         recipe: complete, as for a fit; its section ``compare`` says what is run.
-        folder: of the comparison; each run of a method has a folder in it and can be gone on with.
+        folder: of the comparison; each run of a method has a folder in it, and resumes from it.
         device: where to compute.
         reporter: is told of the progress.
 

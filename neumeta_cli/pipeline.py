@@ -145,9 +145,9 @@ def run_recipe(
 
     Args:
         recipe: complete: it names a checkpoint and, unless the data ship with a package, a folder.
-        folder: made if need be; a run that was stopped is gone on with if ``resume`` is set.
+        folder: made if need be; an interrupted run resumes if ``resume`` is set.
         device: ``cpu`` or ``cuda``.
-        resume: go on from the last state that was saved.
+        resume: continue from the last state that was saved.
         reporter: is told of the progress.
 
     Returns:
@@ -301,7 +301,7 @@ def last_folder(recipe: Recipe) -> Path:
     folders = sorted(begun, key=lambda path: path.stat().st_mtime)
     if not folders:
         raise NeumetaError(
-            f"no run of {recipe.name} to go on with under {RUNS / recipe.name}; leave out --resume"
+            f"no run of {recipe.name} to resume under {RUNS / recipe.name}; leave out --resume"
         )
     return folders[-1].parent
 

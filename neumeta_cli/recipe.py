@@ -60,7 +60,7 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
     compare: CompareSection = CompareSection()
-    seed: int = Field(0, description="of everything random in the fit")
+    seed: int = Field(0, description="random seed of the fit")
 
     @field_validator("task")
     @classmethod

@@ -16,7 +16,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
 LIBRARIES = ("zoo", "torchvision", "timm")
-PLAIN = {  # whole numbers that a file may give a factory unasked, and their most
+PLAIN = {  # whole numbers that a file may give a factory without permission, and their most
     "num_classes": 100_000,
     "in_chans": 4096,
     "img_size": 4096,
@@ -102,7 +102,7 @@ def resolve(name: str) -> Arch:
             return Arch(f"{place}/{bare}")
     known = [n for place in places for n in names_of(place)]
     close = difflib.get_close_matches(bare, known, n=4)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    hint = f"; did you mean {', '.join(close)}?" if close else "."
     raise NeumetaError(
         f"unknown architecture {name!r}{hint} Give a timm or torchvision name, "
         f"one of ours ({', '.join(ZOO)}), or package.module:factory"
@@ -126,14 +126,14 @@ def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
         return Arch(name, kwargs)
     if ":" in name:
         raise NeumetaError(
-            f"the file names code of its own, {name}, which is not imported unasked; "
+            f"the file names code of its own, {name}, which is not imported without permission; "
             "if you trust it, say --trust-code (trust_code=True in Python)"
         )
     for key, value in kwargs.items():
         if type(value) is not int or not 1 <= value <= PLAIN.get(key, 0):
             raise NeumetaError(
-                f"the file wants {name} built with {key}={str(value)[:40]!r}, which is not done "
-                "unasked; if you trust it, say --trust-code (trust_code=True in Python)"
+                f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs "
+                "your permission; if you trust it, say --trust-code (trust_code=True in Python)"
             )
     return Arch(resolve(name).name, kwargs)
 

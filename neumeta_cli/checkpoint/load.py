@@ -86,7 +86,8 @@ def load_checkpoint(
             name, kwargs = str(recorded["name"]), dict(recorded["kwargs"])
             if ":" in name:
                 raise NeumetaError(
-                    f"{path} names code of its own, {name}, which is not imported unasked; "
+                    f"{path} names code of its own, {name}, which is not imported without "
+                    "permission; "
                     f"if you trust it, say --arch {name}"
                 )
             found = recorded_arch(name, kwargs, trusted=False)

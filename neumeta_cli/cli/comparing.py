@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 SeedsOption = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Runs of each method, with the recipe's seed and the next."
+        min=1,
+        metavar="N",
+        help="Runs of each method, with the recipe's random seed and the next ones.",
     ),
 ]
 
@@ -37,14 +39,17 @@ def compare(
         str | None,
         typer.Option(
             metavar="M,M,…",
-            help="neumeta, individual, distilled, slimmable, us_net, integral, and pruning by l1, "
-            "l2, taylor, hessian, random, each also as l1_bn, … (norm statistics calibrated); "
-            "or all. Default: the recipe's.",
+            help="Methods to run: neumeta, individual, distilled, slimmable, us_net, integral; "
+            "pruning by l1, l2, taylor, hessian or random, or with norm statistics calibrated "
+            "(l1_bn, …); or all. Default: those of the recipe.",
         ),
     ] = None,
     widths: Annotated[
         str | None,
-        typer.Option(metavar="W,W,…|FROM:TO:STEP", help="Kept over full channels."),
+        typer.Option(
+            metavar="W,W,…|FROM:TO:STEP",
+            help="Fractions of channels to keep, for example 1,0.75,0.5.",
+        ),
     ] = None,
     seeds: SeedsOption = None,
     checkpoint: CheckpointOption = None,
@@ -58,11 +63,11 @@ def compare(
     device: Device = "auto",
     json: Json = None,
 ) -> None:
-    """Run NeuMeta and its competitors on the same checkpoint, data, widths and scope.
+    """Run NeuMeta and its competitors under the same conditions.
 
-    What has been run with this recipe and this version of the code is not run again, and what was
-    stopped is gone on with: give the same command again. A recipe with compare.vary runs an
-    ablation instead.
+    All have the same checkpoint, data, widths and scope. What has been run with this recipe and
+    this version of the code is not run again, and interrupted runs resume: give the same command
+    again. A recipe with compare.vary runs an ablation instead.
 
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
@@ -84,7 +89,7 @@ def compare(
         document = comparing.compare(chosen, folder, choose_device(device), reporter)
     except KeyboardInterrupt:
         reporter.finish()
-        note("stopped; the same command goes on")
+        note("stopped; give the same command to resume")
         raise
     write_json(json, document)
     if json != "-":
@@ -101,9 +106,9 @@ def report(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: RUN/report.")
     ] = None,
 ) -> None:
-    """Write one HTML page (and its pictures as PNG and SVG) that shows a run.
+    """Write one HTML page that shows a run.
 
-    The page works offline and needs no other file.
+    The page works offline and needs no other file; its pictures are also written as PNG and SVG.
 
     Example: neumeta report runs/digits_lenet/compare
     """

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from neumeta_cli.tasks import Task
 
 SamplesOption = Annotated[
-    int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
+    int | None,
+    typer.Option(min=0, metavar="K", help="Noisy samples to average (K); 0: one, without noise."),
 ]
 
 FoldOption = Annotated[
@@ -49,15 +50,15 @@ FoldOption = Annotated[
     typer.Option(
         "--fold/--no-fold",
         help="Fold batch norm into the layers before it. If left out, .onnx and .pt2 are folded, "
-        "other files as the manifold has it.",
+        "other files keep what the manifold has.",
     ),
 ]
 CalibrateOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Fit norm statistics to the images of a folder, which need no labels; biases where "
-        "norms were folded before the fit.",
+        help="Fit norm statistics to the images of a folder, which need no labels (biases, where "
+        "norms were folded before the fit).",
     ),
 ]
 DtypeOption = Annotated[
@@ -68,21 +69,24 @@ DtypeOption = Annotated[
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Says how to read the data."),
+    typer.Option(
+        "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
+    ),
 ]
 
 
 def export(
     manifold: Annotated[
-        Path | None, typer.Argument(help="Default: that of the run that finished last.")
+        Path | None,
+        typer.Argument(help="Manifold file. Default: the one of the run that finished last."),
     ] = None,
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="Ends in .pt or .safetensors, or in .onnx or .pt2, which run without neumeta; "
-            "with --widths a folder.",
+            help="File to write: .pt or .safetensors, or .onnx or .pt2, which run without neumeta. "
+            "With --widths, a folder.",
         ),
     ] = ...,  # type: ignore[assignment]
     width: WidthOption = None,
@@ -95,17 +99,23 @@ def export(
     target_accuracy: TargetAccuracy = None,
     search: SearchOption = False,
     search_samples: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Networks that a search scores.")
+        int, typer.Option(min=2, metavar="N", help="Number of networks that a search tries.")
     ] = SEARCH_SAMPLES,
     widths: Annotated[
         str | None,
         typer.Option(
             metavar="W,W,…|FROM:TO:STEP",
-            help=f"A family: a network of each width in a folder, with {FAMILY_INDEX}.",
+            help="Write a family: a network for each width in a folder, and an index of them, "
+            f"{FAMILY_INDEX}.",
         ),
     ] = None,
     ending: Annotated[
-        str, typer.Option("--format", metavar="ENDING", help="Of a family's files, as in -o.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="ENDING",
+            help="File type of a family's networks, such as pt or onnx.",
+        ),
     ] = "pt",
     data: DataOption = None,
     recipe: RecipeOption = None,
@@ -118,11 +128,12 @@ def export(
     json: Json = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Write a network to disk; neumeta_cli.load gives back .pt and .safetensors.
+    """Write a network of any width to disk.
 
-    Its widths are given (--width, --channels), or those of the widest network within a budget
-    (--max-…, several hold together), or of the narrowest that is accurate enough. An .onnx or .pt2
-    file is compared with the network in torch before it is kept.
+    Give its widths (--width, --channels), or a budget (--max-…; several hold together) for the
+    widest network within it, or --target-accuracy for the narrowest network that is accurate
+    enough. In Python, neumeta_cli.load reads .pt and .safetensors files. An .onnx or .pt2 file is
+    compared with the network in torch before it is kept.
 
     Example: neumeta export --width 0.5 -o small.onnx --dtype float16
 

@@ -29,31 +29,36 @@ def evaluate(
         str,
         typer.Option(
             metavar="W,W,…|FROM:TO:STEP",
-            help="Widths of a manifold: kept over full channels, such as 1,0.5 or 0.25:1.25:0.05.",
+            help="For a manifold: fractions of channels to keep, such as 1,0.5 or 0.25:1.25:0.05.",
         ),
     ] = "1,0.75,0.5,0.25",
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Says how to read the data."),
+        typer.Option(
+            "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
+        ),
     ] = None,
     arch: ArchOption = None,
     samples: Annotated[
         str | None,
         typer.Option(
             metavar="K,K,…",
-            help="Perturbed draws to average, each in turn, such as 1,50; 0: one, exact.",
+            help="Noisy samples to average (K), one row for each K, such as 1,50; 0: one, "
+            "without noise.",
         ),
     ] = None,
     latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Time batches of 1 and 64 here.")
+        bool,
+        typer.Option("--latency/--no-latency", help="Measure the time for batches of 1 and 64."),
     ] = True,
     device: Device = "auto",
     json: Json = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Measure the task's metrics, cost and latency: a manifold at several widths, or one network.
+    """Measure the task's metrics, cost and latency of networks.
 
-    Latency is the median of warm forward passes on this machine.
+    Give a manifold, for a network at each of several widths, or the file of one network. Latency is
+    the median of forward passes on this machine, after some to warm up.
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
     """

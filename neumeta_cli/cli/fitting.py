@@ -35,14 +35,12 @@ def fit(
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
 ) -> None:
-    """Trace, permute, distill and evaluate: the whole job, in one run folder.
+    """Trace, permute, distill and evaluate, in one run folder.
 
     Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
 
@@ -87,7 +85,9 @@ def distill(
     download: DownloadOption = False,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Default: by architecture."),
+        typer.Option(
+            "--recipe", "-r", metavar="NAME|FILE", help="Default: the one for the architecture."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")] = Path(
         "manifold.safetensors"
@@ -95,15 +95,14 @@ def distill(
     arch: ArchOption = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a fit that stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
 ) -> None:
-    """Fit a manifold to one checkpoint, usually a permuted one, as it is.
+    """Fit a manifold to one checkpoint as it is.
 
-    While it runs, its state is kept in OUTPUT.training/; --resume goes on from there.
+    The checkpoint is usually a permuted one. While it runs, its state is kept in OUTPUT.training/;
+    --resume continues from there.
 
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
@@ -153,7 +152,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights to begin with where names and shapes agree, also of a part of the "
+            help="Weights to start from, where names and shapes agree; also those of a part of the "
             "network, such as a ResNet-18 for a U-Net's encoder.",
         ),
     ] = None,
@@ -162,15 +161,16 @@ def train(
     epochs: EpochsOption = None,
     set_: SetOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a training that stopped.")
+        bool, typer.Option("--resume", help="Resume an interrupted training.")
     ] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
 ) -> None:
-    """Train the recipe's network from scratch, to have a checkpoint to start from.
+    """Train the recipe's network from scratch.
 
-    While it trains, its state is kept in OUTPUT.training/; --resume goes on from there.
+    The result is a checkpoint for neumeta fit. While it trains, its state is kept in
+    OUTPUT.training/; --resume continues from there.
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
     """

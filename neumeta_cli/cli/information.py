@@ -22,9 +22,10 @@ def info(
     ],
     json: Json = None,
 ) -> None:
-    """Tell what is in a file: kind, architecture, widths, sizes, recipe, origin, metrics.
+    """Show what is in a file.
 
-    Nothing in the file is run. --json has all of it, the table what people ask first.
+    The table has its kind, architecture, widths, sizes, recipe, origin and metrics; --json has all
+    that is known. No code in the file is run.
 
     Example: neumeta info half.onnx
     """

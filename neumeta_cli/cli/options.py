@@ -17,12 +17,21 @@ MOST_WIDTHS = 1000
 
 
 RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="See: neumeta recipes list.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="Name or file of a recipe; see: neumeta recipes list.",
+    ),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="cpu|cuda|auto", help="Where to compute; auto takes a GPU if any.")
+    str,
+    typer.Option(
+        metavar="cpu|cuda|auto", help="Where to compute; auto takes a GPU if there is one."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is stdout."),
@@ -39,8 +48,8 @@ InputSizeOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="C,H,W",
-        help="Size of the input without the batch, where it is not the usual one; once for each "
-        "input of the network; for token numbers LENGTH:int64.",
+        help="Size of the input without the batch dimension, if it is not the usual one. Repeat it "
+        "for each input of the network; for token numbers, LENGTH:int64.",
     ),
 ]
 DataOption = Annotated[
@@ -48,22 +57,28 @@ DataOption = Annotated[
     typer.Option(
         metavar="DIR",
         help="Folder of the data: train/<class>/*.jpg and test/ or val/ likewise, or as the "
-        "recipe's data.format has it.",
+        "recipe's data.format says.",
     ),
 ]
 DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Fetch the data into that folder, where torchvision can.")
+    bool, typer.Option("--download", help="Download the data into that folder, if torchvision can.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, e.g. fit.epochs=20."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a field of the recipe, e.g. fit.epochs=20; may be repeated.",
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
 ]
-EpochsOption = Annotated[int | None, typer.Option(help="In place of the recipe's.")]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Number of epochs, instead of the recipe's.")
+]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Import the user's module that the file names.")
+    bool, typer.Option("--trust-code", help="Allow running the Python module that the file names.")
 ]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 

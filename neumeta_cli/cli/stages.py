@@ -85,23 +85,24 @@ def permute(
     solver: Annotated[
         str,
         typer.Option(
-            help="2.5-opt, greedy, identity, random, python-tsp or python-tsp:HEURISTIC "
+            help="How to solve: 2.5-opt, greedy, identity, random, python-tsp or "
+            "python-tsp:HEURISTIC "
             "(local_search, simulated_annealing, lin_kernighan, record_to_record; exact for tiny "
             "cliques: brute_force, dynamic_programming, branch_and_bound)."
         ),
     ] = "2.5-opt",
     time_limit: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.0, help="For solving each clique."),
+        typer.Option(metavar="SECONDS", min=0.0, help="Most time to solve one clique."),
     ] = None,
     norm: Annotated[
-        Norm, typer.Option(help="Of the difference of two channels within a weight.")
+        Norm, typer.Option(help="Norm of the difference of two channels within a weight.")
     ] = "l1",
     weighting: Annotated[
         Weighting,
         typer.Option(
-            help="none: every weight counts as it is, as in the paper; equal: all count the same; "
-            "producer: only the one that makes the channels."
+            help="How much each weight counts. none: as it is, as in the paper; equal: all the "
+            "same; producer: only the one that makes the channels."
         ),
     ] = "none",
     input_size: InputSizeOption = None,
@@ -112,11 +113,11 @@ def permute(
         typer.Option(metavar="FILE", help="Draw the last convolution before and after."),
     ] = None,
 ) -> None:
-    """Reorder channels so that weights vary smoothly along them; the function stays the same.
+    """Reorder channels so that weights vary smoothly along them.
 
-    Every clique gets the shortest Hamiltonian path through its channels under the L1 distance
-    between their weights. Blocks, such as attention heads, are ordered once the channels in
-    them have their places.
+    The function stays the same. Every clique gets the shortest Hamiltonian path through its
+    channels under the L1 distance between their weights. Blocks, such as attention heads, are
+    ordered once the channels in them have their places.
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
