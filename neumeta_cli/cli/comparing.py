@@ -56,7 +56,10 @@ def compare(
     data: DataOption = None,
     download: DownloadOption = False,
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/compare.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the comparison. Default: runs/<recipe>/compare."
+        ),
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
@@ -103,7 +106,10 @@ def report(
         Path, typer.Argument(metavar="RUN", help="The folder of a fit or a comparison.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: RUN/report.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder of the page. Default: RUN/report."
+        ),
     ] = None,
 ) -> None:
     """Write one HTML page that shows a run.

@@ -31,7 +31,8 @@ def fit(
     data: DataOption = None,
     download: DownloadOption = False,
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/<time>.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the run. Default: runs/<recipe>/<time>."),
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,

@@ -80,7 +80,9 @@ def permute(
     arch: ArchOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Default: NAME.permuted.pth beside the input."),
+        typer.Option(
+            "--output", "-o", help="File to write. Default: NAME.permuted.pth beside the input."
+        ),
     ] = None,
     solver: Annotated[
         str,

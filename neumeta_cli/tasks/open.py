@@ -49,7 +49,7 @@ def task_class(name: str, trust_code: bool) -> type[Task]:
         )
     found = import_attribute(name, "the recipe's task")
     if not isinstance(found, type) or not issubclass(found, Task):
-        raise NeumetaError(f"task {name} is no subclass of neumeta_cli.tasks.Task")
+        raise NeumetaError(f"task {name} is no subclass of neumeta_cli.Task")
     return found
 
 

@@ -94,6 +94,10 @@ def record(
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler, for as long as itself
+
     def __init__(self, model: nn.Module, uniform: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
         self.result = Recording()
