@@ -14,8 +14,8 @@ from neumeta_cli import __version__
 from neumeta_cli.cli.command import Command, Group, as_command
 from neumeta_cli.cli.comparing import compare, report
 from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.cli.evaluating import evaluate
 from neumeta_cli.cli.exporting import export
-from neumeta_cli.cli.files import evaluate
 from neumeta_cli.cli.fitting import distill, fit, train
 from neumeta_cli.cli.information import info
 from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
