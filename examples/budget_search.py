@@ -10,10 +10,7 @@ import tempfile
 from pathlib import Path
 
 import neumeta_cli
-from neumeta_cli.export.budget import Budget
-from neumeta_cli.export.planning import Order, export_planned
-from neumeta_cli.export.widths import Choice, Wish
-from neumeta_cli.tasks import load_task
+from neumeta_cli import Budget, Choice, Order, Wish
 
 BUDGET, SAMPLES = Budget(parameters=1500), 60
 
@@ -21,12 +18,13 @@ BUDGET, SAMPLES = Budget(parameters=1500), 60
 def main(path: Path) -> None:
     recipe = neumeta_cli.load_recipe("digits_lenet")
     manifold = neumeta_cli.load(path)
-    task = load_task(recipe.data, manifold.sample(1.0), manifold.input_size, train=False)
+    whole, size = manifold.sample(1.0), manifold.input_size
+    task = neumeta_cli.load_task(recipe.data, whole, size, train=False)
     wish = Wish()
     order = Order(wish, BUDGET, search=SAMPLES)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "small.pt"
-        planned, exported = export_planned(Choice(manifold, wish), order, file, task)
+        planned, exported = neumeta_cli.export_planned(Choice(manifold, wish), order, file, task)
         again = neumeta_cli.load(exported.path)
     searched = planned.searched
     for name, found in (("one width", searched.uniform), ("searched", searched.allocated)):

@@ -28,11 +28,10 @@ def classify(path: Path, images: np.ndarray) -> np.ndarray:
 def export(manifold: Path | None, path: Path) -> None:
     """Write the network of half width; without a manifold one is fitted first."""
     import neumeta_cli
-    from neumeta_cli.pipeline import run_recipe
 
     if manifold is None:
         run = path.with_suffix(".run")
-        run_recipe(neumeta_cli.load_recipe("digits_lenet", ["fit.epochs=5"]), run)
+        neumeta_cli.run_recipe(neumeta_cli.load_recipe("digits_lenet", ["fit.epochs=5"]), run)
         manifold = run / "manifold.safetensors"
     exported = neumeta_cli.export_network(neumeta_cli.load(manifold), path, width=0.5)
     print(f"{exported.path.name}: {exported.path.stat().st_size:,} bytes, checked against torch")

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import neumeta_cli
-from neumeta_cli.checkpoint import Arch
-from neumeta_cli.manifold import build_manifold
-from neumeta_cli.permute import invariance_error
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli import Arch, InrSection, NoiseSection
 
 INPUT_SIZE = (3, 16, 16)
 
@@ -55,11 +52,13 @@ def main() -> None:
 
     permuted = copy.deepcopy(model)
     neumeta_cli.permute_model(permuted, trace)
-    print(f"permuted, relative difference {invariance_error(model, permuted, INPUT_SIZE):.0e}")
+    error = neumeta_cli.invariance_error(model, permuted, INPUT_SIZE)
+    print(f"permuted, relative difference {error:.0e}")
 
     inr, noise = InrSection(kind="selected"), NoiseSection(channels=0.0, sizes=0.0, samples=1)
     arch = Arch("own_model:network")  # how a file's reader builds it again
-    manifold, _ = build_manifold(permuted, arch, INPUT_SIZE, "all", False, inr, noise)
+    how = arch, INPUT_SIZE, "all", False, inr, noise
+    manifold, _ = neumeta_cli.build_manifold(permuted, *how)
     x = torch.randn(4, *INPUT_SIZE)
     for width in (1.0, 0.5, 0.3):
         small = manifold.sample(width)

@@ -21,10 +21,7 @@ import torchmetrics
 from torch import Tensor, nn
 
 import neumeta_cli
-from neumeta_cli.distill import train_network
-from neumeta_cli.pipeline import recipe_arch, run_recipe
-from neumeta_cli.recipe import load_recipe
-from neumeta_cli.tasks import Images, Metric, Task, load_task
+from neumeta_cli import Images, Metric, Task
 
 SIZE = 16
 RECIPE = Path(__file__).with_suffix(".yaml")
@@ -83,12 +80,12 @@ def main() -> None:
     """Train the network, fit a manifold to it, and write networks of half its width."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder, "bars.pt")
-        recipe = load_recipe(str(RECIPE), [f"model.checkpoint={checkpoint}"])
-        model = recipe_arch(recipe).build("cpu")
-        task = load_task(recipe.data, model, (1, SIZE, SIZE), kind=Angles)
-        train_network(model, task, recipe.train)
+        recipe = neumeta_cli.load_recipe(str(RECIPE), [f"model.checkpoint={checkpoint}"])
+        model = neumeta_cli.recipe_arch(recipe).build("cpu")
+        task = neumeta_cli.load_task(recipe.data, model, (1, SIZE, SIZE), kind=Angles)
+        neumeta_cli.train_network(model, task, recipe.train)
         torch.save(model.state_dict(), checkpoint)
-        run = run_recipe(recipe, Path(folder, "run"))
+        run = neumeta_cli.run_recipe(recipe, Path(folder, "run"))
         for row in run.rows:
             print(f"{row.method:12} width {row.width:<5g} {row.metrics['error (°)']:6.2f}°")
         path = run.folder / "manifold.safetensors"

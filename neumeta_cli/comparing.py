@@ -30,9 +30,10 @@ from neumeta_cli.evaluate import (
 from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
 from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.permute import permute_checkpoint
-from neumeta_cli.recipe import PACKAGE, Recipe, parse_recipe, unknown_field
+from neumeta_cli.recipe import Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import check_width, open_frame
+from neumeta_cli.shipped import PACKAGE
 from neumeta_cli.tasks import Task
 
 COMPARE_FILE = "compare.json"
@@ -95,7 +96,7 @@ def compare(
 
     Args:
         recipe: complete, as for a fit; its section ``compare`` says what is run.
-        folder: of the comparison; each run of a method has a folder in it and can be gone on with.
+        folder: of the comparison; each run of a method has a folder in it, and resumes from it.
         device: where to compute.
         reporter: is told of the progress.
 

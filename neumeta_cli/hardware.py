@@ -1,8 +1,10 @@
-"""What the machine offers: memory that is kept, arithmetic that is quick."""
+"""What the machine offers: memory that is kept, arithmetic that is quick, other processes."""
 
-import ctypes
+import os
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's parameters, mallopt(3)
 KEPT_BYTES = 1 << 30
@@ -18,6 +20,8 @@ def keep_freed_memory() -> None:
     cleared one by one as they are first touched, which takes several times as long as an activation
     function. Nothing changes with another C library.
     """
+    import ctypes
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -26,8 +30,10 @@ def keep_freed_memory() -> None:
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def computes_bfloat16(device: torch.device | str) -> bool:
+def computes_bfloat16(device: "torch.device | str") -> bool:
     """Whether matrix products in bfloat16 are the device's own, and not made of float32 ones."""
+    import torch
+
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -35,3 +41,9 @@ def computes_bfloat16(device: torch.device | str) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(bool(has) for name, has in capabilities.items() if "bf16" in name)
+
+
+def launched_processes() -> tuple[int, int]:
+    """How many processes a launcher started, and which of them this is."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return (count, int(os.environ.get("RANK", "0"))) if count > 1 else (1, 0)

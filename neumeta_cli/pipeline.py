@@ -5,9 +5,8 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from neumeta_cli.checkpoint import (
@@ -47,6 +46,7 @@ from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkp
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import open_frame
+from neumeta_cli.runs import MANIFOLD_FILE, RUNS
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import (
     FORMATS,
@@ -59,9 +59,10 @@ from neumeta_cli.tasks import (
 )
 from neumeta_cli.trace import Trace
 
-RUNS = Path("runs")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 RECIPE_FILE = "recipe.yaml"
-MANIFOLD_FILE = "manifold.safetensors"
 PERMUTED_FILE = "permuted.safetensors"
 TABLE_FILE = "report/table.json"
 PICTURES_FOLDER = "pictures"
@@ -119,9 +120,9 @@ def run_recipe(
 
     Args:
         recipe: complete: it names a checkpoint and, unless the data ship with a package, a folder.
-        folder: made if need be; a run that was stopped is gone on with if ``resume`` is set.
+        folder: made if need be; an interrupted run resumes if ``resume`` is set.
         device: ``cpu`` or ``cuda``.
-        resume: go on from the last state that was saved.
+        resume: continue from the last state that was saved.
         reporter: is told of the progress.
 
     Returns:
@@ -283,24 +284,9 @@ def last_folder(recipe: Recipe) -> Path:
     folders = sorted(begun, key=lambda path: path.stat().st_mtime)
     if not folders:
         raise NeumetaError(
-            f"no run of {recipe.name} to go on with under {RUNS / recipe.name}; leave out --resume"
+            f"no run of {recipe.name} to resume under {RUNS / recipe.name}; leave out --resume"
         )
     return folders[-1].parent
-
-
-def latest_manifold() -> Path:
-    """The manifold of the run that finished last.
-
-    Raises:
-        NeumetaError: no run has finished here.
-
-    """
-    path = RUNS / "latest" / MANIFOLD_FILE
-    if not path.is_file():
-        raise NeumetaError(
-            f"no manifold given and no {path} here; run neumeta fit first, or name the file"
-        )
-    return path
 
 
 def _point_latest(folder: Path) -> None:

@@ -30,11 +30,10 @@ from neumeta_cli.sections import (
     Section,
     TrainSection,
 )
+from neumeta_cli.shipped import recipe_files
 
 TASK_NAMES = ("classification", "segmentation", "generation")
 MASK_FORMATS = ("mask_folder", "voc")
-PACKAGE = Path(__file__).parent
-FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "recipes")  # in the wheel; in the repository
 
 
 class Recipe(Section):
@@ -61,7 +60,7 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
     compare: CompareSection = CompareSection()
-    seed: int = Field(0, description="of everything random in the fit")
+    seed: int = Field(0, description="random seed of the fit")
 
     @field_validator("task")
     @classmethod
@@ -102,11 +101,6 @@ class Recipe(Section):
     def as_yaml(self) -> str:
         """The recipe with every field, as it can be read again."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def recipe_files() -> dict[str, Path]:
-    """Every recipe that comes with neumeta, by name."""
-    return {p.stem: p for folder in FOLDERS for p in sorted(folder.glob("*.yaml"))}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import neumeta_cli
 from neumeta_cli.checkpoint import load_checkpoint
-from neumeta_cli.recipe import recipe_files
+from neumeta_cli.shipped import recipe_files
 
 SMALL = ["--set", "fit.epochs=1", "--set", "noise.samples=2", "--set", "inr.hidden=8", "-q"]
 

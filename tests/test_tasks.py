@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import neumeta_cli
-from neumeta_cli.cli.fitting import commented_yaml
+from neumeta_cli.cli.recipes import commented_yaml
 from neumeta_cli.distill.plain import Trainer
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.pipeline import build_untrained

@@ -9,16 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision.models as tv_models
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
 LIBRARIES = ("zoo", "torchvision", "timm")
-PLAIN = {  # whole numbers that a file may give a factory unasked, and their most
+PLAIN = {  # whole numbers that a file may give a factory without permission, and their most
     "num_classes": 100_000,
     "in_chans": 4096,
     "img_size": 4096,
@@ -57,6 +55,8 @@ class Arch:
         if library == "zoo":
             return ZOO[name].input_size
         if library == "timm":
+            import timm
+
             config = timm.get_pretrained_cfg(name, allow_unregistered=True)  # old names have none
             size = config.input_size if config else (3, 224, 224)
             return (channels, *size[1:])
@@ -72,8 +72,12 @@ def names_of(library: str) -> tuple[str, ...]:
     if library == "zoo":
         return tuple(ZOO)
     if library == "torchvision":
+        import torchvision.models as tv_models
+
         listed: list[str] = tv_models.list_models(module=tv_models)
         return tuple(listed + tv_models.list_models(module=tv_models.segmentation))
+    import timm
+
     return tuple(timm.list_models())
 
 
@@ -94,11 +98,11 @@ def resolve(name: str) -> Arch:
     else:
         places, bare = LIBRARIES, name
     for place in places:
-        if bare in names_of(place) or (place == "timm" and timm.is_model(bare)):
+        if bare in names_of(place) or (place == "timm" and _timm_builds(bare)):
             return Arch(f"{place}/{bare}")
     known = [n for place in places for n in names_of(place)]
     close = difflib.get_close_matches(bare, known, n=4)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    hint = f"; did you mean {', '.join(close)}?" if close else "."
     raise NeumetaError(
         f"unknown architecture {name!r}{hint} Give a timm or torchvision name, "
         f"one of ours ({', '.join(ZOO)}), or package.module:factory"
@@ -122,14 +126,14 @@ def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
         return Arch(name, kwargs)
     if ":" in name:
         raise NeumetaError(
-            f"the file names code of its own, {name}, which is not imported unasked; "
+            f"the file names code of its own, {name}, which is not imported without permission; "
             "if you trust it, say --trust-code (trust_code=True in Python)"
         )
     for key, value in kwargs.items():
         if type(value) is not int or not 1 <= value <= PLAIN.get(key, 0):
             raise NeumetaError(
-                f"the file wants {name} built with {key}={str(value)[:40]!r}, which is not done "
-                "unasked; if you trust it, say --trust-code (trust_code=True in Python)"
+                f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs "
+                "your permission; if you trust it, say --trust-code (trust_code=True in Python)"
             )
     return Arch(resolve(name).name, kwargs)
 
@@ -205,11 +209,22 @@ def _factory(name: str) -> Any:
     if library == "torchvision":
         return lambda **kwargs: _build_torchvision(bare, kwargs)
     if library == "timm":
+        import timm
+
         return lambda **kwargs: timm.create_model(bare, pretrained=False, **kwargs)
     raise NeumetaError(f"unknown architecture {name!r}")
 
 
+def _timm_builds(name: str) -> bool:
+    """Whether timm knows a name, be it one of those that it does not list."""
+    import timm
+
+    return bool(timm.is_model(name))
+
+
 def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    import torchvision.models as tv_models
+
     extra: dict[str, Any] = {}
     if name in tv_models.list_models(module=tv_models.segmentation):
         extra["weights_backbone"] = None
@@ -244,6 +259,8 @@ def import_attribute(name: str, said_by: str) -> Any:
 
 
 def _tv_crop_size(name: str) -> int:
+    import torchvision.models as tv_models
+
     weights = tv_models.get_model_weights(name)
     if len(weights) == 0:
         return 224

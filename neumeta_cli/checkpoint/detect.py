@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import timm
 from torch import Tensor
 
 from neumeta_cli.checkpoint.arch import LIBRARIES, Arch, fit_arch, names_of
@@ -115,6 +114,8 @@ def _families(library: str) -> dict[str, list[str]]:
     """A representative of each family to its members; torchvision's names are few enough alone."""
     if library != "timm":
         return {name: [name] for name in names_of(library)}
+    import timm
+
     families = {}
     for module in timm.list_modules():
         members = timm.list_models(module=module)

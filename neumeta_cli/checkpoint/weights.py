@@ -1,5 +1,6 @@
 """Reading and writing weight files without ever running code from them."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -105,6 +106,12 @@ def write_weights(path: Path, weights: Weights) -> Path:
         content = _wrap(weights, tensors)
         return write_atomically(path, lambda file: torch.save(content, file))
     raise NeumetaError(f"cannot write {path}: use one of the endings {', '.join(SUFFIXES)}")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_safetensors(path: Path) -> Weights:

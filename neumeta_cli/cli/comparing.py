@@ -1,37 +1,34 @@
 """``neumeta compare`` and ``report``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from neumeta_cli import pipeline
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
-from neumeta_cli.cli.fitting import RecipeName, adapted
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     CheckpointOption,
     DataOption,
-    Debug,
     Device,
     DownloadOption,
     EpochsOption,
     Json,
-    Quiet,
+    RecipeName,
     SetOption,
     choose_device,
     parse_widths,
 )
-from neumeta_cli.comparing import compare as compare_methods
-from neumeta_cli.comparing import read_run
-from neumeta_cli.evaluate.charts import metrics_of
-from neumeta_cli.evaluate.report import write_report
-from neumeta_cli.tasks import Metric
+from neumeta_cli.runs import RUNS
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks import Metric
 
 SeedsOption = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Runs of each method, with the recipe's seed and the next."
+        min=1,
+        metavar="N",
+        help="Runs of each method, with the recipe's random seed and the next ones.",
     ),
 ]
 
@@ -42,37 +39,45 @@ def compare(
         str | None,
         typer.Option(
             metavar="M,M,…",
-            help="neumeta, individual, distilled, slimmable, us_net, integral, and pruning by l1, "
-            "l2, taylor, hessian, random, each also as l1_bn, … (norm statistics calibrated); "
-            "or all. Default: the recipe's.",
+            help="Methods to run: neumeta, individual, distilled, slimmable, us_net, integral; "
+            "pruning by l1, l2, taylor, hessian or random, or with norm statistics calibrated "
+            "(l1_bn, …); or all. Default: those of the recipe.",
         ),
     ] = None,
     widths: Annotated[
         str | None,
-        typer.Option(metavar="W,W,…|FROM:TO:STEP", help="Kept over full channels."),
+        typer.Option(
+            metavar="W,W,…|FROM:TO:STEP",
+            help="Fractions of channels to keep, for example 1,0.75,0.5.",
+        ),
     ] = None,
     seeds: SeedsOption = None,
     checkpoint: CheckpointOption = None,
     data: DataOption = None,
     download: DownloadOption = False,
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/compare.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the comparison. Default: runs/<recipe>/compare."
+        ),
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
     device: Device = "auto",
     json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Run NeuMeta and its competitors on the same checkpoint, data, widths and scope.
+    """Run NeuMeta and its competitors under the same conditions.
 
-    What has been run with this recipe and this version of the code is not run again, and what was
-    stopped is gone on with: give the same command again. A recipe with compare.vary runs an
-    ablation instead.
+    All have the same checkpoint, data, widths and scope. What has been run with this recipe and
+    this version of the code is not run again, and interrupted runs resume: give the same command
+    again. A recipe with compare.vary runs an ablation instead.
 
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
+    from neumeta_cli import comparing
+    from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.evaluate.charts import metrics_of
+
     extra = list(set_ or [])
     if methods is not None:
         extra.append(f"compare.methods=[{methods}]")
@@ -81,13 +86,13 @@ def compare(
     if widths is not None:
         extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths)]}")
     chosen = adapted(recipe, extra, checkpoint, data, epochs, download=download)
-    folder = run or pipeline.RUNS / chosen.name / "compare"
+    folder = run or RUNS / chosen.name / "compare"
     reporter = TerminalReporter()
     try:
-        document = compare_methods(chosen, folder, choose_device(device), reporter)
+        document = comparing.compare(chosen, folder, choose_device(device), reporter)
     except KeyboardInterrupt:
         reporter.finish()
-        note("stopped; the same command goes on")
+        note("stopped; give the same command to resume")
         raise
     write_json(json, document)
     if json != "-":
@@ -101,22 +106,26 @@ def report(
         Path, typer.Argument(metavar="RUN", help="The folder of a fit or a comparison.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: RUN/report.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder of the page. Default: RUN/report."
+        ),
     ] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Write one HTML page (and its pictures as PNG and SVG) that shows a run.
+    """Write one HTML page that shows a run.
 
-    The page works offline and needs no other file.
+    The page works offline and needs no other file; its pictures are also written as PNG and SVG.
 
     Example: neumeta report runs/digits_lenet/compare
     """
+    from neumeta_cli.comparing import read_run
+    from neumeta_cli.evaluate.report import write_report
+
     page = write_report(read_run(run), run, output or run / "report")
     say(f"written: {escape(str(page))}")
 
 
-def _table(document: dict[str, Any], metric: Metric) -> object:
+def _table(document: dict[str, Any], metric: "Metric") -> object:
     whole = document["checkpoint"]["metrics"]
     gammas = sorted({r["gamma"] for e in document["methods"] for r in e["rows"]})
     rows = [
@@ -143,5 +152,5 @@ def _table(document: dict[str, Any], metric: Metric) -> object:
     return table(title, columns, rows)
 
 
-def _cell(row: dict[str, Any], metric: Metric) -> str:
+def _cell(row: dict[str, Any], metric: "Metric") -> str:
     return metric.scaled(row["metrics"][metric.name], row["deviations"][metric.name])

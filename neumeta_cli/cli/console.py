@@ -1,28 +1,17 @@
 """How commands speak: tables to stdout, progress and errors to stderr."""
 
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
-
-from neumeta_cli.checkpoint import write_text
-from neumeta_cli.export import to_json
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
 
 PLAIN_INTERVAL = 30.0  # seconds between plain progress lines
 PLAIN_WIDTH = 160
@@ -35,7 +24,9 @@ class Settings:
     debug = False
 
 
-def _console(stderr: bool) -> Console:
+def _console(stderr: bool) -> "Console":
+    from rich.console import Console
+
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     width = None if terminal or "COLUMNS" in os.environ else PLAIN_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not terminal)
@@ -47,6 +38,12 @@ def say(content: Any) -> None:
         _console(stderr=False).print(content)
 
 
+def echo(line: str) -> None:
+    """The same for a plain line, without rich."""
+    if not Settings.quiet:
+        print(line)
+
+
 def note(line: str) -> None:
     """Print a line to stderr, unless ``--quiet``."""
     if not Settings.quiet:
@@ -55,6 +52,8 @@ def note(line: str) -> None:
 
 def complain(line: str) -> None:
     """Print an error's one line to stderr."""
+    from rich.text import Text
+
     _console(stderr=True).print(Text("error: ", style="bold red") + Text(" ".join(line.split())))
 
 
@@ -63,11 +62,21 @@ def write_json(target: str | None, document: Any) -> None:
     if target == "-":
         sys.stdout.write(to_json(document) + "\n")
     elif target is not None:
+        from neumeta_cli.checkpoint import write_text
+
         write_text(Path(target), to_json(document) + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def to_json(document: Any) -> str:
+    """JSON as our files have it."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     """A rich table; the first column is text, the others numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
         made.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
@@ -76,9 +85,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return made
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+def escape(text: str) -> str:
+    """Text in which nothing is taken for rich's markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 class TerminalReporter:
@@ -86,7 +97,7 @@ class TerminalReporter:
 
     def __init__(self) -> None:
         self._live: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID | None = None
         self._what, self._total, self._done = "", 0, 0
         self._started = self._said = 0.0
 
@@ -100,22 +111,15 @@ class TerminalReporter:
         self._started = self._said = time.monotonic()
         if Settings.quiet or not sys.stderr.isatty():
             return
-        self._live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
-            console=_console(stderr=True),
-            transient=True,
-        )
+        from neumeta_cli.cli.bars import progress_bar
+
+        self._live = progress_bar(_console(stderr=True))
         self._live.start()
         self._task = self._live.add_task(what, total=total, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
-        if self._live is not None:
+        if self._live is not None and self._task is not None:
             self._live.advance(self._task, steps)
             if note:
                 self._live.update(self._task, note=note)

@@ -3,20 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from neumeta_cli import pipeline
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
-from neumeta_cli.cli.files import how_to_read
+from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     DataOption,
-    Debug,
     Device,
     Json,
-    Quiet,
     Seed,
     TrustCode,
     choose_device,
@@ -36,18 +32,17 @@ from neumeta_cli.cli.widths import (
     parse_wish,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import DTYPES, Exported, Finish, accept_float32
-from neumeta_cli.export.budget import OPTIONS, show_cost
-from neumeta_cli.export.family import INDEX, MemberRow, export_family
-from neumeta_cli.export.planning import Order, Planned, export_planned
-from neumeta_cli.export.search import SAMPLES
-from neumeta_cli.export.widths import Choice, mean_width
-from neumeta_cli.manifold import Manifold, load_manifold
-from neumeta_cli.resize import measure_cost
-from neumeta_cli.tasks import Task, load_task, metric_named
+from neumeta_cli.runs import latest_manifold
+
+if TYPE_CHECKING:
+    from neumeta_cli.export import Exported, Planned
+    from neumeta_cli.export.family import MemberRow
+    from neumeta_cli.manifold import Manifold
+    from neumeta_cli.tasks import Task
 
 SamplesOption = Annotated[
-    int | None, typer.Option(min=0, metavar="K", help="Perturbed draws to average; 0: one, exact.")
+    int | None,
+    typer.Option(min=0, metavar="K", help="Noisy samples to average (K); 0: one, without noise."),
 ]
 
 FoldOption = Annotated[
@@ -55,38 +50,43 @@ FoldOption = Annotated[
     typer.Option(
         "--fold/--no-fold",
         help="Fold batch norm into the layers before it. If left out, .onnx and .pt2 are folded, "
-        "other files as the manifold has it.",
+        "other files keep what the manifold has.",
     ),
 ]
 CalibrateOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Fit norm statistics to the images of a folder, which need no labels; biases where "
-        "norms were folded before the fit.",
+        help="Fit norm statistics to the images of a folder, which need no labels (biases, where "
+        "norms were folded before the fit).",
     ),
 ]
 DtypeOption = Annotated[
     str,
-    typer.Option(metavar="|".join(DTYPES), help="Number format of the network and of its input."),
+    typer.Option(
+        metavar="|".join(NUMBER_FORMATS), help="Number format of the network and of its input."
+    ),
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Says how to read the data."),
+    typer.Option(
+        "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
+    ),
 ]
 
 
 def export(
     manifold: Annotated[
-        Path | None, typer.Argument(help="Default: that of the run that finished last.")
+        Path | None,
+        typer.Argument(help="Manifold file. Default: the one of the run that finished last."),
     ] = None,
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="Ends in .pt or .safetensors, or in .onnx or .pt2, which run without neumeta; "
-            "with --widths a folder.",
+            help="File to write: .pt or .safetensors, or .onnx or .pt2, which run without neumeta. "
+            "With --widths, a folder.",
         ),
     ] = ...,  # type: ignore[assignment]
     width: WidthOption = None,
@@ -99,17 +99,23 @@ def export(
     target_accuracy: TargetAccuracy = None,
     search: SearchOption = False,
     search_samples: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Networks that a search scores.")
-    ] = SAMPLES,
+        int, typer.Option(min=2, metavar="N", help="Number of networks that a search tries.")
+    ] = SEARCH_SAMPLES,
     widths: Annotated[
         str | None,
         typer.Option(
             metavar="W,W,…|FROM:TO:STEP",
-            help=f"A family: a network of each width in a folder, with {INDEX}.",
+            help="Write a family: a network for each width in a folder, and an index of them, "
+            f"{FAMILY_INDEX}.",
         ),
     ] = None,
     ending: Annotated[
-        str, typer.Option("--format", metavar="ENDING", help="Of a family's files, as in -o.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="ENDING",
+            help="File type of a family's networks, such as pt or onnx.",
+        ),
     ] = "pt",
     data: DataOption = None,
     recipe: RecipeOption = None,
@@ -121,14 +127,13 @@ def export(
     seed: Seed = 0,
     json: Json = None,
     trust_code: TrustCode = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Write a network to disk; neumeta_cli.load gives back .pt and .safetensors.
+    """Write a network of any width to disk.
 
-    Its widths are given (--width, --channels), or those of the widest network within a budget
-    (--max-…, several hold together), or of the narrowest that is accurate enough. An .onnx or .pt2
-    file is compared with the network in torch before it is kept.
+    Give its widths (--width, --channels), or a budget (--max-…; several hold together) for the
+    widest network within it, or --target-accuracy for the narrowest network that is accurate
+    enough. In Python, neumeta_cli.load reads .pt and .safetensors files. An .onnx or .pt2 file is
+    compared with the network in torch before it is kept.
 
     Example: neumeta export --width 0.5 -o small.onnx --dtype float16
 
@@ -136,6 +141,16 @@ def export(
 
     Example: neumeta export --widths 1,0.75,0.5,0.25 -o family/
     """
+    from neumeta_cli.export import (
+        Choice,
+        Finish,
+        Order,
+        accept_float32,
+        export_family,
+        export_planned,
+    )
+    from neumeta_cli.manifold import load_manifold
+
     wish = parse_wish(width, channels, round_to)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
@@ -150,7 +165,7 @@ def export(
         raise typer.BadParameter("--search goes with a budget, --target-accuracy has one width")
     if search and not budget.limits:
         raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
-    path = manifold or pipeline.latest_manifold()
+    path = manifold or latest_manifold()
     note(f"manifold: {path}")
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
@@ -181,7 +196,10 @@ def export(
     _tell(path, loaded, planned, exported, measured, json)
 
 
-def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: bool) -> Task:
+def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
+    from neumeta_cli.cli.adapting import how_to_read
+    from neumeta_cli.tasks import load_task
+
     section, kind = how_to_read(data, recipe, manifold.provenance.recipe, trust_code)
     full, size = manifold.sample(1.0, samples=0), manifold.input_size
     return load_task(section, full, size, train=False, reporter=TerminalReporter(), kind=kind)
@@ -189,12 +207,17 @@ def _task(manifold: Manifold, data: str | None, recipe: str | None, trust_code: 
 
 def _tell(
     source: Path,
-    manifold: Manifold,
-    planned: Planned,
-    exported: Exported,
+    manifold: "Manifold",
+    planned: "Planned",
+    exported: "Exported",
     measured: Mapping[str, float] | None,
     json: str | None,
 ) -> None:
+    from neumeta_cli.export.budget import OPTIONS, show_cost
+    from neumeta_cli.export.widths import mean_width
+    from neumeta_cli.resize import measure_cost
+    from neumeta_cli.tasks import metric_named
+
     cost = measure_cost(exported.model, manifold.input_size)
     mean = mean_width(manifold, exported.sizes)
     width = mean if planned.width is None else planned.width
@@ -232,7 +255,11 @@ def _tell(
     say(f"written: {escape(str(exported.path))}")
 
 
-def _search_table(manifold: Manifold, planned: Planned) -> object:
+def _search_table(manifold: "Manifold", planned: "Planned") -> object:
+    from neumeta_cli.export.budget import show_cost
+    from neumeta_cli.export.widths import mean_width
+    from neumeta_cli.tasks import metric_named
+
     assert planned.searched is not None
     metrics = [metric_named(name) for name in planned.searched.uniform.metrics]
     rows = [
@@ -258,7 +285,9 @@ def _search_table(manifold: Manifold, planned: Planned) -> object:
     return table(title, columns, rows)
 
 
-def _tell_family(source: Path, folder: Path, members: list[MemberRow], json: str | None) -> None:
+def _tell_family(source: Path, folder: Path, members: "list[MemberRow]", json: str | None) -> None:
+    from neumeta_cli.tasks import metric_named
+
     document = {"manifold": str(source), "output": str(folder)}
     write_json(json, document | {"networks": [asdict(member) for member in members]})
     if json == "-":

@@ -1,79 +1,28 @@
-"""``neumeta fit``, ``distill``, ``train`` and ``recipes``."""
+"""``neumeta fit``, ``distill`` and ``train``."""
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
-from rich.markup import escape
 
-from neumeta_cli import pipeline
-from neumeta_cli.checkpoint import (
-    SUFFIXES,
-    Checkpoint,
-    Weights,
-    load_checkpoint,
-    read_weights,
-    take_weights,
-    write_weights,
-)
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
-from neumeta_cli.cli.files import rows_table
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
     CheckpointOption,
     DataOption,
-    Debug,
     Device,
     DownloadOption,
     EpochsOption,
     Json,
-    Quiet,
+    RecipeName,
     SetOption,
     choose_device,
 )
-from neumeta_cli.cli.stages import tell_arch
-from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
-from neumeta_cli.distill import distill_checkpoint, launched_processes, train_network
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import to_json
-from neumeta_cli.manifold import save_manifold
-from neumeta_cli.recipe import Recipe, field_paths, load_recipe, parse_recipe, recipe_files
-from neumeta_cli.tasks import load_task, task_class
-
-RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="See: neumeta recipes list.")
-]
-
-
-def adapted(
-    name: str,
-    overrides: list[str] | None,
-    checkpoint: Path | None = None,
-    data: str | None = None,
-    epochs: int | None = None,
-    seed: int | None = None,
-    download: bool = False,
-) -> Recipe:
-    """A recipe with what the command line says in place of its own fields."""
-    extra = list(overrides or [])
-    if download:
-        extra.append("data.download=true")
-    if epochs is not None:
-        extra.append(f"fit.epochs={epochs}")
-    if seed is not None:
-        extra.append(f"seed={seed}")
-    recipe = load_recipe(name, extra)
-    if data is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.at(data)})
-    if checkpoint is not None:
-        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint.resolve())})
-        recipe = recipe.model_copy(update={"model": model})
-    return recipe
+from neumeta_cli.hardware import launched_processes
 
 
 def fit(
@@ -82,25 +31,28 @@ def fit(
     data: DataOption = None,
     download: DownloadOption = False,
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: runs/<recipe>/<time>.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the run. Default: runs/<recipe>/<time>."),
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Trace, permute, distill and evaluate: the whole job, in one run folder.
+    """Trace, permute, distill and evaluate, in one run folder.
 
     Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
 
     On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (the same up to rounding).
     """
+    from neumeta_cli import pipeline
+    from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.cli.measured import rows_table
+    from neumeta_cli.cli.stopping import telling_how_to_go_on
+    from neumeta_cli.recipe import load_recipe
+
     named = load_recipe(recipe)
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
     resolved = folder / pipeline.RECIPE_FILE  # with what was said when the run began
@@ -134,7 +86,9 @@ def distill(
     download: DownloadOption = False,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="NAME|FILE", help="Default: by architecture."),
+        typer.Option(
+            "--recipe", "-r", metavar="NAME|FILE", help="Default: the one for the architecture."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")] = Path(
         "manifold.safetensors"
@@ -142,26 +96,31 @@ def distill(
     arch: ArchOption = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a fit that stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
 ) -> None:
-    """Fit a manifold to one checkpoint, usually a permuted one, as it is.
+    """Fit a manifold to one checkpoint as it is.
 
-    While it runs, its state is kept in OUTPUT.training/; --resume goes on from there.
+    The checkpoint is usually a permuted one. While it runs, its state is kept in OUTPUT.training/;
+    --resume continues from there.
 
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.cli.adapting import adapted, recipe_for
+    from neumeta_cli.cli.stages import tell_arch
+    from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.distill import distill_checkpoint
+    from neumeta_cli.manifold import save_manifold
+    from neumeta_cli.tasks import load_task, task_class
+
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
     tell_arch(loaded)
-    name = recipe or _recipe_for(loaded)
+    name = recipe or recipe_for(loaded)
     note(f"recipe: {name}")
     chosen = adapted(name, set_, checkpoint, data, epochs, seed, download)
     if chosen.model.input_size is not None:
@@ -194,7 +153,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights to begin with where names and shapes agree, also of a part of the "
+            help="Weights to start from, where names and shapes agree; also those of a part of the "
             "network, such as a ResNet-18 for a U-Net's encoder.",
         ),
     ] = None,
@@ -203,20 +162,33 @@ def train(
     epochs: EpochsOption = None,
     set_: SetOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a training that stopped.")
+        bool, typer.Option("--resume", help="Resume an interrupted training.")
     ] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Train the recipe's network from scratch, to have a checkpoint to start from.
+    """Train the recipe's network from scratch.
 
-    While it trains, its state is kept in OUTPUT.training/; --resume goes on from there.
+    The result is a checkpoint for neumeta fit. While it trains, its state is kept in
+    OUTPUT.training/; --resume continues from there.
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
     """
+    from neumeta_cli import pipeline
+    from neumeta_cli.checkpoint import (
+        SUFFIXES,
+        Checkpoint,
+        Weights,
+        read_weights,
+        take_weights,
+        write_weights,
+    )
+    from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.distill import train_network
+    from neumeta_cli.tasks import load_task, task_class
+
     if output.suffix not in SUFFIXES:  # before the training, not after it
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
@@ -246,78 +218,3 @@ def train(
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
     say(f"on {len(task.test):,} test images: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
-
-
-recipes = typer.Typer(no_args_is_help=True, help="The experiments that come with neumeta.")
-
-
-@recipes.command("list")
-def list_recipes(json: Json = None, quiet: Quiet = False, debug: Debug = False) -> None:
-    """List the recipes that come with neumeta.
-
-    Example: neumeta recipes list
-    """
-    found = {name: load_recipe(str(path)) for name, path in recipe_files().items()}
-    document = {n: {"arch": r.model.arch, "description": r.description} for n, r in found.items()}
-    write_json(json, document)
-    if json != "-":
-        rows = [[n, d["arch"], d["description"]] for n, d in document.items()]
-        made = table("recipes", ["name", "network", "what it does"], rows)
-        for column in made.columns:
-            column.justify = "left"
-        say(made)
-
-
-@recipes.command("show")
-def show_recipe(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A recipe.")],
-    set_: SetOption = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Print a recipe with every default and a comment for each field.
-
-    Example: neumeta recipes show cifar10_resnet20
-    """
-    typer.echo(commented_yaml(load_recipe(name, set_ or [])), nl=False)
-
-
-@recipes.command("schema")
-def schema(quiet: Quiet = False, debug: Debug = False) -> None:
-    """Print the JSON schema of a recipe.
-
-    Example: neumeta recipes schema > recipe.schema.json
-    """
-    typer.echo(to_json(Recipe.model_json_schema()))
-
-
-def commented_yaml(recipe: Recipe) -> str:
-    """A recipe as YAML that says of each field what it means."""
-    comments = field_paths()
-    section, lines = "", []
-    content = recipe.model_dump(mode="json")
-    for line in yaml.safe_dump(content, sort_keys=False, width=math.inf).splitlines():
-        key = line.partition(":")[0]
-        if not line.startswith((" ", "-")):
-            section = key
-        path = section if key == section else f"{section}.{key.strip()}"
-        comment = comments.get(path, "") if not line.lstrip().startswith("- ") else ""
-        lines.append(f"{line}  # {comment}" if comment else line)
-    return "\n".join(lines) + "\n"
-
-
-def _recipe_for(checkpoint: Checkpoint) -> str:
-    """The recipe that comes with neumeta for this architecture."""
-    fitting = []
-    for name, path in recipe_files().items():
-        recipe = parse_recipe(yaml.safe_load(path.read_text("utf-8")), name)
-        fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
-        if fits and not recipe.compare.vary:  # which are ablations
-            same = pipeline.recipe_arch(recipe).kwargs == checkpoint.arch.kwargs
-            fitting.append((not same, name))
-    if fitting:
-        return min(fitting)[1]
-    raise NeumetaError(
-        f"no recipe for {checkpoint.arch.name} comes with neumeta; give one with --recipe "
-        "(start from: neumeta recipes show imagenet_r18)"
-    )

@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from neumeta_cli.cli.console import TerminalReporter, say, table, write_json
-from neumeta_cli.cli.options import Debug, Json, Quiet
-from neumeta_cli.export import describe
-from neumeta_cli.tasks import metric_named
+from neumeta_cli.cli.console import TerminalReporter, escape, say, table, write_json
+from neumeta_cli.cli.options import Json
 
 MOST_ROWS = 24  # of cliques or other entries that a table lists
 
@@ -24,15 +21,16 @@ def info(
         ),
     ],
     json: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Tell what is in a file: kind, architecture, widths, sizes, recipe, origin, metrics.
+    """Show what is in a file.
 
-    Nothing in the file is run. --json has all of it, the table what people ask first.
+    The table has its kind, architecture, widths, sizes, recipe, origin and metrics; --json has all
+    that is known. No code in the file is run.
 
     Example: neumeta info half.onnx
     """
+    from neumeta_cli.export import describe
+
     document = describe(file, TerminalReporter())
     write_json(json, document)
     if json != "-":
@@ -69,6 +67,8 @@ def _measured(rows: list[dict[str, Any]]) -> object:
 
 def _metric(name: str, value: float | None) -> str:
     """As the task that has a metric of this name shows it."""
+    from neumeta_cli.tasks import metric_named
+
     return metric_named(name).show(value) if isinstance(value, float) else _number(value)
 
 

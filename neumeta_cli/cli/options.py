@@ -2,38 +2,36 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from neumeta_cli.cli.console import Settings
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace import BATCH, Inputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from neumeta_cli.trace import Inputs
 
 MOST_WIDTHS = 1000
 
 
-def _set_quiet(value: bool) -> bool:
-    Settings.quiet = Settings.quiet or value
-    return value
-
-
-def _set_debug(value: bool) -> bool:
-    Settings.debug = Settings.debug or value
-    return value
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print errors only.")
-]
-Debug = Annotated[
-    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="Name or file of a recipe; see: neumeta recipes list.",
+    ),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="cpu|cuda|auto", help="Where to compute; auto takes a GPU if any.")
+    str,
+    typer.Option(
+        metavar="cpu|cuda|auto", help="Where to compute; auto takes a GPU if there is one."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is stdout."),
@@ -50,8 +48,8 @@ InputSizeOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="C,H,W",
-        help="Size of the input without the batch, where it is not the usual one; once for each "
-        "input of the network; for token numbers LENGTH:int64.",
+        help="Size of the input without the batch dimension, if it is not the usual one. Repeat it "
+        "for each input of the network; for token numbers, LENGTH:int64.",
     ),
 ]
 DataOption = Annotated[
@@ -59,30 +57,40 @@ DataOption = Annotated[
     typer.Option(
         metavar="DIR",
         help="Folder of the data: train/<class>/*.jpg and test/ or val/ likewise, or as the "
-        "recipe's data.format has it.",
+        "recipe's data.format says.",
     ),
 ]
 DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Fetch the data into that folder, where torchvision can.")
+    bool, typer.Option("--download", help="Download the data into that folder, if torchvision can.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe field, e.g. fit.epochs=20."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a field of the recipe, e.g. fit.epochs=20; may be repeated.",
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
 ]
-EpochsOption = Annotated[int | None, typer.Option(help="In place of the recipe's.")]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Number of epochs, instead of the recipe's.")
+]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Import the user's module that the file names.")
+    bool, typer.Option("--trust-code", help="Allow running the Python module that the file names.")
 ]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 
 
-def parse_inputs(texts: list[str] | None) -> Inputs | None:
+def parse_inputs(texts: list[str] | None) -> "Inputs | None":
     """``C,H,W`` as numbers; several, or one with a ``:dtype``, as example tensors."""
     if not texts:
         return None
+    import torch
+
+    from neumeta_cli.trace import BATCH
+
     parsed = [_parse_input(text) for text in texts]
     (size, dtype), *more = parsed
     if not more and dtype is torch.float32:
@@ -90,7 +98,9 @@ def parse_inputs(texts: list[str] | None) -> Inputs | None:
     return tuple(torch.empty(BATCH, *size, dtype=dtype, device="meta") for size, dtype in parsed)
 
 
-def _parse_input(text: str) -> tuple[tuple[int, ...], torch.dtype]:
+def _parse_input(text: str) -> "tuple[tuple[int, ...], torch.dtype]":
+    import torch
+
     numbers, colon, kind = text.partition(":")
     parts = numbers.split(",")
     dtype = getattr(torch, kind, None) if colon else torch.float32
@@ -138,6 +148,8 @@ def parse_counts(text: str) -> list[int]:
 
 def choose_device(name: str) -> str:
     """``auto`` resolved; a device that is not there is refused."""
+    import torch
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -2,42 +2,31 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.tree import Tree
 
-from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, resolve
-from neumeta_cli.cli.console import TerminalReporter, note, say, table, write_json
+from neumeta_cli.choices import Norm, Weighting
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
-    Debug,
     InputSizeOption,
     Json,
-    Quiet,
     Seed,
     parse_inputs,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import plot_graph, plot_permutation
-from neumeta_cli.permute import (
-    CliqueOrder,
-    Norm,
-    Objective,
-    Ordering,
-    Weighting,
-    permute_checkpoint,
-)
-from neumeta_cli.pipeline import write_permuted
-from neumeta_cli.resize import open_frame
-from neumeta_cli.trace import Clique, Trace, describe
+
+if TYPE_CHECKING:
+    from neumeta_cli.checkpoint import Checkpoint
+    from neumeta_cli.permute import CliqueOrder
+    from neumeta_cli.trace import Clique, Trace
 
 SHOWN_MEMBERS = 4
 
 
-def tell_arch(checkpoint: Checkpoint) -> None:
+def tell_arch(checkpoint: "Checkpoint") -> None:
     """Say which architecture a checkpoint was taken for."""
     others = f"; {', '.join(a.name for a in checkpoint.others)} would fit too"
     note(f"{checkpoint.path}: {checkpoint.arch.name}{others if checkpoint.others else ''}")
@@ -53,8 +42,6 @@ def trace(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the graph as .png or .svg.")
     ] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Show which dimensions of which weights are tied together.
 
@@ -63,6 +50,10 @@ def trace(
 
     Example: neumeta trace resnet18.pth --plot graph.svg
     """
+    from neumeta_cli.checkpoint import load_checkpoint, resolve
+    from neumeta_cli.resize import open_frame
+    from neumeta_cli.trace import describe
+
     given = parse_inputs(input_size)
     if Path(target).exists() or Path(target).suffix in (".pth", ".pt", ".bin", ".safetensors"):
         checkpoint = load_checkpoint(Path(target), arch, reporter=TerminalReporter())
@@ -74,6 +65,8 @@ def trace(
         model, inputs, name = found.build("cpu"), given or found.default_input_size(), found.name
     traced = open_frame(model, inputs).trace
     if plot is not None:
+        from neumeta_cli.evaluate import plot_graph
+
         plot_graph(traced, plot)
     write_json(json, {"arch": name, "input_size": describe(inputs), **traced.as_dict()})
     if json != "-":
@@ -85,28 +78,31 @@ def permute(
     arch: ArchOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Default: NAME.permuted.pth beside the input."),
+        typer.Option(
+            "--output", "-o", help="File to write. Default: NAME.permuted.pth beside the input."
+        ),
     ] = None,
     solver: Annotated[
         str,
         typer.Option(
-            help="2.5-opt, greedy, identity, random, python-tsp or python-tsp:HEURISTIC "
+            help="How to solve: 2.5-opt, greedy, identity, random, python-tsp or "
+            "python-tsp:HEURISTIC "
             "(local_search, simulated_annealing, lin_kernighan, record_to_record; exact for tiny "
             "cliques: brute_force, dynamic_programming, branch_and_bound)."
         ),
     ] = "2.5-opt",
     time_limit: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.0, help="For solving each clique."),
+        typer.Option(metavar="SECONDS", min=0.0, help="Most time to solve one clique."),
     ] = None,
     norm: Annotated[
-        Norm, typer.Option(help="Of the difference of two channels within a weight.")
+        Norm, typer.Option(help="Norm of the difference of two channels within a weight.")
     ] = "l1",
     weighting: Annotated[
         Weighting,
         typer.Option(
-            help="none: every weight counts as it is, as in the paper; equal: all count the same; "
-            "producer: only the one that makes the channels."
+            help="How much each weight counts. none: as it is, as in the paper; equal: all the "
+            "same; producer: only the one that makes the channels."
         ),
     ] = "none",
     input_size: InputSizeOption = None,
@@ -116,17 +112,20 @@ def permute(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the last convolution before and after."),
     ] = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
-    """Reorder channels so that weights vary smoothly along them; the function stays the same.
+    """Reorder channels so that weights vary smoothly along them.
 
-    Every clique gets the shortest Hamiltonian path through its channels under the L1 distance
-    between their weights. Blocks, such as attention heads, are ordered once the channels in
-    them have their places.
+    The function stays the same. Every clique gets the shortest Hamiltonian path through its
+    channels under the L1 distance between their weights. Blocks, such as attention heads, are
+    ordered once the channels in them have their places.
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.permute import Objective, Ordering, permute_checkpoint
+    from neumeta_cli.pipeline import write_permuted
+    from neumeta_cli.resize import open_frame
+
     loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
     tell_arch(loaded)
     inputs = parse_inputs(input_size) or loaded.input_size
@@ -141,6 +140,8 @@ def permute(
     target = output or checkpoint.with_name(f"{checkpoint.stem}.permuted{checkpoint.suffix}")
     write_permuted(target, loaded, found.weights)
     if plot is not None:
+        from neumeta_cli.evaluate import plot_permutation
+
         name = _last_matrix(traced)
         both = (loaded.model, found.model)
         pair = [m.state_dict()[name].flatten(2).mean(2).numpy() for m in both]
@@ -164,7 +165,9 @@ def permute(
         say(f"written: {escape(str(target))}")
 
 
-def _tree(name: str, traced: Trace) -> Tree:
+def _tree(name: str, traced: "Trace") -> object:
+    from rich.tree import Tree
+
     share = traced.share_governed()
     tree = Tree(
         f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights"
@@ -189,17 +192,17 @@ def _tree(name: str, traced: Trace) -> Tree:
     return tree
 
 
-def _channels(clique: Clique) -> str:
+def _channels(clique: "Clique") -> str:
     return f"{clique.copies}×{clique.channels}" if clique.copies > 1 else str(clique.channels)
 
 
-def _held(clique: Clique) -> str:
+def _held(clique: "Clique") -> str:
     if clique.order_only and clique.held.startswith("only"):
         return f" [yellow]{escape(clique.held)}[/yellow]"
     return f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
 
 
-def _order_table(orders: list[CliqueOrder]) -> object:
+def _order_table(orders: "list[CliqueOrder]") -> object:
     rows = [
         [
             o.clique,
@@ -223,7 +226,7 @@ def _change(before: float, after: float) -> str:
     return f"{after / before - 1:+.2%}" if before else "–"
 
 
-def _order_as_dict(order: CliqueOrder) -> dict[str, object]:
+def _order_as_dict(order: "CliqueOrder") -> dict[str, object]:
     return {
         "clique": order.clique,
         "channels": len(order.order),
@@ -235,7 +238,7 @@ def _order_as_dict(order: CliqueOrder) -> dict[str, object]:
     }
 
 
-def _last_matrix(traced: Trace) -> str:
+def _last_matrix(traced: "Trace") -> str:
     """The last weight with a permuted output dimension."""
     names = [
         m.weight

@@ -6,20 +6,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neumeta_cli.cli.console import TerminalReporter, note
-from neumeta_cli.distill import STATE_FILE, launched_processes, refuse_if_running
+from neumeta_cli.distill import STATE_FILE, refuse_if_running
 from neumeta_cli.errors import NeumetaError, StoppedRunError
+from neumeta_cli.hardware import launched_processes
 
 SAME_COMMAND = "the same command with --resume"
 
 
 @contextmanager
 def telling_how_to_go_on(reporter: TerminalReporter, folder: Path, again: str) -> Iterator[None]:
-    """If what is done within stops, by Ctrl-C or by an error, say how to go on.
+    """If what is done within stops, by Ctrl-C or by an error, say how to resume.
 
     Args:
         reporter: its progress bar is ended first.
         folder: where the state is kept.
-        again: the command that goes on.
+        again: the command that resumes.
 
     Raises:
         KeyboardInterrupt: it was stopped.
@@ -31,14 +32,14 @@ def telling_how_to_go_on(reporter: TerminalReporter, folder: Path, again: str) -
         yield
     except (StoppedRunError, KeyboardInterrupt) as stop:
         reporter.finish()
-        hint = f"go on with: {again}" if _saved_at(folder) else "nothing was saved yet"
+        hint = f"resume with: {again}" if _saved_at(folder) else "nothing was saved yet"
         note(f"{stop or 'stopped'}; {hint}")
         raise KeyboardInterrupt from stop
     except NeumetaError as error:
         reporter.finish()
         if _saved_at(folder) in (0.0, before):
             raise
-        raise NeumetaError(f"{error}; once that is put right, go on with: {again}") from error
+        raise NeumetaError(f"{error}; once that is fixed, resume with: {again}") from error
 
 
 def working_folder(output: Path, resume: bool) -> Path:

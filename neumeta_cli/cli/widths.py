@@ -3,14 +3,15 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neumeta_cli.cli.options import parse_width
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.budget import OPTIONS, Budget
-from neumeta_cli.export.widths import Wish
+
+if TYPE_CHECKING:
+    from neumeta_cli.export import Budget, Wish
 
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
@@ -21,9 +22,9 @@ WidthOption = Annotated[
     typer.Option(
         "--width",
         metavar="W|PATTERN=W",
-        help="Channels kept over channels, as 0.5; above 1 grows. PATTERN=W, any number of times, "
-        "for some modules' cliques only (a path, its beginning or a glob: layer3=0.25) or a "
-        "clique; a bare W is then for all others.",
+        help="Fraction of channels to keep (0.5 = half; above 1 adds channels). PATTERN=W sets it "
+        "for some modules only (a path, the start of one, or a glob: layer3=0.25) or for a clique; "
+        "may be repeated. A W without a pattern is then for all others.",
     ),
 ]
 ChannelsOption = Annotated[
@@ -31,44 +32,46 @@ ChannelsOption = Annotated[
     typer.Option(
         "--channels",
         metavar="MODULE=N",
-        help="Output channels of a module, and of what is tied to it; any number of times.",
+        help="Output channels of a module, and of what is tied to it; may be repeated.",
     ),
 ]
 RoundOption = Annotated[
-    int, typer.Option("--round-to", min=1, metavar="N", help="Multiples of so many channels.")
+    int,
+    typer.Option("--round-to", min=1, metavar="N", help="Round channel counts to multiples of N."),
 ]
-MaxParams = Annotated[
-    str | None, typer.Option(metavar="N", help="Widest network of so many parameters, e.g. 100k.")
-]
+MaxParams = Annotated[str | None, typer.Option(metavar="N", help="Most parameters, e.g. 100k.")]
 MaxMacs = Annotated[
-    str | None, typer.Option(metavar="N", help="… of so many multiply-accumulates, e.g. 20M.")
+    str | None, typer.Option(metavar="N", help="Most multiply-accumulates for one input, e.g. 20M.")
 ]
-MaxSize = Annotated[
-    str | None, typer.Option(metavar="BYTES", help="… whose file takes so much, e.g. 400KB.")
-]
+MaxSize = Annotated[str | None, typer.Option(metavar="BYTES", help="Largest file, e.g. 400KB.")]
 MaxLatency = Annotated[
-    str | None, typer.Option(metavar="TIME", help="… as fast as that here, one input, e.g. 5ms.")
+    str | None,
+    typer.Option(metavar="TIME", help="Longest time for one input on this machine, e.g. 5ms."),
 ]
 TargetAccuracy = Annotated[
     float | None,
     typer.Option(
         metavar="A",
-        help="Narrowest network whose metric on --data is as good: top-1 or mIoU from 0 to 1, the "
-        "NLL of an autoencoder.",
+        help="Find the narrowest network that reaches this metric on --data: top-1 or mIoU from 0 "
+        "to 1, or the NLL of an autoencoder.",
     ),
 ]
 SearchOption = Annotated[
     bool,
     typer.Option(
         "--search",
-        help="Within the budget, look for a width for each clique, by what the network loses on "
-        "one half of the test images; the other half judges.",
+        help="Search for a width for each clique within the budget, by the loss on one half of the "
+        "test images; the result is measured on the other half.",
     ),
 ]
 
 
-def parse_wish(widths: Sequence[str] | None, channels: Sequence[str] | None, multiple: int) -> Wish:
+def parse_wish(
+    widths: Sequence[str] | None, channels: Sequence[str] | None, multiple: int
+) -> "Wish":
     """``--width``, ``--channels`` and ``--round-to`` as one wish."""
+    from neumeta_cli.export import Wish
+
     named: list[tuple[str, float]] = []
     bare: list[float] = []
     for text in widths or ():
@@ -90,8 +93,10 @@ def parse_wish(widths: Sequence[str] | None, channels: Sequence[str] | None, mul
 
 def parse_budget(
     parameters: str | None, macs: str | None, size: str | None, latency: str | None
-) -> Budget:
+) -> "Budget":
     """The budget's options as numbers."""
+    from neumeta_cli.export.budget import OPTIONS, Budget
+
     return Budget(
         _amount(OPTIONS["parameters"], parameters, COUNTS, "100k"),
         _amount(OPTIONS["macs"], macs, COUNTS, "20M"),

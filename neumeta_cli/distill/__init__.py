@@ -5,8 +5,8 @@ from neumeta_cli.distill.job import distill_checkpoint
 from neumeta_cli.distill.journal import METRICS_FILE, STATE_FILE
 from neumeta_cli.distill.plain import measure_plain_epoch, train_network
 from neumeta_cli.distill.precision import PRECISION_FILE
-from neumeta_cli.distill.processes import launched_processes
 from neumeta_cli.distill.running import DIED_FILE, RUNNING_FILE, refuse_if_running
+from neumeta_cli.hardware import launched_processes
 
 __all__ = [
     "DIED_FILE",

@@ -344,8 +344,8 @@ class Fitter:
             self.good = state.get("good", state)
         except Exception as error:  # torch raises many kinds on states of other networks
             raise NeumetaError(
-                f"cannot go on from {STATE_FILE}: it is of another recipe or checkpoint; leave out "
-                "--resume"
+                f"cannot resume from {STATE_FILE}: it is of another recipe or checkpoint; leave "
+                "out --resume"
             ) from error
         self.journal.forget_after(self.step)
 

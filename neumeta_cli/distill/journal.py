@@ -66,7 +66,7 @@ class Journal:
         try:
             state = torch.load(path, map_location=device, weights_only=True)
         except Exception as error:  # torch raises many kinds on damaged files
-            raise NeumetaError(f"cannot go on from {path}: damaged; start a new run") from error
+            raise NeumetaError(f"cannot resume from {path}: damaged; start a new run") from error
         return dict(state)
 
     def record(self, values: Mapping[str, float]) -> None:

@@ -194,7 +194,7 @@ class Trainer:
                 raise ValueError("other data")
         except Exception as error:  # torch raises many kinds on states of other networks
             raise NeumetaError(
-                f"cannot go on from {self.journal.folder}: it is of another recipe, seed or data; "
+                f"cannot resume from {self.journal.folder}: it is of another recipe, seed or data; "
                 "leave out --resume"
             ) from error
         self.journal.forget_after(self.step)

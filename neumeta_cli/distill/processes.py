@@ -4,13 +4,13 @@ Every process draws the same widths, noise and order of images and takes its own
 gradients and the statistics of batch norms are those of the whole batch.
 """
 
-import os
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.hardware import launched_processes
 
 
 class Processes:
@@ -124,9 +124,3 @@ class Processes:
             return reduce(values, "mean")
         except RuntimeError as error:
             raise NeumetaError("another process of this fit ended; see what it says") from error
-
-
-def launched_processes() -> tuple[int, int]:
-    """How many processes a launcher started, and which of them this is."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return (count, int(os.environ.get("RANK", "0"))) if count > 1 else (1, 0)

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import networkx as nx
-from matplotlib.figure import Figure
 
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.sweep import CHECKPOINT, MANIFOLD, Row
 from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 150
@@ -66,6 +67,8 @@ def plot_graph(trace: Trace, path: Path) -> Path:
     place = {node: (2.5 * float(x), -float(y)) for node, (x, y) in raw.items()}
     layers = 1 + max((d["layer"] for _, d in graph.nodes(data=True)), default=0)
     figure, axes = _canvas(path, (8.0, max(3.0, 0.34 * layers)))
+    import matplotlib
+
     palette = matplotlib.colormaps["tab20"]
     for node, data in graph.nodes(data=True):
         clique = next((of_output[w] for w in data["weights"] if w in of_output), None)
@@ -99,8 +102,10 @@ def plot_permutation(before: Any, after: Any, path: Path, title: str) -> Path:
     return save_figure(weight_matrices(before, after, title), path)
 
 
-def weight_matrices(before: Any, after: Any, title: str) -> Figure:
+def weight_matrices(before: Any, after: Any, title: str) -> "Figure":
     """A weight as an image (output channel, input channel), before and after permutation."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     limit = float(abs(before).max()) * 0.5 or 1.0
     for place, (values, name) in enumerate(((before, "as stored"), (after, "permuted")), start=1):
@@ -138,6 +143,8 @@ def _weighted_operators(graph: nx.DiGraph) -> nx.DiGraph:
 
 
 def _canvas(path: Path, size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
     _check_ending(path)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
@@ -148,13 +155,15 @@ def _check_ending(path: Path) -> None:
         raise NeumetaError(f"cannot draw {path}: use one of the endings {', '.join(PICTURES)}")
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
+def save_figure(figure: "Figure", path: Path) -> Path:
     """Write a picture; its ending says in which format.
 
     Raises:
         NeumetaError: an ending that is none of ``.png``, ``.svg`` and ``.pdf``.
 
     """
+    import matplotlib
+
     _check_ending(path)
     # Without dates a picture changes only when what it shows does.
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None

@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
+import neumeta_cli.evaluate.charts as charts
 from neumeta_cli.checkpoint import load_checkpoint, read_weights, write_text
 from neumeta_cli.distill import METRICS_FILE
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import charts
 from neumeta_cli.evaluate.plots import save_figure, weight_matrices
 from neumeta_cli.tasks import Metric
 

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from neumeta_cli.checkpoint import InputSize
 from neumeta_cli.errors import NeumetaError
@@ -42,6 +41,8 @@ def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
         NeumetaError: no such folder, fewer than two images in it, or one that cannot be read.
 
     """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     if not folder.is_dir():
         raise NeumetaError(f"--calibrate {folder}: no such folder")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)

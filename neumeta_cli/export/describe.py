@@ -92,7 +92,7 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
         "step": state["step"],
         "skipped": state.get("skipped", 0),
         "seconds": state.get("seconds"),
-        "warnings": ["no network: neumeta fit --resume goes on from it"],
+        "warnings": ["no network: neumeta fit --resume continues from it"],
     }
 
 

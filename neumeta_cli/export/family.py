@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import nn
 
 from neumeta_cli.checkpoint import write_text
+from neumeta_cli.choices import FAMILY_INDEX
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import measure_latency
-from neumeta_cli.export import AS_SAMPLED, Finish, accept_float32, check_ending, export_network
+from neumeta_cli.export.precision import accept_float32
 from neumeta_cli.export.widths import Choice, cost_of
+from neumeta_cli.export.write import AS_SAMPLED, Finish, check_ending, export_network
 from neumeta_cli.reporting import Reporter, Silent
-
-INDEX = "index.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def export_family(
             reporter.advance(1, rows[-1].file)
         reporter.finish()
         document = {"networks": [asdict(row) for row in rows]}
-        write_text(made / INDEX, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_text(made / FAMILY_INDEX, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         _put(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -135,8 +135,8 @@ def _refuse_other_things(folder: Path) -> None:
 def _listed(folder: Path) -> set[str]:
     """The files of the family in a folder, its index included; none if it holds no family."""
     try:
-        index = json.loads((folder / INDEX).read_text("utf-8"))
-        return {INDEX, *(str(network["file"]) for network in index["networks"])}
+        index = json.loads((folder / FAMILY_INDEX).read_text("utf-8"))
+        return {FAMILY_INDEX, *(str(network["file"]) for network in index["networks"])}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
 

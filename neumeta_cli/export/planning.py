@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import AS_SAMPLED, Exported, Finish, check_ending, export_network
 from neumeta_cli.export.budget import (
     Budget,
     Meter,
@@ -18,6 +17,7 @@ from neumeta_cli.export.budget import (
 from neumeta_cli.export.precision import check_dtype
 from neumeta_cli.export.search import Searched, search_widths
 from neumeta_cli.export.widths import Choice, Wish, cost_of
+from neumeta_cli.export.write import AS_SAMPLED, Exported, Finish, check_ending, export_network
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks import Task

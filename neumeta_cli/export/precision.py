@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from neumeta_cli.checkpoint import InputSize
+from neumeta_cli.choices import NUMBER_FORMATS
 from neumeta_cli.errors import NeumetaError
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NUMBER_FORMATS}
 # Relative errors: float32 for what folding rounds otherwise, the others ten times their precision.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from neumeta_cli.choices import SEARCH_SAMPLES
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.budget import Found, Meter
 from neumeta_cli.export.widths import Choice, mean_width
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Task
 
-SAMPLES = 300  # of the manifold
 STEPS = (1.4, 1.2, 1.1, 1.05)  # by which a clique is made wider or narrower, in turn
 MOST_SCORED = 1000  # images
 BATCH = 500
@@ -57,7 +57,7 @@ def search_widths(
     task: Task,
     draws: int | None = None,
     seed: int = 0,
-    samples: int = SAMPLES,
+    samples: int = SEARCH_SAMPLES,
     reporter: Reporter | None = None,
 ) -> Searched:
     """Find widths for each clique that lose less than one width for all, at the same budget.

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-JPEG_CHANNELS = {1: ImageReadMode.GRAY, 3: ImageReadMode.RGB}
+JPEG_CHANNELS = {1: "GRAY", 3: "RGB"}  # the names of torchvision's modes
 MOST_BYTES = 1 << 30  # of the pixels of a JPEG, a small file of which may claim to be huge
 
 
@@ -47,6 +45,8 @@ class CalibrationSet(nn.Module):
         self.scale = ((high - low) / 255).clamp(min=1e-12)
         self.pixels = ((inputs - low) / self.scale).round().to(torch.uint8)
         if quality is not None and self.pixels.shape[1] in JPEG_CHANNELS:
+            from torchvision.io import encode_jpeg
+
             self.jpeg = encode_jpeg(_mosaic(self.pixels.cpu()), quality)
             self.pixels = _from_jpeg(self.jpeg, self.pixels.shape)
 
@@ -90,6 +90,9 @@ def _mosaic(pixels: Tensor) -> Tensor:
 
 
 def _from_jpeg(jpeg: Tensor, shape: Sequence[int]) -> Tensor:
+    from PIL import Image
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     count, channels, height, width = shape
     columns = _columns(count)
     with Image.open(io.BytesIO(jpeg.cpu().numpy().tobytes())) as header:
@@ -97,6 +100,6 @@ def _from_jpeg(jpeg: Tensor, shape: Sequence[int]) -> Tensor:
     wanted = (columns * width, -(-count // columns) * height)
     if size != wanted or size[0] * size[1] * channels > MOST_BYTES:
         raise ValueError(f"its calibration images are {size} pixels, not {wanted}")
-    picture = decode_jpeg(jpeg.cpu(), mode=JPEG_CHANNELS[channels])
+    picture = decode_jpeg(jpeg.cpu(), mode=ImageReadMode[JPEG_CHANNELS[channels]])
     grid = picture.view(channels, -1, height, columns, width).permute(1, 3, 0, 2, 4)
     return grid.reshape(-1, channels, height, width)[:count].contiguous()

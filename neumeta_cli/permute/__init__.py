@@ -3,9 +3,7 @@
 from neumeta_cli.permute.checked import Permuted, check_trace, permute_checkpoint
 from neumeta_cli.permute.invariance import invariance_error
 from neumeta_cli.permute.objective import (
-    Norm,
     Objective,
-    Weighting,
     channel_distances,
     path_length,
 )
@@ -22,11 +20,9 @@ from neumeta_cli.permute.solvers import SOLVERS
 __all__ = [
     "SOLVERS",
     "CliqueOrder",
-    "Norm",
     "Objective",
     "Ordering",
     "Permuted",
-    "Weighting",
     "apply_orders",
     "channel_distances",
     "check_trace",

@@ -46,6 +46,10 @@ def _outputs(network: nn.Module, inputs: Inputs, seed: int) -> list[Tensor]:
 class _NoRounding(TorchDispatchMode):
     """Leaves out casts from float64 to lower precision."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler, for as long as itself
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

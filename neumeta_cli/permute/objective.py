@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
+from neumeta_cli.choices import Norm, Weighting
 from neumeta_cli.trace import Member
-
-Norm = Literal["l1", "l2"]
-Weighting = Literal["none", "equal", "producer"]
 
 TILE = 64  # channels of a side of the square that is summed at once
 DEPTH = 1024  # values per channel that are summed at once: a tile's rows stay in the cache

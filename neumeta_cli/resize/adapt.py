@@ -327,6 +327,10 @@ def _across(clique: Clique, others: Iterable[Clique]) -> list[Clique]:
 class _Counter(TorchDispatchMode):
     """Counts operators."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler, for as long as itself
+
     def __init__(self) -> None:
         super().__init__()
         self.steps = 0

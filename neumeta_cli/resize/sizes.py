@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 
 import networkx as nx
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.trace import Clique, Trace
@@ -51,6 +50,8 @@ def sizes_at(
     per_channel, rest = _equations(trace, cliques)
     if np.allclose(per_channel @ [sizes[c.name] for c in cliques] + rest, 0):
         return sizes
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     wanted = np.array([w * c.channels for c, w in zip(cliques, widths, strict=True)])
     count = len(cliques)
     # The least sum of distances from the wanted sizes: one more unknown for each distance.

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torchmetrics
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
@@ -19,6 +17,10 @@ from neumeta_cli.reporting import Reporter
 from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks.formats import load_images
 from neumeta_cli.tasks.images import Images, augment, normalise
+
+if TYPE_CHECKING:
+    import torchmetrics
+    from matplotlib.figure import Figure
 
 Outputs = Any  # what a network returns: a tensor, or tensors in a tuple or dict
 
@@ -111,7 +113,7 @@ class Task(ABC):
         """What training lowers: a scalar, averaged over the batch."""
 
     @abstractmethod
-    def meters(self) -> Mapping[str, torchmetrics.Metric]:
+    def meters(self) -> "Mapping[str, torchmetrics.Metric]":
         """A fresh meter for the name of each metric."""
 
     def predictions(self, outputs: Outputs, targets: Tensor) -> tuple[Any, ...]:
@@ -228,6 +230,6 @@ class Task(ABC):
         """Scores (n, classes) whose softmax tells networks apart; None where there are none."""
         return None
 
-    def pictures(self, model: nn.Module) -> Mapping[str, Figure]:
+    def pictures(self, model: nn.Module) -> "Mapping[str, Figure]":
         """What a network does, to be looked at: a figure for each name."""
         return {}

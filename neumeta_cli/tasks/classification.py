@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-import torchmetrics
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
+
+if TYPE_CHECKING:
+    import torchmetrics
 
 FIVE_OF = 100  # classes, from which on top-5 tells something
 
@@ -34,7 +36,9 @@ class Classification(Task):
         )
         return divergence * temperature**2
 
-    def meters(self) -> Mapping[str, torchmetrics.Metric]:
+    def meters(self) -> "Mapping[str, torchmetrics.Metric]":
+        from torchmetrics.classification import MulticlassAccuracy
+
         count = len(self.test.classes)
         made = {"top-1": MulticlassAccuracy(count, average="micro")}
         if count >= FIVE_OF:

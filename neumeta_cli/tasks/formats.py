@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, CelebA, VOCSegmentation
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
@@ -118,14 +117,14 @@ def _digits(root: Path, split: str, size: Size) -> Images:
 
 
 def _mnist(root: Path, split: str, size: Size) -> Images:
-    found = MNIST(str(root), train=split == "train")
+    found = _torchvision("MNIST")(str(root), train=split == "train")
     names = tuple(str(n) for n in range(10))
     return Images(found.targets, names, found.data[:, None], image_size=(28, 28))
 
 
-def _cifar(kind: type[CIFAR10]) -> Callable[[Path, str, Size], Images]:
+def _cifar(name: str) -> Callable[[Path, str, Size], Images]:
     def read(root: Path, split: str, size: Size) -> Images:
-        found = kind(str(root), train=split == "train")
+        found = _torchvision(name)(str(root), train=split == "train")
         pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
         return Images(torch.tensor(found.targets), tuple(found.classes), pixels, (), (32, 32))
 
@@ -133,6 +132,8 @@ def _cifar(kind: type[CIFAR10]) -> Callable[[Path, str, Size], Images]:
 
 
 def _image_folder(root: Path, split: str, size: Size) -> Images:
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
     folder = _split_folder(root, split)
     try:
         classes, numbers = find_classes(str(folder))
@@ -147,6 +148,8 @@ def _image_folder(root: Path, split: str, size: Size) -> Images:
 
 
 def _mask_folder(root: Path, split: str, size: Size) -> Images:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     folder = _split_folder(root, split)
     if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
         raise NeumetaError(f"{folder} lacks images/ or masks/")
@@ -169,15 +172,24 @@ def _voc(root: Path, split: str, size: Size) -> Images:
         names = listed.read_text("utf-8").split()
         files = tuple(base / "JPEGImages" / f"{n.rpartition('/')[2]}.jpg" for n in names)
         return Images(None, (), None, files, size, tuple(masks / f"{f.stem}.png" for f in files))
-    found = VOCSegmentation(str(root), image_set="train" if split == "train" else "val")
+    found = _torchvision("VOCSegmentation")(
+        str(root), image_set="train" if split == "train" else "val"
+    )
     return Images(None, (), None, _paths(found.images), size, _paths(found.masks))
 
 
 def _celeba(root: Path, split: str, size: Size) -> Images:
-    found = CelebA(str(root), split=split, target_type=[])
+    found = _torchvision("CelebA")(str(root), split=split, target_type=[])
     folder = root / found.base_folder / "img_align_celeba"
     files = _paths(str(folder / name) for name in found.filename)
     return Images(torch.zeros(len(files), dtype=torch.int64), (), None, files, size)
+
+
+def _torchvision(name: str) -> Any:
+    """A data set of torchvision, which takes long to import."""
+    import torchvision.datasets
+
+    return getattr(torchvision.datasets, name)
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -196,8 +208,12 @@ def _own(root: Path, split: str, size: Size) -> Images:
     raise NeumetaError("data.format is own, but the task has no load() of its own")
 
 
-def _both_splits(kind: Callable[..., object]) -> Callable[[Path], object]:
-    return lambda root: [kind(str(root), train=train, download=True) for train in (True, False)]
+def _both_splits(name: str) -> Callable[[Path], object]:
+    def download(root: Path) -> None:
+        for train in (True, False):
+            _torchvision(name)(str(root), train=train, download=True)
+
+    return download
 
 
 FORMATS: Mapping[str, Format] = {
@@ -206,13 +222,13 @@ FORMATS: Mapping[str, Format] = {
     "mnist": Format(
         _mnist,
         "MNIST/raw/train-images-idx3-ubyte and the other three files as published, unpacked",
-        _both_splits(MNIST),
+        _both_splits("MNIST"),
     ),
     "cifar10": Format(
-        _cifar(CIFAR10), "cifar-10-batches-py/ as published, unpacked", _both_splits(CIFAR10)
+        _cifar("CIFAR10"), "cifar-10-batches-py/ as published, unpacked", _both_splits("CIFAR10")
     ),
     "cifar100": Format(
-        _cifar(CIFAR100), "cifar-100-python/ as published, unpacked", _both_splits(CIFAR100)
+        _cifar("CIFAR100"), "cifar-100-python/ as published, unpacked", _both_splits("CIFAR100")
     ),
     "image_folder": Format(
         _image_folder, "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them"
@@ -225,12 +241,12 @@ FORMATS: Mapping[str, Format] = {
         _voc,
         "VOCdevkit/VOC2012/ with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ (for "
         "the augmented set also SegmentationClassAug/ and trainaug.txt)",
-        lambda root: VOCSegmentation(str(root), image_set="train", download=True),
+        lambda root: _torchvision("VOCSegmentation")(str(root), image_set="train", download=True),
     ),
     "celeba": Format(
         _celeba,
         "celeba/ with img_align_celeba/*.jpg, list_eval_partition.txt and the other lists as "
         "published",
-        lambda root: CelebA(str(root), split="all", download=True),
+        lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
     ),
 }

@@ -3,16 +3,18 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-import torchmetrics
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
+
+if TYPE_CHECKING:
+    import torchmetrics
+    from matplotlib.figure import Figure
 
 GRID = 8  # images a row, in pictures
 
@@ -53,8 +55,10 @@ class Generation(Task):
         codes = 0.5 * (apart - 1 + log_variance - log_variance_0)
         return pixels.flatten(1).sum(1).mean() + codes.sum(1).mean()
 
-    def meters(self) -> Mapping[str, torchmetrics.Metric]:
-        return {"NLL": _MeanOf(0), "MSE": _MeanOf(1)}
+    def meters(self) -> "Mapping[str, torchmetrics.Metric]":
+        from neumeta_cli.tasks.meters import MeanOf
+
+        return {"NLL": MeanOf(0), "MSE": MeanOf(1)}
 
     def predictions(self, outputs: Outputs, targets: Tensor) -> tuple[Tensor]:
         apart = outputs[0].float().sigmoid() - targets
@@ -72,7 +76,7 @@ class Generation(Task):
             raise NeumetaError("the network's images are not of the size of the data's")
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module) -> Mapping[str, Figure]:
+    def pictures(self, model: nn.Module) -> "Mapping[str, Figure]":
         """Images given back, drawn from the prior, and between two images."""
         network: Any = model
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -90,17 +94,6 @@ class Generation(Task):
         }
 
 
-class _MeanOf(torchmetrics.MeanMetric):
-    """The mean of one row of the values that it is shown."""
-
-    def __init__(self, row: int) -> None:
-        super().__init__()
-        self.row = row
-
-    def update(self, values: Tensor) -> None:  # type: ignore[override]
-        super().update(values[self.row])
-
-
 def _negative_elbo(outputs: Outputs, targets: Tensor) -> Tensor:
     """(b,), in nats: what pixels cost, and the KL divergence of the code from the prior."""
     logits, mean, log_variance = (o.float() for o in outputs)
@@ -109,7 +102,9 @@ def _negative_elbo(outputs: Outputs, targets: Tensor) -> Tensor:
     return pixels.flatten(1).sum(1) + codes.sum(1)
 
 
-def _grid(images: Tensor, columns: int) -> Figure:
+def _grid(images: Tensor, columns: int) -> "Figure":
+    from matplotlib.figure import Figure
+
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(0.7 * columns, 0.7 * rows))
     for place, image in enumerate(images, start=1):

@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as TF
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
@@ -65,8 +60,8 @@ class Images:
         if self.pixels is not None:
             return self.pixels[index]
         whole = self.whole or bool(self.masks)
-        mode = ImageReadMode.GRAY if self.channels == 1 else ImageReadMode.RGB
-        return _each(lambda f: _decode(f, self.image_size, mode, whole), self.files, index)
+        grey = self.channels == 1
+        return _each(lambda f: _decode(f, self.image_size, grey, whole), self.files, index)
 
     def fetch_labels(self, index: Tensor) -> Tensor:
         """Labels by number, (b, …).
@@ -125,10 +120,13 @@ def _each(read: Callable[[Path], Tensor], files: Sequence[Path], index: Tensor) 
         return torch.stack(list(pool.map(read, [files[i] for i in index.tolist()])))
 
 
-def _decode(path: Path, size: tuple[int, int], mode: ImageReadMode, whole: bool) -> Tensor:
+def _decode(path: Path, size: tuple[int, int], grey: bool, whole: bool) -> Tensor:
     """An image at ``size``: all of it where there is a mask to it, else cut as is usual."""
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms.v2 import functional as TF
+
     try:
-        image = decode_image(str(path), mode=mode)
+        image = decode_image(str(path), mode=ImageReadMode.GRAY if grey else ImageReadMode.RGB)
     except (RuntimeError, OSError) as error:
         raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
     if tuple(image.shape[-2:]) == size:
@@ -144,6 +142,10 @@ def _decode(path: Path, size: tuple[int, int], mode: ImageReadMode, whole: bool)
 
 def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
     """Class numbers (H, W): the values of a grey image, or the indices of a palette."""
+    from PIL import Image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as TF
+
     try:
         with Image.open(path) as picture:
             values = np.array(picture)
@@ -198,6 +200,8 @@ def augment(
     change = transforms(data, data.crop_size or pixels.shape[-2:])
     if change is None:
         return pixels, labels
+    from torchvision import tv_tensors
+
     seeds = torch.randint(1 << 31, (count,), generator=generator)[part].tolist()
     made: list[tuple[Tensor, Tensor]] = []
     with torch.random.fork_rng(devices=[]):
@@ -219,6 +223,9 @@ def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
         size: (height, width) of what comes out.
 
     """
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
     steps: list[Any] = []
     if data.resized_crop is not None:
         steps.append(v2.RandomResizedCrop(list(size), scale=data.resized_crop, antialias=True))

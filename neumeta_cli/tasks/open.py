@@ -44,12 +44,12 @@ def task_class(name: str, trust_code: bool) -> type[Task]:
         raise NeumetaError(f"unknown task {name!r}; a newer neumeta may know it")
     if not trust_code:
         raise NeumetaError(
-            f"the file names code of its own, the task {name}, which is not imported unasked; "
-            "if you trust it, say --trust-code"
+            f"the file names code of its own, the task {name}, which is not imported without "
+            "permission; if you trust it, say --trust-code"
         )
     found = import_attribute(name, "the recipe's task")
     if not isinstance(found, type) or not issubclass(found, Task):
-        raise NeumetaError(f"task {name} is no subclass of neumeta_cli.tasks.Task")
+        raise NeumetaError(f"task {name} is no subclass of neumeta_cli.Task")
     return found
 
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-import torchmetrics
-from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
+
+if TYPE_CHECKING:
+    import torchmetrics
+    from matplotlib.figure import Figure
 
 SHOWN = 4  # images in a picture
 AT_ONCE = 500  # masks that are looked through
@@ -52,11 +53,15 @@ class Segmentation(Task):
                 "(data.classes); a class that does not count is data.ignore"
             )
 
-    def meters(self) -> Mapping[str, torchmetrics.Metric]:
+    def meters(self) -> "Mapping[str, torchmetrics.Metric]":
+        from torchmetrics.classification import MulticlassJaccardIndex
+
+        from neumeta_cli.tasks.meters import MeanF1
+
         count, ignored = self._classes(), self.data.ignore
         return {
             "mIoU": MulticlassJaccardIndex(count, average="macro", ignore_index=ignored),
-            "F1": _MeanF1(count, ignored),
+            "F1": MeanF1(count, ignored),
         }
 
     def predictions(self, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,12 +91,14 @@ class Segmentation(Task):
                 self._check_classes(few)
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module) -> Mapping[str, Figure]:
+    def pictures(self, model: nn.Module) -> "Mapping[str, Figure]":
         """Predicted masks beside the images and the true masks."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         index = torch.linspace(0, len(self.test) - 1, min(SHOWN, len(self.test))).long()
         x, masks = self.batch(self.test, index, None)
         predicted = _scores(model(x.to(device))).argmax(1).cpu()
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(9.0, 2.3 * len(index)), layout="constrained")
         columns = zip(self.test.fetch(index), masks, predicted, strict=True)
         for row, (image, mask, found) in enumerate(columns):
@@ -114,21 +121,6 @@ class Segmentation(Task):
     @property
     def _ignored(self) -> int:
         return -100 if self.data.ignore is None else self.data.ignore
-
-
-class _MeanF1(MulticlassF1Score):
-    """The mean over classes that occur, in masks or predictions, and count."""
-
-    def __init__(self, classes: int, ignored: int | None) -> None:
-        super().__init__(classes, average="none", ignore_index=ignored)
-
-    def compute(self) -> Tensor:
-        each: Tensor = super().compute()
-        counts: list[Any] = [self.tp, self.fp, self.fn]
-        occurs = torch.stack(counts).sum(0) > 0
-        if self.ignore_index is not None and self.ignore_index < len(occurs):
-            occurs[self.ignore_index] = False
-        return each[occurs].mean()
 
 
 def _scores(outputs: Outputs) -> Tensor:

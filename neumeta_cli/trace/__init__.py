@@ -1,72 +1,9 @@
 """Tracing: which dimension of which weight is tied to which, from one run on meta tensors."""
 
-import copy
-
-from torch import Tensor, nn
-
-from neumeta_cli.trace.cliques import (
-    Clique,
-    Member,
-    Patch,
-    Trace,
-    find_cliques,
-    flat_and_parted,
-)
+from neumeta_cli.trace.cliques import Clique, Member, Patch, Trace
 from neumeta_cli.trace.inputs import BATCH, Inputs, describe, meta_inputs, random_inputs
-from neumeta_cli.trace.recorder import Refusal, module_names, record
-
-
-def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
-    """Trace a network into its dependency graph (the paper: intra-model smoothness).
-
-    No weights are allocated: the network is copied to the meta device.
-
-    Args:
-        model: any module.
-        inputs: the size of its input without the batch dimension, or example tensors.
-
-    Raises:
-        NeumetaError: the network does not run on such inputs.
-
-    """
-    recording = record(on_meta(model), inputs, _uniform_constants(model))
-    cliques, equal = find_cliques(recording)
-    return Trace(
-        recording.graph,
-        cliques,
-        recording.shapes,
-        tuple(recording.refusals),
-        tuple(recording.output_shapes),
-        recording.constant_shapes,
-        equal,
-        flat_and_parted(cliques),
-    )
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in evaluation mode without weights."""
-    memo = {
-        id(t): nn.Parameter(t.detach().to("meta"), requires_grad=False)
-        if isinstance(t, nn.Parameter)
-        else t.to("meta")
-        for t in (*model.parameters(), *model.buffers())
-    }
-    return copy.deepcopy(model, memo).eval()
-
-
-def _uniform_constants(model: nn.Module) -> dict[str, list[int]]:
-    """Buffers that no checkpoint holds, and the dimensions along which all slices are equal."""
-    stored = model.state_dict()
-    return {
-        name: [d for d in range(t.dim()) if t.shape[d] > 1 and _same_slices(t, d)]
-        for name, t in model.named_buffers()
-        if name not in stored and not t.is_meta
-    }
-
-
-def _same_slices(tensor: Tensor, dim: int) -> bool:
-    return bool((tensor == tensor.narrow(dim, 0, 1)).all())
-
+from neumeta_cli.trace.recorder import Refusal, module_names
+from neumeta_cli.trace.trace import on_meta, trace_model
 
 __all__ = [
     "BATCH",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import neumeta_cli.trace.quick as quick
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace import quick
 from neumeta_cli.trace.inputs import Inputs, describe, meta_inputs
 from neumeta_cli.trace.labels import Atoms, Labels
 from neumeta_cli.trace.rules import RULES, Call, RefusedError
@@ -94,6 +94,10 @@ def record(
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler, for as long as itself
+
     def __init__(self, model: nn.Module, uniform: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
         self.result = Recording()

@@ -8,8 +8,6 @@ on everything inside, place by place, respects all the rest.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from neumeta_cli.trace.labels import FIXED, Atoms
 
@@ -80,6 +78,9 @@ class Structure:
 
     def _solve(self) -> np.ndarray:
         """Channels, once no relation implies a further tie."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         a, b = (
             ([*side] for side in zip(*self._atoms.ties, strict=True))
             if self._atoms.ties

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 
 class Up(nn.Module):
@@ -31,6 +30,8 @@ class UNet(nn.Module):
     """
 
     def __init__(self, num_classes: int, widths: Sequence[int] = (256, 128, 64, 64)) -> None:
+        from torchvision.models import resnet18
+
         super().__init__()
         self.encoder = resnet18(weights=None)
         del self.encoder.fc, self.encoder.avgpool

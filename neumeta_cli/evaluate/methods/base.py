@@ -87,7 +87,7 @@ class Method(ABC):
 
         Args:
             bench: the conditions.
-            folder: the method's own; what is found there is gone on with.
+            folder: the method's own; an interrupted run there resumes.
 
         Raises:
             NeumetaError: the method cannot do this network.

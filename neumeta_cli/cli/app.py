@@ -1,0 +1,134 @@
+"""The program: its commands, and what becomes of errors."""
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from typer.completion import completion_init, install_callback, show_callback  # type: ignore[attr-defined]
+
+from neumeta_cli import __version__
+from neumeta_cli.cli.command import Command, Group, as_command
+from neumeta_cli.cli.comparing import compare, report
+from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.cli.evaluating import evaluate
+from neumeta_cli.cli.exporting import export
+from neumeta_cli.cli.fitting import distill, fit, train
+from neumeta_cli.cli.information import info
+from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
+from neumeta_cli.cli.stages import permute, trace
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.hardware import launched_processes
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "trace": trace,
+    "permute": permute,
+    "distill": distill,
+    "fit": fit,
+    "eval": evaluate,
+    "compare": compare,
+    "report": report,
+    "export": export,
+    "info": info,
+    "train": train,
+}
+RECIPES: dict[str, Callable[..., None]] = {
+    "list": list_recipes,
+    "show": show_recipe,
+    "schema": schema,
+}
+
+# Help is plain text: to import what rich makes boxes with takes longer than all the rest of --help.
+app = typer.Typer(
+    name="neumeta",
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,  # as options of our own below
+    pretty_exceptions_enable=False,
+    help="One pretrained checkpoint in, networks of any width out (Neural Metamorphosis).",
+    context_settings={"max_content_width": 100},
+    rich_markup_mode=None,
+)
+_recipes = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The experiments that come with neumeta.",
+)
+for _name, _function in COMMANDS.items():
+    app.command(_name, cls=Command)(as_command(_function))
+for _name, _function in RECIPES.items():
+    _recipes.command(_name, cls=Command)(as_command(_function))
+app.add_typer(_recipes, name="recipes")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_show_version, help="Print the version."
+    ),
+    install: bool = typer.Option(
+        False,
+        "--install-completion",
+        callback=install_callback,
+        help="Install completion for the current shell.",
+    ),
+    show: bool = typer.Option(
+        False,
+        "--show-completion",
+        callback=show_callback,
+        help="Print what completes commands in the current shell.",
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    Settings.quiet = launched_processes()[1] > 0  # the first of several processes speaks for all
+    try:
+        with _tidy_when_terminated():
+            completion_init()
+            app()
+    except NeumetaError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except MemoryError:
+        _fail("out of memory; use fewer images (fit.limit), views or a smaller batch")
+    except OSError as error:
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        _fail(f"internal: {type(error).__name__}: {text} (--debug shows where; please report it)")
+
+
+@contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that no partial file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(message: str) -> None:
+    if Settings.debug:
+        traceback.print_exc()
+    complain(message)
+    sys.exit(1)

@@ -1,0 +1,73 @@
+"""What every command has: how much it says, and what is settled before it begins."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from neumeta_cli.cli.console import Settings
+from neumeta_cli.hardware import keep_freed_memory
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SHARED = {"quiet": Quiet, "debug": Debug}
+
+
+class Command(TyperCommand):
+    """A command whose options cost nothing where they are not given."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_none_as_it_is(param) for param in super().get_params(ctx)]
+
+
+class Group(TyperGroup):
+    """The same for a group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_none_as_it_is(param) for param in super().get_params(ctx)]
+
+
+def _none_as_it_is(param: Any) -> Any:
+    """Take a value that is not given as None, whatever its type.
+
+    Typer does so too, but since 0.29 it imports pydantic before it finds out, which takes longer
+    than all the rest of a command that needs no torch.
+    """
+    process = type(param).process_value
+
+    def processed(ctx: Any, value: Any) -> Any:
+        if value is not None or param.required:
+            return process(param, ctx, value)
+        return None if param.callback is None else param.callback(ctx, param, None)
+
+    param.process_value = processed
+    return param
+
+
+def as_command(function: Callable[..., None]) -> Callable[..., None]:
+    """A function as a command of the program, with ``--quiet`` and ``--debug``."""
+
+    @functools.wraps(function)
+    def run(*, quiet: bool, debug: bool, **given: Any) -> None:
+        Settings.quiet = Settings.quiet or quiet
+        Settings.debug = Settings.debug or debug
+        if not debug:
+            warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
+        keep_freed_memory()
+        function(**given)
+
+    signature = inspect.signature(function)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in SHARED.items()
+    ]
+    own = signature.parameters.values()
+    run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    about = inspect.getdoc(function) or ""
+    run.__doc__ = about.replace("\nExample: ", "\n\b\nExample: ")  # a line that is not broken
+    run.__annotations__ = function.__annotations__ | SHARED
+    return run

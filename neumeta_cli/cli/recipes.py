@@ -1,0 +1,69 @@
+"""``neumeta recipes``."""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neumeta_cli.cli.console import echo, to_json, write_json
+from neumeta_cli.cli.options import Json, SetOption
+from neumeta_cli.shipped import recipe_summaries
+
+if TYPE_CHECKING:
+    from neumeta_cli.recipe import Recipe
+
+
+def list_recipes(json: Json = None) -> None:
+    """List the recipes that come with neumeta.
+
+    Example: neumeta recipes list
+    """
+    document = recipe_summaries()
+    write_json(json, document)
+    if json != "-":
+        name_width = max(map(len, document))
+        arch_width = max(len(about["arch"]) for about in document.values())
+        for name, about in document.items():
+            echo(f"{name:{name_width}}  {about['arch']:{arch_width}}  {about['description']}")
+
+
+def show_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A recipe.")],
+    set_: SetOption = None,
+) -> None:
+    """Print a recipe with every default and a comment for each field.
+
+    Example: neumeta recipes show cifar10_resnet20
+    """
+    from neumeta_cli.recipe import load_recipe
+
+    typer.echo(commented_yaml(load_recipe(name, set_ or [])), nl=False)
+
+
+def schema() -> None:
+    """Print the JSON schema of a recipe.
+
+    Example: neumeta recipes schema > recipe.schema.json
+    """
+    from neumeta_cli.recipe import Recipe
+
+    typer.echo(to_json(Recipe.model_json_schema()))
+
+
+def commented_yaml(recipe: "Recipe") -> str:
+    """A recipe as YAML that says of each field what it means."""
+    import yaml
+
+    from neumeta_cli.recipe import field_paths
+
+    comments = field_paths()
+    section, lines = "", []
+    content = recipe.model_dump(mode="json")
+    for line in yaml.safe_dump(content, sort_keys=False, width=math.inf).splitlines():
+        key = line.partition(":")[0]
+        if not line.startswith((" ", "-")):
+            section = key
+        path = section if key == section else f"{section}.{key.strip()}"
+        comment = comments.get(path, "") if not line.lstrip().startswith("- ") else ""
+        lines.append(f"{line}  # {comment}" if comment else line)
+    return "\n".join(lines) + "\n"
