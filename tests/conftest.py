@@ -1,6 +1,6 @@
 """What tests share: small real networks, weights files and data folders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import known
 from neumeta_cli.checkpoint.arch import Arch, resolve
 from neumeta_cli.cli import main
 
 torch.set_num_threads(2)
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def names_for_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Searches for architectures leave the user's cache folder alone, and learn for the next."""
+    assert request.config.cache is not None
+    file = request.config.cache.mkdir("names") / known.FILE_NAME
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "cache_file", lambda: file)
+        yield
 
 
 @pytest.fixture
