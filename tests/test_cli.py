@@ -16,6 +16,7 @@ from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.recipe import recipe_files
 
 SMALL = ["--set", "fit.epochs=1", "--set", "noise.samples=2", "--set", "inr.hidden=8", "-q"]
+SMALL = ["--set", "fit.precision=float32", *SMALL]  # to try which is quicker takes longer
 
 
 def fails(result, *words: str, code: int = 1) -> None:

@@ -22,7 +22,7 @@ from neumeta_cli.reporting import Silent
 from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import trace_model
 
-QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
+QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 100))

@@ -27,6 +27,7 @@ def manifold(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         fit = ["fit", "-r", "digits_lenet", "--epochs", "2", "--run", "run", "-q"]
+        fit += ["--set", "fit.precision=float32"]
         patch.setattr("sys.argv", ["neumeta", *fit])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -42,7 +43,6 @@ def test_an_example_runs(manifold: Path, script: str) -> None:
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert result.returncode == 0, result.stderr
     for words in SCRIPTS[script]:

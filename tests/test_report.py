@@ -17,7 +17,8 @@ CHROMIUM = next(
     ),
     None,
 )
-QUICK = ["fit.epochs=1", "fit.limit=128", "compare.images=40", "compare.seeds=2"]
+QUICK = ["fit.epochs=1", "fit.limit=128", "fit.precision=float32"]
+QUICK += ["compare.images=40", "compare.seeds=2"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -188,7 +188,7 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
         "model": {"arch": "cifar_resnet20", "checkpoint": "resnet20.pt"},
         "data": {"root": str(data)},
         "inr": {"kind": "selected"},
-        "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2},
+        "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2, "precision": "float32"},
     }
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
     monkeypatch.setattr("neumeta_cli.tasks.images.IN_MEMORY_BYTES", 0)
@@ -229,6 +229,7 @@ def test_a_fit_of_another_checkpoint_is_not_gone_on_with(
         tmp_path / "out.safetensors",
     )
     options += "--set", "fit.save_steps=1", "--set", "fit.batch_size=20"
+    options += "--set", "fit.precision=float32"
 
     def save_and_stop(self: Journal, state: dict) -> None:
         save(self, state)
