@@ -76,6 +76,7 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["manifold", "network", "pt", "plain"])
 def test_flipped_bits_and_cut_files_are_refused_or_harmless(
     files: dict[str, Path], tmp_path: Path, monkeypatch, which: str
@@ -153,6 +154,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
             yield (*path, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["manifold", "network"])
 def test_whatever_the_metadata_say_is_refused_or_harmless(
     files: dict[str, Path], tmp_path: Path, which: str
@@ -278,6 +280,7 @@ def test_files_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
         read_weights(nested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_info_refuses_damaged_programs(files: dict[str, Path], tmp_path: Path, suffix: str) -> None:
     whole = export_network(load(files["manifold"]), tmp_path / f"x{suffix}", 0.25).path.read_bytes()

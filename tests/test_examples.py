@@ -10,6 +10,8 @@ from conftest import REPOSITORY
 
 from neumeta_cli.cli import main
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = {
     "budget_search.py": ("one width: 1,", "searched: 1,", "taken: {"),
     "deploy_onnx.py": ("checked against torch", "top-1 of 359 test images with onnxruntime: "),

@@ -66,6 +66,7 @@ def wait_until_writing(process: "subprocess.Popen[str]") -> None:
     raise AssertionError("the export was over before it wrote")
 
 
+@pytest.mark.slow
 def test_a_stopped_export_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     """SIGKILL cannot be tidied up after; the next export for the same path does, an hour later."""
     manifold = saved_manifold(tmp_path)
@@ -95,6 +96,7 @@ def test_a_stopped_export_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
     assert [p.name for p in folders[signal.SIGKILL].iterdir()] == ["x.pt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_every_format_and_leaves_nothing(tmp_path: Path) -> None:
     """Files may grow no larger than 4 KiB."""
     folder = tmp_path / "full"
@@ -107,6 +109,7 @@ def test_a_full_disk_refuses_every_format_and_leaves_nothing(tmp_path: Path) -> 
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_two_exports_to_one_file_end_with_one_whole_file(tmp_path: Path) -> None:
     manifold, target = saved_manifold(tmp_path), tmp_path / "out" / "x.pt"
     command = "import sys; from neumeta_cli.cli import main; main()"
@@ -141,6 +144,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b", "größe ½ 模型", "[x]*?", "n" * 200, "-o", "ü" * 100])
 def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
     manifold = tiny_manifold()

@@ -33,10 +33,12 @@ def fuzz(path: Path, *options: str) -> list[dict[str, object]]:
     return failed
 
 
+@pytest.mark.slow
 def test_no_shape_of_a_fit_reaches_the_faulty_kernel(tmp_path: Path) -> None:
     assert not fuzz(tmp_path / "found.json", "--guarded")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX2", reason="the fault is in kernels for AVX2"
 )
@@ -94,6 +96,7 @@ def test_modules_and_their_other_arguments_pass() -> None:
         torch.testing.assert_close(made, layer(x))
 
 
+@pytest.mark.slow
 @pytest.mark.kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -120,6 +123,7 @@ def test_a_fit_of_each_kind_learns_and_its_export_is_what_was_sampled(
     assert torch.equal(load(made.path)(x), made.model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.kernels
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_learns(build, image_folder, precision: str) -> None:

@@ -12,6 +12,7 @@ from neumeta_cli.manifold import Manifold
 WIDTHS = (1.0, 0.37, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [True, False])
 def test_a_live_network_computes_what_a_sampled_one_does(build, fold: bool) -> None:
     """Bit for bit, at every width, back and forth; norm statistics included."""
@@ -66,6 +67,7 @@ def test_what_is_moved_or_cast_stays_so_at_other_widths(build) -> None:
     assert all(parameter.device.type == "meta" for parameter in net.to("meta").parameters())
 
 
+@pytest.mark.slow
 def test_threads_see_one_width_or_another_never_a_mixture(build) -> None:
     manifold = manifold_of(build, inr=SELECTED)
     net = manifold.live()

@@ -94,6 +94,7 @@ def total_variation(state: dict[str, Tensor], clique: Clique, names: set[str]) -
 ANY_SIZE = sorted(name for name in SOLVERS if name.rpartition(":")[2] not in EXACT)
 
 
+@pytest.mark.slow
 @given(networks(), st.sampled_from(ANY_SIZE), st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
 def test_any_network_any_solver_same_function(model: nn.Module, solver: str, seed: int) -> None:
@@ -126,6 +127,7 @@ def test_structured_cliques_add_up_to_what_they_say(build, name: str, solver: st
         assert variation == pytest.approx(order.after, rel=1e-5), clique.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_permuting_and_folding_real_networks_is_exact(build, name: str) -> None:
     model, arch = build(name)
@@ -150,6 +152,7 @@ def random_distances(n: int, seed: int, dims: int = 3) -> np.ndarray:
     return np.abs(points[:, None] - points[None]).sum(2)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(0, 99), st.sampled_from(sorted(SOLVERS)))
 @settings(max_examples=100, deadline=None)
 def test_solvers_give_permutations_and_repeat_themselves(n: int, seed: int, solver: str) -> None:
@@ -163,6 +166,7 @@ def test_solvers_give_permutations_and_repeat_themselves(n: int, seed: int, solv
     assert random.getstate() == state
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_the_local_search_ends_on_equal_distances(n: int, values: int, seed: int) -> None:
@@ -173,6 +177,7 @@ def test_the_local_search_ends_on_equal_distances(n: int, values: int, seed: int
     assert path_length(distances, order) <= path_length(distances, np.arange(n))
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_kept(monkeypatch) -> None:
     """By a clock that goes on by a millisecond whenever it is read."""
     distances = random_distances(1500, 0, 50).astype(np.float32)

@@ -144,6 +144,7 @@ def test_a_fit_keeps_its_choice_when_it_goes_on(
         again.settle_precision()
 
 
+@pytest.mark.slow
 def test_training_chooses_too_and_its_network_is_untouched_by_that(
     build, image_folder, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def write_recipe(build, image_folder, tmp_path: Path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["all", "paper"])
 def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path, scope: str) -> None:
     """Of a step on 25 images at two widths, with batch norm."""
@@ -115,6 +116,7 @@ def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path, scope: 
     assert apart(two, one) < 1e-5 * apart(one, {n: torch.zeros(()) for n in one})
 
 
+@pytest.mark.slow
 def test_two_processes_fit_together(write_recipe, tmp_path: Path) -> None:
     """Adam enlarges rounding where gradients vanish, so that ends of fits agree less closely."""
     recipe = write_recipe("all")

@@ -9,6 +9,8 @@ import pytest
 from neumeta_cli.comparing import compare
 from neumeta_cli.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(
     (
         found
