@@ -123,6 +123,7 @@ def test_two_exports_to_one_file_end_with_one_whole_file(tmp_path: Path) -> None
     assert [p.name for p in target.parent.iterdir()] == ["x.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".pt2"])
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch, suffix: str) -> None:
     """As on a read-only mount, which binds the superuser too."""

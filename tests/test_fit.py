@@ -250,6 +250,7 @@ def test_a_step_that_is_not_finite_is_left_out(build, image_folder, tmp_path) ->
     assert [line["skipped"] for line in lines] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_few_in_a_row_take_the_fit_back(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"epochs": 6, "save_steps": 1})
     fitter = Fitter(*prepared(build, recipe), recipe)

@@ -114,6 +114,7 @@ def test_any_network_any_solver_same_function(model: nn.Module, solver: str, see
             assert variation <= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_convnext", "shufflenet_v2_x0_5"])
 @pytest.mark.parametrize("solver", ["2.5-opt", "random"])
 def test_structured_cliques_add_up_to_what_they_say(build, name: str, solver: str) -> None:
