@@ -130,5 +130,5 @@ def test_training_learns(build, image_folder, precision: str) -> None:
     model, arch = build("cifar_resnet20")
     task = load_task(recipe_for(image_folder).data, model, arch.default_input_size())
     before = task.measure(model)["top-1"]
-    train = TrainSection(epochs=8, batch_size=40, precision=precision, learning_rate=3e-3)
+    train = TrainSection(epochs=4, batch_size=20, precision=precision, learning_rate=3e-3)
     assert task.measure(train_network(model, task, train))["top-1"] > before + 0.2
