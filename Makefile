@@ -1,5 +1,6 @@
 # make demo: the main job on embedded data, from nothing to a table and a picture.
 # make compare: its competitors on the same data, three seeds each, as a page; minutes more.
+# make quick: lint, types and the tests that are not marked slow.
 # make test: lint, types and the test suite, from nothing.
 # make test-older-kernels: a fit of each kind, training and export again, as on a processor with
 #   AVX2 and no AVX-512.
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo compare test test-older-kernels lint clean
+.PHONY: demo compare quick test test-older-kernels lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +34,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+quick: lint
+	$(BIN)/pytest -m 'not slow'
 
 test: lint
 	$(BIN)/pytest

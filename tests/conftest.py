@@ -1,6 +1,6 @@
 """What tests share: small real networks, weights files and data folders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,32 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import known
 from neumeta_cli.checkpoint.arch import Arch, resolve
 from neumeta_cli.cli import main
+from neumeta_cli.evaluate import measure_latency
 
 torch.set_num_threads(2)
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def names_for_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Searches for architectures leave the user's cache folder alone, and learn for the next."""
+    assert request.config.cache is not None
+    file = request.config.cache.mkdir("names") / known.FILE_NAME
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "cache_file", lambda: file)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def latencies_of_a_moment() -> Iterator[None]:
+    """Forward passes are timed, but not for half a second each; no test asks how long they took."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_latency, "__defaults__", (0.01,))
+        yield
 
 
 @pytest.fixture
@@ -97,7 +117,7 @@ def neumeta(
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:
-    return float((a - b).detach().abs().max() / b.abs().max().clamp(min=1e-300))
+    return float((a - b).detach().abs().max() / b.detach().abs().max().clamp(min=1e-300))
 
 
 needs_shared = pytest.mark.skipif(

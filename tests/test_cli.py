@@ -1,8 +1,10 @@
 """The commands as users type them, and what they say when something is wrong."""
 
+import contextlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from safetensors.torch import save_file
 
 import neumeta_cli
 from neumeta_cli.checkpoint import load_checkpoint
+from neumeta_cli.cli import main
 from neumeta_cli.shipped import recipe_files
 
 SMALL = ["--set", "fit.epochs=1", "--set", "noise.samples=2", "--set", "inr.hidden=8", "-q"]
+SMALL = ["--set", "fit.precision=float32", *SMALL]  # to try which is quicker takes longer
 
 
 def fails(result, *words: str, code: int = 1) -> None:
@@ -29,15 +33,26 @@ def fails(result, *words: str, code: int = 1) -> None:
         assert word in lines[0]
 
 
-@pytest.fixture
-def manifold_file(neumeta, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifold of the digits LeNet after one epoch."""
-    path = tmp_path / "manifold.safetensors"
+    path = tmp_path_factory.mktemp("distilled") / "manifold.safetensors"
     source = neumeta_cli.load_recipe("digits_lenet").model.checkpoint
-    assert neumeta("distill", source, "-r", "digits_lenet", "-o", path, *SMALL).code == 0
+    arguments = ["neumeta", "distill", source, "-r", "digits_lenet", "-o", path, *SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", list(map(str, arguments)))
+        with contextlib.suppress(SystemExit):
+            main()
     return path
 
 
+@pytest.fixture
+def manifold_file(distilled: Path, tmp_path: Path) -> Path:
+    """A copy of that, which a test may damage."""
+    return Path(shutil.copy(distilled, tmp_path))
+
+
+@pytest.mark.slow
 def test_an_ablation_is_not_the_recipe_of_an_architecture(neumeta, tmp_path: Path) -> None:
     source = neumeta_cli.load_recipe("digits_lenet").model.checkpoint
     result = neumeta("distill", source, "-o", tmp_path / "manifold.safetensors", *SMALL[:-1])
@@ -74,6 +89,7 @@ def test_the_main_job_from_recipe_to_small_network(neumeta, tmp_path: Path) -> N
     assert neumeta("info", "small.pt").code == 0
 
 
+@pytest.mark.slow
 def test_fit_goes_on_where_it_stopped(neumeta, tmp_path: Path) -> None:
     first = neumeta("fit", "-r", "digits_lenet", *SMALL, "--run", "a run")
     assert first.code == 0
@@ -84,6 +100,7 @@ def test_fit_goes_on_where_it_stopped(neumeta, tmp_path: Path) -> None:
     fails(neumeta("fit", "-r", "cifar10_resnet20", "--resume"), "no run of cifar10_resnet20")
 
 
+@pytest.mark.slow
 def test_resnet18_permutes_and_loads_strictly(neumeta, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=7).eval()
@@ -100,6 +117,7 @@ def test_resnet18_permutes_and_loads_strictly(neumeta, tmp_path: Path) -> None:
     assert (tmp_path / "before after.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_permuting_keeps_wrappers_dtypes_values_and_other_entries(
     neumeta, resnet20_file: Path, dtype: torch.dtype
@@ -116,6 +134,7 @@ def test_permuting_keeps_wrappers_dtypes_values_and_other_entries(
         assert torch.equal(tensor.flatten().sort().values, cast[name].flatten().sort().values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -159,11 +178,13 @@ def test_trace_tells_cliques_as_json_tree_and_picture(neumeta, resnet20_file: Pa
     assert "cliques" in tree.stdout
 
 
+@pytest.mark.slow
 def test_the_architecture_is_found_from_names_and_shapes(neumeta, resnet20_file: Path) -> None:
     os.rename(resnet20_file, "weights.pth")
     assert neumeta("trace", "weights.pth").code == 0
 
 
+@pytest.mark.slow
 def test_several_architectures_that_fit_are_listed(neumeta) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), "weights.pth")
     fails(neumeta("permute", "weights.pth"), "torchvision/resnet18", "timm/resnet18", "--arch")
@@ -257,6 +278,7 @@ def test_weights_of_another_architecture_name_the_keys(neumeta, resnet20_file: P
     fails(result, "layer1.0.conv1.weight is 3×16×3×3, not 16×16×3×3")
 
 
+@pytest.mark.slow
 def test_an_unknown_architecture_has_suggestions(neumeta, resnet20_file: Path) -> None:
     fails(neumeta("trace", resnet20_file, "--arch", "resnet_18"), "did you mean", "resnet18")
     save_file({"a": torch.zeros(2)}, "odd.safetensors")
@@ -294,8 +316,6 @@ def test_a_full_disk_leaves_the_old_file(neumeta, manifold_file: Path, monkeypat
 
 
 def test_data_folders_that_do_not_fit(neumeta, resnet20_file: Path, image_folder: Path) -> None:
-    import shutil
-
     fit = ["fit", "-r", "cifar10_resnet20", "--checkpoint", resnet20_file, "--data"]
     fails(neumeta(*fit, "nowhere"), "no such data folder: nowhere")
     Path("empty").mkdir()

@@ -1,6 +1,7 @@
 """Competitors under the same conditions, similarity, and what a comparison tells."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from neumeta_cli.resize import open_frame
 from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Metric, load_task
 
-QUICK = ("fit.epochs=1", "fit.limit=128", "compare.images=40")
+QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 100))
@@ -83,6 +84,7 @@ def test_widths_that_are_none(text: str) -> None:
         parse_widths(text)
 
 
+@pytest.mark.slow
 def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[all]", "fit.anchors=[0.5]"])
     document = compare(recipe, tmp_path)
@@ -108,6 +110,7 @@ def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "compare.json").read_text("utf-8")) == document
 
 
+@pytest.mark.slow
 def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     overrides = [*QUICK, "compare.methods=[us_net,l1]", "compare.seeds=2"]
     first = compare(load_recipe("digits_lenet", overrides), tmp_path)
@@ -124,6 +127,7 @@ def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/result.json"))) == 8
 
 
+@pytest.mark.slow
 def test_another_width_takes_no_training_but_where_it_must(tmp_path: Path) -> None:
     def run(*gammas: float) -> dict[str, dict[str, float]]:
         methods = "compare.methods=[neumeta,slimmable,individual]"
@@ -141,6 +145,7 @@ def test_another_width_takes_no_training_but_where_it_must(tmp_path: Path) -> No
     assert new == {"slimmable", "individual/"}
 
 
+@pytest.mark.slow
 def test_norm_statistics_are_calibrated_where_asked(
     build, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +169,7 @@ def test_norm_statistics_are_calibrated_where_asked(
     assert plain["rows"][1]["parameters"] == taylor["rows"][1]["parameters"]
 
 
+@pytest.mark.slow
 def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
     build, image_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -189,6 +195,7 @@ def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
     assert len({r.metrics["top-1"] for r in fitted}) > 1
 
 
+@pytest.mark.slow
 def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
     vary = "compare.vary={permute.solver: [2.5-opt, identity], noise.channels: [0.0, 0.2]}"
     document = compare(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
@@ -231,6 +238,7 @@ def test_wrong_comparisons_fail_before_anything_is_run(overrides, said, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_networks_that_grow_are_compared_too(tmp_path: Path) -> None:
     overrides = ["compare.methods=[neumeta,l1]", "eval.gammas=[0.0,-0.25]", "seed=5"]
     document = compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path)
@@ -288,7 +296,10 @@ def test_a_difference_that_chance_may_explain_is_not_called_better() -> None:
     assert clear_winner([a, entry("b")], 0.5, 10_000, share) is None
 
 
-def test_compare_and_eval_on_the_command_line(neumeta, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_compare_and_eval_on_the_command_line(neumeta, monkeypatch) -> None:
+    module = sys.modules["neumeta_cli.evaluate.sweep"]  # of the name of a function in it
+    monkeypatch.setattr(module, "measure_latency", lambda model, size, batch: batch / 8)
     sets = [part for key in QUICK for part in ("--set", key)]
     arguments = ("--methods", "us_net,l1", "--widths", "1,0.5", *sets, "--run", "a run")
     result = neumeta("compare", "--recipe", "digits_lenet", *arguments)
@@ -305,11 +316,12 @@ def test_compare_and_eval_on_the_command_line(neumeta, tmp_path: Path) -> None:
     assert [(r["samples"], r["width"]) for r in rows] == [
         (k, w) for k in (0, 2) for w in (0.5, 0.75, 1.0)
     ]
-    assert all(r["seconds_batch_1"] > 0 and r["seconds_batch_64"] > 0 for r in rows)
+    assert all((r["seconds_batch_1"], r["seconds_batch_64"]) == (1 / 8, 8) for r in rows)
     assert neumeta("eval", manifold, "--widths", "1:2").code == 1
     assert neumeta("eval", manifold, "--samples", "-1").code == 1
 
 
+@pytest.mark.slow
 def test_a_permuted_checkpoint_of_a_comparison_computes_the_same(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[random]"])
     document = compare(recipe, tmp_path)

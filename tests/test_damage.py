@@ -25,7 +25,7 @@ from neumeta_cli.export import describe, export_network, load
 from neumeta_cli.manifold import load_manifold
 
 CASES = 550  # of each file, four times
-SECONDS = 10.0  # that the slowest case may take
+SECONDS = 10.0  # of the processor that the slowest case may take
 GROWTH = 1 << 29  # bytes that all cases together may add to this process's peak
 
 
@@ -76,6 +76,7 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["manifold", "network", "pt", "plain"])
 def test_flipped_bits_and_cut_files_are_refused_or_harmless(
     files: dict[str, Path], tmp_path: Path, monkeypatch, which: str
@@ -96,7 +97,7 @@ def test_flipped_bits_and_cut_files_are_refused_or_harmless(
     refused, slowest = 0, 0.0
     for _ in range(CASES):
         path.write_bytes(damaged(whole, rng))
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -107,7 +108,7 @@ def test_flipped_bits_and_cut_files_are_refused_or_harmless(
             if which != "plain":
                 got = read_weights(path).tensors
                 assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
     assert refused > CASES // 4
     assert slowest < SECONDS
@@ -153,6 +154,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
             yield (*path, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["manifold", "network"])
 def test_whatever_the_metadata_say_is_refused_or_harmless(
     files: dict[str, Path], tmp_path: Path, which: str
@@ -278,6 +280,7 @@ def test_files_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
         read_weights(nested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_info_refuses_damaged_programs(files: dict[str, Path], tmp_path: Path, suffix: str) -> None:
     whole = export_network(load(files["manifold"]), tmp_path / f"x{suffix}", 0.25).path.read_bytes()

@@ -33,6 +33,7 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
     assert min(kinds.values()) > 25
 
 
+@pytest.mark.slow
 def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
     """Heads' queries, keys and values are cut from one tensor."""
     model, arch = build("timm/vit_tiny_patch16_224")
@@ -48,6 +49,7 @@ def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
         manifold.skeleton(sizes)(torch.empty(1, *size, device="meta"))
 
 
+@pytest.mark.slow
 def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
     model, arch = build("timm/vit_tiny_patch16_224")
     inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)

@@ -10,6 +10,8 @@ from conftest import REPOSITORY
 
 from neumeta_cli.cli import main
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = {
     "budget_search.py": ("one width: 1,", "searched: 1,", "taken: {"),
     "deploy_onnx.py": ("checked against torch", "top-1 of 359 test images with onnxruntime: "),
@@ -27,6 +29,7 @@ def manifold(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         fit = ["fit", "-r", "digits_lenet", "--epochs", "2", "--run", "run", "-q"]
+        fit += ["--set", "fit.precision=float32"]
         patch.setattr("sys.argv", ["neumeta", *fit])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -42,7 +45,6 @@ def test_an_example_runs(manifold: Path, script: str) -> None:
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert result.returncode == 0, result.stderr
     for words in SCRIPTS[script]:

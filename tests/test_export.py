@@ -58,6 +58,7 @@ def run_onnx(path: Path, images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {"input": images.numpy()})[0])
 
 
+@pytest.mark.slow
 def test_programs_run_where_neumeta_is_not_installed(resnet: Manifold, tmp_path: Path) -> None:
     """In a process that cannot import it, at several batch sizes, as the network in torch."""
     folder = tmp_path / "größe 1"
@@ -76,6 +77,7 @@ def test_programs_run_where_neumeta_is_not_installed(resnet: Manifold, tmp_path:
         assert b".py" not in export.path.read_bytes()  # names no file of this machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fold", [True, False])
@@ -97,6 +99,7 @@ def test_load_gives_back_what_was_exported(
         assert set(content["state_dict"]) == set(again.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "dtype"), [(".onnx", "float16"), (".pt2", "float16"), (".pt2", "bfloat16")]
 )
@@ -115,6 +118,7 @@ def test_programs_in_half_precision(
         assert relative_error(got.float(), wanted(images.float())) < NEAR[dtype]
 
 
+@pytest.mark.slow
 def test_norms_can_be_kept_in_programs(resnet: Manifold, tmp_path: Path) -> None:
     exported = export_network(resnet, tmp_path / "x.pt2", 0.25, finish=Finish(fold=False))
     assert norms_of(exported.model)
@@ -144,6 +148,7 @@ def test_what_cannot_be_is_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_program_that_computes_otherwise_is_not_kept(
     lenet: Manifold, tmp_path: Path, monkeypatch, suffix: str
@@ -192,6 +197,7 @@ def test_norms_are_fitted_to_a_folder_of_images_without_labels(
     assert known == {"images": len(inputs), "fitted": "norm statistics"}
 
 
+@pytest.mark.slow
 def test_biases_follow_the_full_width_where_norms_were_folded(
     image_folder: Path, tmp_path: Path
 ) -> None:
@@ -225,6 +231,7 @@ def test_grey_networks_calibrate_on_colour_images(image_folder: Path, tmp_path: 
     assert describe(path)["calibrated"] == {"images": 150, "fitted": "biases"}
 
 
+@pytest.mark.slow
 def test_info_tells_the_same_of_an_export_in_every_format(
     lenet: Manifold, tmp_path: Path, neumeta
 ) -> None:
@@ -253,6 +260,7 @@ SAME_EVERYWHERE = (
 )
 
 
+@pytest.mark.slow
 def test_info_tells_of_checkpoints_manifolds_and_states(
     neumeta, resnet20_file: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +285,7 @@ def test_info_tells_of_checkpoints_manifolds_and_states(
     assert "architecture not known: own.safetensors names code of its own" in unknown["warnings"][0]
 
 
+@pytest.mark.slow
 def test_the_command_line_exports_and_evaluates_half_precision(neumeta, tmp_path: Path) -> None:
     manifold = saved_manifold(tmp_path)
     for name, options in (("Größe ½.pt", ["--dtype", "float16"]), ("b.pt", ["--fold"])):

@@ -43,6 +43,7 @@ def test_nothing_is_frozen_where_everything_morphs(build, image_folder) -> None:
     assert isinstance(fitter.stepper.source, ImageSource)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["paper", "all"])
 @pytest.mark.parametrize("kind", ["mlp", "factorised"])
 def test_a_step_lowers_the_loss_of_its_batch(build, image_folder, kind: str, scope: str) -> None:
@@ -167,6 +168,7 @@ SHARED_STEPS = {  # everything that a step of the recipe for whole networks draw
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "stop_at"),
     [({}, 4), ({"fit": {"views": 2}}, 4), ({}, 1), ({}, 3), (SHARED_STEPS, 1), (SHARED_STEPS, 3)],
@@ -221,6 +223,7 @@ def broken_at(fitter: Fitter, broken: Callable[[int], bool]) -> list[float]:
     return rates
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_never_finite_stops_the_fit(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"epochs": 30})
     fitter = Fitter(*prepared(build, recipe), recipe)
@@ -247,6 +250,7 @@ def test_a_step_that_is_not_finite_is_left_out(build, image_folder, tmp_path) ->
     assert [line["skipped"] for line in lines] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_few_in_a_row_take_the_fit_back(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"epochs": 6, "save_steps": 1})
     fitter = Fitter(*prepared(build, recipe), recipe)

@@ -34,10 +34,12 @@ def fuzz(path: Path, *options: str) -> list[dict[str, object]]:
     return failed
 
 
+@pytest.mark.slow
 def test_no_shape_of_a_fit_reaches_the_faulty_kernel(tmp_path: Path) -> None:
     assert not fuzz(tmp_path / "found.json", "--guarded")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX2", reason="the fault is in kernels for AVX2"
 )
@@ -95,6 +97,7 @@ def test_modules_and_their_other_arguments_pass() -> None:
         torch.testing.assert_close(made, layer(x))
 
 
+@pytest.mark.slow
 @pytest.mark.kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -123,15 +126,17 @@ def test_a_fit_of_each_kind_learns_and_its_export_is_what_was_sampled(
     assert torch.equal(load(made.path)(x), made.model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.kernels
 def test_training_learns(build, image_folder) -> None:
     model, arch = build("cifar_resnet20")
     task = load_task(recipe_for(image_folder).data, model, arch.default_input_size())
     before = task.measure(model)["top-1"]
-    train = TrainSection(epochs=8, batch_size=40, precision="float32", learning_rate=3e-3)
+    train = TrainSection(epochs=4, batch_size=20, precision="float32", learning_rate=3e-3)
     assert task.measure(train_network(model, task, train))["top-1"] > before + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.kernels
 def test_training_takes_steps_in_bfloat16(build, image_folder) -> None:
     model, arch = build("cifar_resnet20")

@@ -157,6 +157,7 @@ def test_noise_mixes_a_selected_channel_with_its_neighbours(build) -> None:
     assert ((noisy >= low - 1e-6) & (noisy <= high + 1e-6)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
 @pytest.mark.parametrize("width", [0.01, 0.25, 0.37, 1.0, 1.6])
 def test_any_width_gives_a_network_that_runs(build, inr: InrSection, width: float) -> None:
@@ -207,6 +208,7 @@ def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
     assert [n for n, w in made.items() if w.requires_grad] == ["conv1.weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "fold", "inr"),
     [

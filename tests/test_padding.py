@@ -46,6 +46,7 @@ def test_channels_that_a_layer_norm_counts_are_not_added(channels: int) -> None:
     assert not Padding(manifold, tensors, torch.randn(2, 3, 8, 8)).active
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("name", ["lenet", "cifar_resnet20", "squeezenet1_1"])
 def test_a_padded_network_computes_the_same(build, name: str, fold: bool) -> None:

@@ -35,6 +35,7 @@ def made_and_gradients(manifold: Manifold, sizes, trained=None):
     return made, dict(zip(parameters, found, strict=True))
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_weights_and_gradients_are_the_same(manifold: Manifold, data) -> None:

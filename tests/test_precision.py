@@ -93,6 +93,7 @@ def test_networks_that_do_not_run_in_bfloat16_take_float32() -> None:
         choose_precision(broken, 8, 10, CPU)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_leaves_a_fit_as_it_was(build, image_folder) -> None:
     """Selected channels, mixed widths, anchors and hints: all that a step draws and remembers."""
     recipe = recipe_for(
@@ -114,6 +115,7 @@ def test_a_rehearsal_leaves_a_fit_as_it_was(build, image_folder) -> None:
     assert all(torch.equal(t, ends[1][name]) for name, t in ends[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
 def test_a_fit_keeps_its_choice_when_it_goes_on(
     build, image_folder, tmp_path: Path, machine, monkeypatch, chosen: str
@@ -144,6 +146,7 @@ def test_a_fit_keeps_its_choice_when_it_goes_on(
         again.settle_precision()
 
 
+@pytest.mark.slow
 def test_training_chooses_too_and_its_network_is_untouched_by_that(
     build, image_folder, tmp_path: Path
 ) -> None:

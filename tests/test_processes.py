@@ -24,7 +24,8 @@ norm: {{fold: false, images: 16}}
 inr: {{kind: selected}}
 noise: {{samples: 1}}
 loss: {{distill: 1.0, hint: 0.01}}
-fit: {{epochs: 1, batch_size: 25, anchors: [0.5], mixed: 1.0, learning_rate: {rate}}}
+fit: {{epochs: 1, batch_size: 25, anchors: [0.5], mixed: 1.0, learning_rate: {rate},
+  precision: float32}}
 eval: {{gammas: [0.5], watch: 8}}
 """
 
@@ -49,7 +50,7 @@ def run_processes(count: int, command: list[str], folder: Path) -> str:
                 cwd=folder,
             )
         )
-    told = "".join(process.communicate(timeout=300)[0] for process in begun)
+    told = "".join(process.communicate()[0] for process in begun)
     assert all(process.returncode == 0 for process in begun), told
     return told
 
@@ -100,6 +101,7 @@ def write_recipe(build, image_folder, tmp_path: Path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["all", "paper"])
 def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path, scope: str) -> None:
     """Of a step on 25 images at two widths, with batch norm."""
@@ -114,6 +116,7 @@ def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path, scope: 
     assert apart(two, one) < 1e-5 * apart(one, {n: torch.zeros(()) for n in one})
 
 
+@pytest.mark.slow
 def test_two_processes_fit_together(write_recipe, tmp_path: Path) -> None:
     """Adam enlarges rounding where gradients vanish, so that ends of fits agree less closely."""
     recipe = write_recipe("all")

@@ -9,6 +9,8 @@ import pytest
 from neumeta_cli.comparing import compare
 from neumeta_cli.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(
     (
         found
@@ -17,7 +19,8 @@ CHROMIUM = next(
     ),
     None,
 )
-QUICK = ["fit.epochs=1", "fit.limit=128", "compare.images=40", "compare.seeds=2"]
+QUICK = ["fit.epochs=1", "fit.limit=128", "fit.precision=float32"]
+QUICK += ["compare.images=40", "compare.seeds=2"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -19,6 +19,8 @@ from neumeta_cli.distill.journal import STATE_FILE, Journal
 from neumeta_cli.errors import StoppedRunError
 from neumeta_cli.pipeline import MANIFOLD_FILE, PERMUTED_FILE
 
+pytestmark = pytest.mark.slow
+
 RECIPE = [
     *("-r", "digits_lenet", "--device", "cpu", "--set", "fit.epochs=12", "--set", "inr.hidden=16"),
     *("--set", "fit.save_steps=7", "--set", "noise.samples=2"),
@@ -26,14 +28,39 @@ RECIPE = [
 ]
 
 
-def begin(folder: Path, *extra: str) -> subprocess.Popen[str]:
-    return start(folder.parent, "fit", "--run", folder, *extra)
+# The program itself, but it waits for a signal after its third save: no fit is over before a test
+# that a busy machine delays has stopped it.
+HELD = """
+import os, signal
+from pathlib import Path
+from neumeta_cli.cli import main
+from neumeta_cli.distill.journal import Journal
+reading, writing = os.pipe()
+os.set_blocking(writing, False)
+signal.set_wakeup_fd(writing)  # whatever signal comes is a byte to read, at once or later
+signal.signal(signal.SIGUSR1, lambda *_: None)
+save, left = Journal.save, 3
+def save_and_wait(self, state):
+    global left
+    save(self, state)
+    left -= 1
+    if left == 0:
+        Path("held").touch()
+        os.read(reading, 1)
+Journal.save = save_and_wait
+main()
+"""
 
 
-def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+def begin(folder: Path, *extra: str, held: bool = False) -> subprocess.Popen[str]:
+    return start(folder.parent, "fit", "--run", folder, *extra, held=held)
+
+
+def start(folder: Path, *arguments: object, held: bool = False) -> subprocess.Popen[str]:
+    program = ["-c", HELD] if held else ["-m", "neumeta_cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.Popen(
-        [sys.executable, "-m", "neumeta_cli", *map(str, arguments), *RECIPE],
+        [sys.executable, *program, *map(str, arguments), *RECIPE],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -47,6 +74,11 @@ def wait_for_a_save(process: subprocess.Popen[str], state: Path, since: float) -
     while process.poll() is None:
         if state.exists() and state.stat().st_mtime > since:
             return
+        time.sleep(0.01)
+
+
+def wait_until_held(process: subprocess.Popen[str], folder: Path) -> None:
+    while process.poll() is None and not (folder / "held").exists():
         time.sleep(0.01)
 
 
@@ -89,7 +121,7 @@ def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: P
     before = None
     for place, number in enumerate(stops):
         since = time.time()
-        process = begin(cut, *(["--resume"] if place else []))
+        process = begin(cut, *(["--resume"] if place else []), held=True)
         wait_for_a_save(process, cut / "state.pt", since)
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(number)
@@ -118,9 +150,8 @@ def assert_tells(errors: str, told: dict[int, str], before: int | None) -> None:
 
 def test_two_fits_in_one_folder_are_refused(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = begin(folder)
-    wait_for_a_save(first, folder / STATE_FILE, 0)
-    first.send_signal(signal.SIGSTOP)
+    first = begin(folder, held=True)
+    wait_until_held(first, tmp_path)
     state = (folder / STATE_FILE).read_bytes()
     for extra in ([], ["--resume"]):
         second = begin(folder, *extra)
@@ -128,7 +159,7 @@ def test_two_fits_in_one_folder_are_refused(whole: Path, tmp_path: Path) -> None
         assert second.returncode == 1
         assert f"error: another process is at work in {folder}" in errors
     assert (folder / STATE_FILE).read_bytes() == state
-    first.send_signal(signal.SIGCONT)
+    first.send_signal(signal.SIGUSR1)
     _, errors = first.communicate()
     assert first.returncode == 0, errors
     assert_same_bits(whole, folder)
@@ -140,7 +171,7 @@ def test_a_stopped_distill_goes_on_to_the_same_bits(whole: Path, tmp_path: Path)
     kept = tmp_path / f"{MANIFOLD_FILE}.training"
     for number in (signal.SIGINT, signal.SIGKILL):
         since = time.time()
-        process = start(tmp_path, *arguments)
+        process = start(tmp_path, *arguments, held=True)
         wait_for_a_save(process, kept / STATE_FILE, since)
         process.send_signal(number)
         _, errors = process.communicate()
@@ -188,7 +219,7 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
         "model": {"arch": "cifar_resnet20", "checkpoint": "resnet20.pt"},
         "data": {"root": str(data)},
         "inr": {"kind": "selected"},
-        "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2},
+        "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2, "precision": "float32"},
     }
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
     monkeypatch.setattr("neumeta_cli.tasks.images.IN_MEMORY_BYTES", 0)
@@ -229,6 +260,7 @@ def test_a_fit_of_another_checkpoint_is_not_gone_on_with(
         tmp_path / "out.safetensors",
     )
     options += "--set", "fit.save_steps=1", "--set", "fit.batch_size=20"
+    options += "--set", "fit.precision=float32"
 
     def save_and_stop(self: Journal, state: dict) -> None:
         save(self, state)

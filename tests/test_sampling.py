@@ -49,6 +49,7 @@ def test_evaluating_in_pieces_is_the_network_itself(
     assert mlp.evaluate(network, coordinates, points[:1]).shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_draws_far_less_than_other_noise_does(build, monkeypatch) -> None:
     """With the paper's INR and K."""
     manifold = manifold_of(build, inr=InrSection())

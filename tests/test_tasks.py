@@ -22,6 +22,7 @@ from neumeta_cli.tasks.images import augment
 
 SMALL = ["model.input_size=[3,32,32]", "data.image_size=32", "permute.solver=greedy"]
 SEGMENTS = ["model.input_size=[3,36,48]", "data.crop_size=[32,32]", "fit.batch_size=2"]
+FLOAT32 = "train.precision=float32"  # trying may find another one quicker the next time
 RECIPES = {
     "cifar100_resnet20": (miniature.cifar100, ["fit.views=1"]),
     "imagenet_r18": (miniature.image_folder, [*SMALL, "model.num_classes=2"]),
@@ -45,6 +46,7 @@ def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "check_integrity", lambda *_: True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_from_files_to_an_exported_network(
     name: str, neumeta, no_checksums: None, tmp_path: Path
@@ -52,6 +54,7 @@ def test_a_recipe_runs_from_files_to_an_exported_network(
     make, fields = RECIPES[name]
     root = make(tmp_path / "the data")
     shared = [*fields, "train.batch_size=4", "train.epochs=1", "fit.epochs=1", "fit.limit=4"]
+    shared += [FLOAT32, "fit.precision=float32", "noise.samples=2"]
     sets = [part for field in shared for part in ("--set", field)]
     options = ("--recipe", name, "--data", root, *sets)
     assert (trained := neumeta("train", *options, "-o", "net.safetensors")).code == 0, trained
@@ -239,10 +242,11 @@ def test_networks_that_do_not_go_with_a_task_are_refused(tmp_path: Path) -> None
         load_task(data, nn.Conv2d(3, 11, 1), (3, 36, 48), kind=Generation)
 
 
+@pytest.mark.slow
 def test_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """Also what the network draws itself: an autoencoder draws its codes."""
     root = miniature.mnist(tmp_path / "data", count=20)
-    recipe = load_recipe("mnist_vae", ["train.epochs=3", "train.batch_size=4"])
+    recipe = load_recipe("mnist_vae", ["train.epochs=3", "train.batch_size=4", FLOAT32])
     folder = tmp_path / "state"
     folder.mkdir()
 
@@ -263,8 +267,10 @@ def test_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> No
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
+@pytest.mark.slow
 def test_training_stops_by_a_signal_and_says_how_to_go_on(neumeta, tmp_path: Path, monkeypatch):
     sets = ["--recipe", "digits_lenet", "--set", "train.epochs=2", "-o", "net.safetensors"]
+    sets += ["--set", FLOAT32]
     take, steps = Trainer._take, []
 
     def interrupted(self: Trainer) -> None:
@@ -284,11 +290,13 @@ def test_training_stops_by_a_signal_and_says_how_to_go_on(neumeta, tmp_path: Pat
     assert not Path("net.safetensors.training").exists()
 
 
+@pytest.mark.slow
 def test_a_part_of_the_network_begins_with_trained_weights(neumeta, tmp_path: Path, build) -> None:
     encoder, _ = build("torchvision/resnet18", seed=3)
     torch.save({"state_dict": encoder.state_dict()}, "encoder.pth")
     root = miniature.mask_folder(tmp_path / "data")
-    fields = [*SEGMENTS, "train.learning_rate=1e-12", "train.epochs=1", "train.batch_size=4"]
+    fields = [*SEGMENTS, FLOAT32, "train.learning_rate=1e-12", "train.epochs=1"]
+    fields += ["train.batch_size=4"]
     sets = [part for field in fields for part in ("--set", field)]
     options = ("--recipe", "camvid_unet_r18", "--data", root, *sets, "-o", "net.safetensors")
     trained = neumeta("train", *options, "--init", "encoder.pth")
@@ -323,11 +331,13 @@ def test_masks_with_another_class_are_refused_wherever_they_are(tmp_path: Path) 
         load_task(data, nn.Conv2d(3, 11, 1), (3, 36, 48), kind=Segmentation)
 
 
+@pytest.mark.slow
 def test_class_folders_of_grey_images_go_with_networks_for_grey_ones(
     neumeta, tmp_path: Path
 ) -> None:
     root = miniature.image_folder(tmp_path / "digits", classes=10, count=2, size=12)
-    sets = ["--set", "fit.limit=20", "--epochs", "1", "--run", "run"]
+    sets = ["--set", "fit.limit=20", "--set", "fit.precision=float32", "--epochs", "1"]
+    sets += ["--run", "run"]
     assert neumeta("fit", "-r", "digits_lenet", *sets).code == 0
     result = neumeta("eval", "run/manifold.safetensors", "--data", root, "--no-latency")
     assert result.code == 0, result.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from neumeta_cli.checkpoint.arch import LIBRARIES, Arch, fit_arch, names_of
+from neumeta_cli.checkpoint.known import KnownNames, Names, known_names
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 
@@ -32,7 +33,14 @@ def detect_arch(
         NeumetaError: none fits, or several do and the file's name does not say which.
 
     """
-    named = _fitting(_named_by(path.stem), tensors)
+    with known_names() as known:
+        return _detect(path, tensors, known, reporter)
+
+
+def _detect(
+    path: Path, tensors: Mapping[str, Tensor], known: KnownNames, reporter: Reporter
+) -> tuple[Arch, list[Arch]]:
+    named = _fitting(_named_by(path.stem), tensors, known)
     if named:
         best = len(named[0].short)
         same = [arch for arch in named if len(arch.short) == best]
@@ -41,7 +49,7 @@ def detect_arch(
         raise _ambiguous(path, same)
     fitting = []
     for library in LIBRARIES:
-        fitting += _fitting(_candidates(library, tensors, reporter), tensors)
+        fitting += _fitting(_candidates(library, tensors, known, reporter), tensors, known)
     if len(fitting) == 1:
         return fitting[0], []
     if not fitting:
@@ -76,9 +84,14 @@ def _named_by(stem: str) -> list[Arch]:
     return [Arch(name) for _, _, name in sorted(found)[:MAX_NAMED]]
 
 
-def _fitting(candidates: list[Arch], tensors: Mapping[str, Tensor]) -> list[Arch]:
-    fitting = []
+def _fitting(
+    candidates: list[Arch], tensors: Mapping[str, Tensor], known: KnownNames
+) -> list[Arch]:
+    own, fitting = Names.of(tensors), []
     for candidate in candidates:
+        names = known.of(candidate)
+        if names is None or names.digest != own.digest:
+            continue
         try:
             arch, mismatch = fit_arch(candidate, tensors)
         except Exception:  # a library's model that cannot be built here fits nothing
@@ -88,25 +101,20 @@ def _fitting(candidates: list[Arch], tensors: Mapping[str, Tensor]) -> list[Arch
     return fitting
 
 
-def _candidates(library: str, tensors: Mapping[str, Tensor], reporter: Reporter) -> list[Arch]:
+def _candidates(
+    library: str, tensors: Mapping[str, Tensor], known: KnownNames, reporter: Reporter
+) -> list[Arch]:
     """Those models of a library whose family has the file's top-level names."""
-    tops = _tops(tensors)
+    tops = Names.of(tensors).tops
     names, families = [], _families(library)
     reporter.start(f"look through {library}", len(families))
     for family, members in families.items():
         reporter.advance()
-        try:
-            probe = Arch(f"{library}/{family}").build()
-        except Exception:  # as above
-            continue
-        if _tops(probe.state_dict()) == tops:
+        probe = known.of(Arch(f"{library}/{family}"))
+        if probe is not None and probe.tops == tops:
             names.extend(members)
     reporter.finish()
     return [Arch(f"{library}/{name}") for name in names]
-
-
-def _tops(tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    return frozenset(name.partition(".")[0] for name in tensors)
 
 
 @cache
