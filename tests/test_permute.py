@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from neumeta_cli.choices import Norm, Weighting
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.permute import (
     SOLVERS,
-    Norm,
     Objective,
     Ordering,
-    Weighting,
     apply_orders,
     channel_distances,
     find_orders,
