@@ -23,7 +23,7 @@ SHARED = REPOSITORY.parent / "shared"
 def names_for_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     """Searches for architectures leave the user's cache folder alone, and learn for the next."""
     assert request.config.cache is not None
-    file = request.config.cache.mkdir("names") / known.FILE_NAME
+    file = request.config.cache.mkdir("names") / known.file_name()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(known, "cache_file", lambda: file)
         yield

@@ -6,19 +6,17 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch.overrides import TorchFunctionMode
 
 from neumeta_cli.checkpoint.arch import IGNORED, Arch
 from neumeta_cli.checkpoint.atomic import write_text
 from neumeta_cli.errors import NeumetaError
 
-FILE_NAME = f"names-timm-{timm.__version__}-torchvision-{torchvision.__version__}.json"
 # Changes of values in place, of which a constructor makes thousands. On the meta device there are
 # no values, and none of these changes a shape; most of a model's time there goes into them.
 VALUES = frozenset(
@@ -118,7 +116,12 @@ def cache_file() -> Path | None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # there is no home
         return None
-    return base / "neumeta" / FILE_NAME
+    return base / "neumeta" / file_name()
+
+
+def file_name() -> str:
+    """One for each pair of the libraries' versions."""
+    return f"names-timm-{version('timm')}-torchvision-{version('torchvision')}.json"
 
 
 def _read(file: Path) -> dict[str, Names]:
@@ -143,5 +146,7 @@ def _lasting(name: str) -> bool:
     """
     library, _, bare = name.partition("/")
     if library == "timm":
+        import timm
+
         return str(timm.model_entrypoint(bare).__module__).startswith("timm.")
     return library == "torchvision"
