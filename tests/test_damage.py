@@ -90,7 +90,7 @@ def test_flipped_bits_and_cut_files_are_refused_or_harmless(
     def fits_none(path: Path, *_: Any) -> None:
         raise NeumetaError(f"{path} fits no architecture")
 
-    monkeypatch.setattr("neumeta_cli.checkpoint.detect_arch", fits_none)
+    monkeypatch.setattr("neumeta_cli.checkpoint.load.detect_arch", fits_none)
     whole, path = files[which].read_bytes(), tmp_path / files[which].name
     wanted = read_weights(files[which]).tensors
     rng, peak = random.Random(which), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

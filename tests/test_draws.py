@@ -8,6 +8,7 @@ from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
+from neumeta_cli.resize import Frame
 from neumeta_cli.sections import FitSection, InrSection, NoiseSection
 
 
@@ -55,9 +56,7 @@ def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
     inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
     size = arch.default_input_size()
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
-    monkeypatch.setattr(
-        "neumeta_cli.distill.widths.linked_cliques", lambda _, names: [[n] for n in names]
-    )
+    monkeypatch.setattr(Frame, "linked", property(lambda frame: [[n] for n in frame.scope]))
     with pytest.raises(NeumetaError, match=r"set fit\.mixed=0"):
         WidthPool(manifold, FitSection(mixed=1.0))
 
