@@ -283,3 +283,33 @@ def test_parameters_that_are_alike_but_not_treated_alike_stay_apart() -> None:
 
     trace = trace_model(Positions(), (5, 3))
     assert cliques(trace) == {"first": (4, 1)}  # the five positions stay
+
+
+class TwoHeadsOfTwo(nn.Module):
+    """The example that ``labels`` and ``structure`` work through by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(3, 4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).view(-1, 5, 2, 2).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(-1, 5, 4))
+
+
+def test_two_heads_of_two_channels_are_as_worked_out_by_hand() -> None:
+    cliques = {c.name: c for c in trace_model(TwoHeadsOfTwo(), (5, 3)).cliques}
+    told = {
+        name: (c.channels, c.copies, c.order_only, sorted({str(m.weight) for m in c.members}))
+        for name, c in cliques.items()
+    }
+    inside, values = ["k.bias", "k.weight", "q.bias", "q.weight"], ["v.bias", "v.weight"]
+    assert told == {
+        "q@order": (2, 2, True, inside),
+        "q": (2, 1, False, sorted(["out.weight", *inside, *values])),
+        "v@order": (2, 2, True, ["out.weight", *values]),
+    }
+    assert cliques["q"].members[0].positions.tolist() == [[0, 1], [2, 3]]
+    assert sorted(cliques["q@order"].members[0].positions.flatten().tolist()) == [0, 1, 2, 3]

@@ -10,6 +10,19 @@ A dimension is a product of *factors*, outermost first: ``view`` from (batch, he
 outputs), where no index may move. Factors that are labelled jointly form a *group*: the channels
 of attention heads are labelled by (head, place in the head), since a place in one head has nothing
 to do with the same place in another.
+
+By hand, for queries q and keys k of two heads of two channels. The rows of ``q.weight`` are atoms
+q0 to q3, those of ``k.weight`` k0 to k3. ``view(…, 2, 2)`` ties nothing: the dimension of 4 is the
+product of a factor for heads and one for channels in a head, labelled jointly::
+
+    q: [[q0, q1],     k: [[k0, k1],       one row a head
+        [q2, q3]]         [k2, k3]]
+
+``q @ k.transpose(-1, -2)`` sums over the second factor, so it ties q0 to k0, q1 to k1, q2 to k2 and
+q3 to k3. Its result has one score a head: new atoms h0 and h1, the parents of the blocks {q0, q1}
+and {q2, q3}. What follows treats both heads alike, so that ``structure`` finds three things that
+may change places: q0 with q1 (and k0 with k1), q2 with q3, and the heads as wholes, h0 with h1.
+Queries and keys of one head change places together; those of the other head need not.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,17 @@
 Two channels may change places if every operator saw both or neither and they lie in the same
 blocks (they make up a *cell*). A block may change places with another if the map that it induces
 on everything inside, place by place, respects all the rest.
+
+By hand, the example of ``labels``: two heads of two channels, with values v and an output layer. q0
+and q1 are one cell, since every operator saw both or neither and both are children of h0; so are q2
+and q3. h0 and h1 may change places if what is inside does: q0 goes to q2, q1 to q3, v0 to v2, v1 to
+v3. That respects all ties (k0 goes to k2, …), so it is a symmetry. Three orbits come out, which
+``find_cliques`` lists as cliques:
+
+    orbit           rows (copies, channels, size)             clique
+    in q and k      [[[q2], [q3]], [[q0], [q1]]]              2 channels, 2 copies, order only
+    heads           [[[q0, q1], [q2, q3]]] and v likewise     2 channels in blocks of 2
+    in v and out    [[[v0], [v1]], [[v2], [v3]]]              2 channels, 2 copies, order only
 """
 
 from dataclasses import dataclass
