@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.permute.local_search import two_and_a_half_opt
-from neumeta_cli.permute.neighbours import greedy_path
 from neumeta_cli.permute.objective import path_length
 
 Solver = Callable[[np.ndarray, int, float | None], np.ndarray]
@@ -31,8 +29,17 @@ def random(distances: np.ndarray, seed: int, time_limit: float | None) -> np.nda
     return np.random.default_rng(seed).permutation(len(distances))
 
 
+def two_and_a_half(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
+    """2.5-opt; its compiled code is imported when it is first used."""
+    from neumeta_cli.permute.local_search import two_and_a_half_opt
+
+    return two_and_a_half_opt(distances, seed, time_limit)
+
+
 def greedy(distances: np.ndarray, seed: int, time_limit: float | None) -> np.ndarray:
     """Nearest neighbour, from whichever of 32 starts gives the shortest path."""
+    from neumeta_cli.permute.neighbours import greedy_path
+
     n = len(distances)
     starts = range(n) if n <= 32 else np.random.default_rng(seed).choice(n, 32, replace=False)
     orders = [greedy_path(distances, start) for start in starts]
@@ -52,7 +59,7 @@ def python_tsp(function: str) -> Solver:
 
         n = len(distances)
         if n < 4:
-            return two_and_a_half_opt(distances, seed)
+            return two_and_a_half(distances, seed, None)
         name = "dynamic_programming" if function == "auto" and n <= 9 else function
         name = "local_search" if name == "auto" else name
         if name in EXACT and n > EXACT[name]:
@@ -108,7 +115,7 @@ PYTHON_TSP = (
 )
 
 SOLVERS: dict[str, Solver] = {
-    "2.5-opt": never_longer(two_and_a_half_opt),
+    "2.5-opt": never_longer(two_and_a_half),
     "greedy": never_longer(greedy),
     "identity": identity,
     "random": random,
