@@ -27,12 +27,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_memory_is_kept_for_the_next_tensor() -> None:
-    faults = {}
-    for keep in (False, True):
+    """The least of three runs: a system short of memory takes pages back in between."""
+    faults: dict[bool, list[int]] = {False: [], True: []}
+    for keep in (False, True) * 3:
         command = [sys.executable, "-c", FAULTS.format(keep=keep)]
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
-        faults[keep] = int(ran.stdout)
-    assert faults[True] < faults[False] / 10
+        faults[keep].append(int(ran.stdout))
+    assert min(faults[True]) < min(faults[False]) / 10
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch) -> None:

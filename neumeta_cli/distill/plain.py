@@ -95,9 +95,7 @@ class Trainer:
                 True,
                 self.reporter,
             )
-            with torch.random.fork_rng():
-                torch.set_rng_state(self.chance)
-                self._run()
+            self._run()
         return self.model.cpu().requires_grad_(False).eval()
 
     def _choose_precision(self) -> Choice:
@@ -128,15 +126,18 @@ class Trainer:
         decay = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.learning_rate * decay
-        loss = _plain_step(
-            self.model,
-            self.task,
-            self.optimizer,
-            index,
-            self.generator,
-            self.device,
-            self.precision,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.chance)
+            loss = _plain_step(
+                self.model,
+                self.task,
+                self.optimizer,
+                index,
+                self.generator,
+                self.device,
+                self.precision,
+            )
+            self.chance = torch.get_rng_state()
         self.step += 1
         finite = math.isfinite(loss)
         self.skipped += not finite
@@ -162,7 +163,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "chance": torch.get_rng_state(),
+            "chance": self.chance,
             "order": self.order,
             "counts": [self.step, self.skipped, self.skipped_in_row],
             "seed": self.seed,
