@@ -92,8 +92,8 @@ def plain_step(precision: str, layout: torch.memory_format, steps: int) -> float
     return median_seconds(step, steps)
 
 
-def fit_step(recipe: Recipe, steps: int) -> float:
-    """Seconds of a fit's step, frozen features computed beforehand.
+def fit_step(recipe: Recipe, steps: int) -> tuple[float, str]:
+    """Seconds of a fit's step, frozen features computed beforehand, and its precision.
 
     Steps train different numbers of networks: the median for each number, times how often it is
     drawn.
@@ -105,6 +105,7 @@ def fit_step(recipe: Recipe, steps: int) -> float:
         model, arch, (3, 32, 32), recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise
     )
     fitter = Fitter(manifold, tensors, random_task(recipe.data), recipe)
+    precision = fitter.settle_precision()
     if recipe.fit.mixed:
         remember_pool(fitter)
     pool, drawn = fitter.stepper.widths, []
@@ -129,7 +130,8 @@ def fit_step(recipe: Recipe, steps: int) -> float:
         start = time.perf_counter()
         count = step()
         found[count].append(time.perf_counter() - start)
-    return sum(statistics.median(found[n]) * times / DRAWS for n, times in counts.items())
+    mean = sum(statistics.median(found[n]) * times / DRAWS for n, times in counts.items())
+    return mean, precision
 
 
 def remember_pool(fitter: Fitter) -> None:
@@ -173,8 +175,8 @@ def main() -> None:
             plain.setdefault(precision, seconds)
     for name, (recipe, *overrides) in FITS.items():
         chosen = load_recipe(recipe, [*overrides, "norm.images=64", "fit.epochs=1000"])
-        seconds = fit_step(chosen, options.steps)
-        rows.append({"what": name, "precision": chosen.fit.precision, "seconds": seconds})
+        seconds, precision = fit_step(chosen, options.steps)
+        rows.append({"what": name, "precision": precision, "seconds": seconds})
     for row in rows:
         row["of_plain_float32"] = row["seconds"] / plain["float32"]
         row["of_plain_same_precision"] = row["seconds"] / plain[row["precision"]]
