@@ -18,8 +18,9 @@ from neumeta_cli.export import export_network, load
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 # The program itself, but a disk so slow that half of the file takes for ever.
 SLOW = """
-import io, sys, time, torch
+import io, signal, sys, time, torch
 from neumeta_cli.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 save = torch.save
 def slow(content, path):
     whole = io.BytesIO()
