@@ -16,7 +16,8 @@ class SafeConvolutions(TorchFunctionMode):
     beyond its buffers in the gradient of the weights (or of the bias) of a 1×1 convolution with a
     stride, channels last, float32 and fewer than 8 input channels
     (``jit_avx2_1x1_convolution_bwd_weights_t``): it crashes, never returns or damages memory.
-    oneDNN 3.7 to 3.12 may have it; what was tried is in ``examples/results/robustness.md``.
+    Seen with 2 to 7 channels and stride 2; no other version was tried. All that was is in
+    ``examples/results/robustness.md``.
 
     The way round: a 1×1 convolution with a stride reads every so many pixels and no others, so
     these are taken first and convolved with stride 1, which is exact, and as quick. Done for all
