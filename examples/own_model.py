@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import neumeta_cli
-from neumeta_cli import Arch, InrSection, NoiseSection
+from neumeta_cli import Arch, NoiseSection, inr_settings
 
 INPUT_SIZE = (3, 16, 16)
 
@@ -55,7 +55,7 @@ def main() -> None:
     error = neumeta_cli.invariance_error(model, permuted, INPUT_SIZE)
     print(f"permuted, relative difference {error:.0e}")
 
-    inr, noise = InrSection(kind="selected"), NoiseSection(channels=0.0, sizes=0.0, samples=1)
+    inr, noise = inr_settings("selected"), NoiseSection(channels=0.0, sizes=0.0, samples=1)
     arch = Arch("own_model:network")  # how a file's reader builds it again
     how = arch, INPUT_SIZE, "all", False, inr, noise
     manifold, _ = neumeta_cli.build_manifold(permuted, *how)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         LiveNetwork,
         Manifold,
         build_manifold,
+        inr_settings,
         load_manifold,
         save_manifold,
     )
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
         measure_cost,
         open_frame,
     )
-    from neumeta_cli.sections import DataSection, FitSection, InrSection, NoiseSection, TrainSection
+    from neumeta_cli.sections import DataSection, FitSection, NoiseSection, TrainSection
     from neumeta_cli.shipped import recipe_files
     from neumeta_cli.tasks import Images, Metric, Task, load_task, task_class
     from neumeta_cli.trace import Clique, Member, Trace, trace_model
@@ -81,7 +82,6 @@ HOMES = {
     "FitSection": "sections:FitSection",
     "Frame": "resize:Frame",
     "Images": "tasks:Images",
-    "InrSection": "sections:InrSection",
     "LiveNetwork": "manifold:LiveNetwork",
     "Manifold": "manifold:Manifold",
     "Member": "trace:Member",
@@ -112,6 +112,7 @@ HOMES = {
     "export_network": "export:export_network",
     "export_planned": "export:export_planned",
     "fit_manifold": "distill:fit_manifold",
+    "inr_settings": "manifold:inr_settings",
     "invariance_error": "permute:invariance_error",
     "load": "export:load",
     "load_checkpoint": "checkpoint:load_checkpoint",
@@ -165,7 +166,6 @@ __all__ = [
     "FitSection",
     "Frame",
     "Images",
-    "InrSection",
     "LiveNetwork",
     "Manifold",
     "Member",
@@ -196,6 +196,7 @@ __all__ = [
     "export_network",
     "export_planned",
     "fit_manifold",
+    "inr_settings",
     "invariance_error",
     "load",
     "load_checkpoint",

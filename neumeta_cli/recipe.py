@@ -16,20 +16,20 @@ from pydantic import (
 )
 
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import KINDS, AnyInrSettings, inr_settings
 from neumeta_cli.sections import (
     CompareSection,
     DataSection,
     EvalSection,
     FitSection,
-    InrSection,
     LossSection,
     ModelSection,
     NoiseSection,
     NormSection,
     PermuteSection,
-    Section,
     TrainSection,
 )
+from neumeta_cli.settings import Section
 from neumeta_cli.shipped import recipe_files
 
 TASK_NAMES = ("classification", "segmentation", "generation")
@@ -53,7 +53,7 @@ class Recipe(Section):
     )
     permute: PermuteSection = PermuteSection()
     norm: NormSection = NormSection()
-    inr: InrSection = InrSection()
+    inr: AnyInrSettings = inr_settings()
     noise: NoiseSection = NoiseSection()
     loss: LossSection = LossSection()
     fit: FitSection = FitSection()
@@ -61,6 +61,16 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     compare: CompareSection = CompareSection()
     seed: int = Field(0, description="random seed of the fit")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, given: Any) -> Any:
+        """Read files of version 0.1, where the rates of knots stood beside the other rates."""
+        if not isinstance(given, dict) or "knot_rates" not in (given.get("fit") or {}):
+            return given
+        fit = dict(given["fit"])
+        inr, rates = dict(given.get("inr") or {}), fit.pop("knot_rates")
+        return given | {"fit": fit, "inr": inr | ({"knot_rates": rates} if rates else {})}
 
     @field_validator("task")
     @classmethod
@@ -86,12 +96,9 @@ class Recipe(Section):
                 f"data.format: {self.data.format} has no class for each image, which "
                 "classification needs"
             )
-        if self.fit.knot_rates and len(self.fit.knot_rates) != len(self.inr.knots):
-            raise ValueError(
-                f"fit.knot_rates: one for each of the {len(self.inr.knots)} inr.knots, or []"
-            )
-        if self.loss.hint and (self.inr.kind != "selected" or self.fit.views):
-            raise ValueError("loss.hint needs inr.kind: selected, and fit.views: 0")
+        if self.loss.hint and (not self.inr.chooses or self.fit.views):
+            kinds = " or ".join(name for name, inr in KINDS.items() if inr.settings_type.chooses)
+            raise ValueError(f"loss.hint needs inr.kind: {kinds}, and fit.views: 0")
         if len(self.fit.anchor_shares) not in (0, len(self.fit.anchors)):
             raise ValueError(
                 f"fit.anchor_shares: one for each of the {len(self.fit.anchors)} fit.anchors, or []"
@@ -164,7 +171,12 @@ def field_paths(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str
     paths: dict[str, str] = {}
     for name, info in section.model_fields.items():
         kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if name == "inr":  # of whichever kind
+            for inr in KINDS.values():
+                paths |= field_paths(inr.settings_type, f"{prefix}{name}.")
+            kinds = (f"{name} ({inr.settings_type.summary})" for name, inr in KINDS.items())
+            paths[f"{prefix}{name}.kind"] = ", ".join(kinds)
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
             paths |= field_paths(kind, f"{prefix}{name}.")
         else:
             paths[prefix + name] = info.description or ""

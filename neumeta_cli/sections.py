@@ -2,13 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from neumeta_cli.choices import Norm, Weighting
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from neumeta_cli.settings import Section
 
 
 class ModelSection(Section):
@@ -147,54 +144,6 @@ class NormSection(Section):
     )
 
 
-class InrSection(Section):
-    kind: Literal["mlp", "factorised", "selected", "integral"] = Field(
-        "mlp",
-        description="mlp (the paper's), factorised (functions of c_in times those of c_out), "
-        "selected (the checkpoint's largest channels, changed as more of them are missing) or "
-        "integral (the checkpoint's weights, interpolated along all its channels)",
-    )
-    knots: list[float] = Field(
-        [0.25, 0.5, 0.75],
-        description="γ at which each change of a selected INR is complete; with none it learns "
-        "slices of one network, otherwise the full width stays the checkpoint",
-    )
-    store: Literal["float32", "float16", "int8"] = Field(
-        "float32",
-        description="number format of the INR's parameters in the file; int8: 8 bits for matrices, "
-        "with a scale for each output channel, and float16 for vectors",
-    )
-    per: Literal["type", "layer", "tensor"] = Field(
-        "tensor",
-        description="what gets a network of its own: weights and vectors (type), each layer, or "
-        "each tensor",
-    )
-    hidden: int = Field(256, ge=1, description="width of the MLP")
-    layers: int = Field(5, ge=1, description="hidden layers of the MLP")
-    frequencies: int = Field(
-        16, ge=1, description="number of frequencies that embed channel and layer as sinusoids"
-    )
-    size_frequencies: int | None = Field(
-        None, ge=0, description="the same for sizes; if not given, as many as frequencies"
-    )
-    scale: Literal["fan_in", "checkpoint"] = Field(
-        "fan_in",
-        description="outputs are divided by C_in; checkpoint also sets each tensor's spread",
-    )
-
-    @field_validator("knots")
-    @classmethod
-    def _ascending(cls, value: list[float]) -> list[float]:
-        if any(not 0 < knot < 1 for knot in value) or sorted(set(value)) != value:
-            raise ValueError("knots ascend between 0 and 1")
-        return value
-
-    @property
-    def frequencies_of_sizes(self) -> int:
-        """``size_frequencies``, or as many as ``frequencies`` where it is not given."""
-        return self.frequencies if self.size_frequencies is None else self.size_frequencies
-
-
 class NoiseSection(Section):
     channels: float = Field(
         0.5,
@@ -271,11 +220,6 @@ class FitSection(Section):
     drawn_weight: float = Field(
         1.0, gt=0, description="weight of the random network's loss relative to an anchor's"
     )
-    knot_rates: list[float] = Field(
-        [],
-        description="factors of the learning rate for each change of a selected INR, one for "
-        "each of inr.knots; empty: all 1",
-    )
     update: float = Field(
         0.5,
         gt=0,
@@ -308,13 +252,6 @@ class FitSection(Section):
     def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] <= value[1] < 1:
             raise ValueError("a range of γ goes from low to high, both below 1")
-        return value
-
-    @field_validator("knot_rates")
-    @classmethod
-    def _positive(cls, value: list[float]) -> list[float]:
-        if any(rate <= 0 for rate in value):
-            raise ValueError("factors of the learning rate are positive")
         return value
 
     @field_validator("anchors")

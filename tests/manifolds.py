@@ -7,10 +7,10 @@ import torch
 from conftest import randomise_norms
 
 from neumeta_cli.checkpoint import resolve
-from neumeta_cli.manifold import Manifold, build_manifold, save_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold import Manifold, build_manifold, inr_settings, save_manifold
+from neumeta_cli.sections import NoiseSection
 
-INR = InrSection(kind="selected", knots=[0.5])
+INR = inr_settings("selected", knots=[0.5])
 NOISE = NoiseSection(channels=0.3, samples=2)
 RESNET, LENET = "cifar_resnet20", "lenet_digits"
 DATA = {

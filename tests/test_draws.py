@@ -7,9 +7,9 @@ from tiny_fits import prepared, recipe_for
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold import build_manifold
+from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.resize import Frame
-from neumeta_cli.sections import FitSection, InrSection, NoiseSection
+from neumeta_cli.sections import FitSection, NoiseSection
 
 
 def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
@@ -39,7 +39,7 @@ def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
     """Heads' queries, keys and values are cut from one tensor."""
     model, arch = build("timm/vit_tiny_patch16_224")
     size = arch.default_input_size()
-    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    inr, noise = inr_settings("selected"), NoiseSection(samples=1)
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
     pool = WidthPool(manifold, FitSection(mixed=1.0))
     assert max(map(len, pool.groups)) > 1
@@ -53,7 +53,7 @@ def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
 @pytest.mark.slow
 def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
     model, arch = build("timm/vit_tiny_patch16_224")
-    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    inr, noise = inr_settings("selected"), NoiseSection(samples=1)
     size = arch.default_input_size()
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
     monkeypatch.setattr(Frame, "linked", property(lambda frame: [[n] for n in frame.scope]))
@@ -65,7 +65,7 @@ def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
 def test_no_network_has_all_its_cliques_beyond_the_trained_range(build, power: float) -> None:
     model, arch = build("lenet")
     size = arch.default_input_size()
-    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
+    inr, noise = inr_settings("selected"), NoiseSection(samples=1)
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
     fit = FitSection(mixed=1.0, mixed_gamma=(0.0, 0.8), mixed_power=power)
     pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(0)
@@ -80,8 +80,9 @@ def test_no_network_has_all_its_cliques_beyond_the_trained_range(build, power: f
 
 def test_changes_at_knots_learn_at_rates_of_their_own(build, image_folder) -> None:
     """Adam's first step is the learning rate, whatever the gradient."""
-    fit = {"mixed": 1.0, "mixed_gamma": [0.7, 0.8], "knot_rates": [1.0, 0.5, 3.0]}
-    recipe = recipe_for(image_folder, scope="all", inr={"kind": "selected"}, fit=fit)
+    fit = {"mixed": 1.0, "mixed_gamma": [0.7, 0.8]}
+    inr = {"kind": "selected", "knot_rates": [1.0, 0.5, 3.0]}
+    recipe = recipe_for(image_folder, scope="all", inr=inr, fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
     assert fitter.train_step(torch.arange(40)) is not None
     changes = [grid.changes for grid in fitter.manifold.field.grids.values()]

@@ -11,8 +11,8 @@ from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.hints import Hints
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold import build_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold import build_manifold, inr_settings
+from neumeta_cli.sections import NoiseSection
 
 
 def hinted(build, name: str):
@@ -21,7 +21,7 @@ def hinted(build, name: str):
     model, arch = build(name)
     size = arch.default_input_size()
     manifold, tensors = build_manifold(
-        model, arch, size, "all", True, InrSection(kind="selected"), NoiseSection(samples=1)
+        model, arch, size, "all", True, inr_settings("selected"), NoiseSection(samples=1)
     )
     padding = Padding(manifold, tensors, torch.randn(2, *size))
     return manifold, {n: t.double() for n, t in tensors.items()}, padding, Hints(manifold)
@@ -128,7 +128,7 @@ def test_hints_that_nothing_reads_are_refused(build) -> None:
     model, arch = build("lenet")
     size = arch.default_input_size()
     manifold, _ = build_manifold(
-        model, arch, size, "all", True, InrSection(kind="selected"), NoiseSection(samples=1)
+        model, arch, size, "all", True, inr_settings("selected"), NoiseSection(samples=1)
     )
     manifold.frame = replace(manifold.frame, scope=())
     with pytest.raises(NeumetaError, match=r"loss\.hint: no convolution or linear layer"):

@@ -18,7 +18,7 @@ from torch import nn
 from neumeta_cli.distill import Fitter, train_network
 from neumeta_cli.export import export_network, load
 from neumeta_cli.kernels import SafeConvolutions
-from neumeta_cli.manifold.inr import KINDS
+from neumeta_cli.manifold import KINDS
 from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import load_task
 

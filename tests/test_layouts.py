@@ -13,18 +13,19 @@ from neumeta_cli.checkpoint import Arch, resolve
 from neumeta_cli.manifold import (
     Manifold,
     build_manifold,
+    inr_settings,
     load_manifold,
     save_manifold,
 )
 from neumeta_cli.resize import Layout, weight_layouts
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import NoiseSection
 from neumeta_cli.trace import trace_model
 
 VIT = Arch("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 16, "depth": 2})
 
 
 def made(model: nn.Module, arch: Arch, size: tuple[int, int, int], **options) -> Manifold:
-    inr = options.pop("inr", InrSection(kind="selected"))
+    inr = options.pop("inr", inr_settings("selected"))
     noise = NoiseSection(channels=0.0, sizes=0.0, samples=1)
     scope, heads = options.pop("scope", "all"), options.pop("heads", "width")
     return build_manifold(model, arch, size, scope, False, inr, noise, heads)[0]
@@ -84,7 +85,7 @@ def test_full_width_is_the_network_itself(kind: str, vit: nn.Module) -> None:
         (vit, VIT, (3, 32, 32)),
         (autoencoder.build("cpu"), autoencoder, (1, 28, 28)),
     ):
-        inr = InrSection(kind=kind, hidden=8, layers=1, frequencies=2)
+        inr = inr_settings(kind, hidden=8, layers=1, frequencies=2)
         manifold = made(model, arch, size, inr=inr)
         x = torch.rand(2, *size)
         wanted, found = model(x), manifold.sample(1.0)(x)

@@ -16,19 +16,27 @@ from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.export import export_network, load
-from neumeta_cli.manifold import Manifold, Noise, build_manifold, load_manifold, save_manifold
+from neumeta_cli.manifold import (
+    InrSettings,
+    Manifold,
+    Noise,
+    build_manifold,
+    inr_settings,
+    load_manifold,
+    save_manifold,
+)
 from neumeta_cli.manifold.calibration import CalibrationSet
-from neumeta_cli.manifold.coordinates import Space, Target, TensorSpec
-from neumeta_cli.manifold.mlp import embed
+from neumeta_cli.manifold.inr.coordinates import Space, Target, TensorSpec
+from neumeta_cli.manifold.inr.network import embed
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.resize import build_resized, resize_model, select_channels
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import NoiseSection
 from neumeta_cli.trace import trace_model
 
-MLP = InrSection(hidden=16, layers=3, frequencies=4)
-FACTORISED = InrSection(kind="factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
-SELECTED = InrSection(kind="selected", knots=[0.3, 0.6])
-INTEGRAL = InrSection(kind="integral")
+MLP = inr_settings(hidden=16, layers=3, frequencies=4)
+FACTORISED = inr_settings("factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
+SELECTED = inr_settings("selected", knots=[0.3, 0.6])
+INTEGRAL = inr_settings("integral")
 NOISE = NoiseSection(channels=0.3, samples=3)
 
 
@@ -89,7 +97,7 @@ def test_a_small_kernel_is_the_centre_and_a_vector_the_mean(build) -> None:
         for t in manifold.targets(manifold.frame.full)
         if t.spec.name == "layer2.0.downsample.0.weight"
     )
-    points = manifold.space.coordinates(target, None, torch.device("cpu"))
+    points = manifold.field.space.coordinates(target, None, torch.device("cpu"))
     embedded = torch.cat([embed(points[:, :3], 4), embed(points[:, 3:], 4)], dim=1)
     raw = field.parts["weight"](embedded).view(32, 16, 3, 3) / 16
     made = field([target], None)[0]
@@ -97,7 +105,7 @@ def test_a_small_kernel_is_the_centre_and_a_vector_the_mean(build) -> None:
 
 
 @pytest.mark.parametrize("inr", [FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
-def test_an_inr_begins_as_the_checkpoint(build, inr: InrSection) -> None:
+def test_an_inr_begins_as_the_checkpoint(build, inr: InrSettings) -> None:
     model, arch = build("cifar_resnet20")
     manifold = manifold_of(build, inr=inr)
     x = torch.randn(2, *arch.default_input_size())
@@ -160,7 +168,7 @@ def test_noise_mixes_a_selected_channel_with_its_neighbours(build) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
 @pytest.mark.parametrize("width", [0.01, 0.25, 0.37, 1.0, 1.6])
-def test_any_width_gives_a_network_that_runs(build, inr: InrSection, width: float) -> None:
+def test_any_width_gives_a_network_that_runs(build, inr: InrSettings, width: float) -> None:
     manifold = manifold_of(build, inr=inr)
     network = manifold.sample(width)
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
@@ -220,7 +228,7 @@ def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
     ],
 )
 def test_an_export_computes_what_its_twin_in_memory_does(
-    build, tmp_path: Path, suffix: str, fold: bool, inr: InrSection
+    build, tmp_path: Path, suffix: str, fold: bool, inr: InrSettings
 ) -> None:
     """In a fresh process, bit for bit."""
     manifold = manifold_of(build, fold=fold, inr=inr)

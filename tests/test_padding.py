@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill.padding import Padding
-from neumeta_cli.manifold import build_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold import build_manifold, inr_settings
+from neumeta_cli.sections import NoiseSection
 from tests.conftest import relative_error
 
 
@@ -19,7 +19,7 @@ def padded(build, name: str, fold: bool):
     list(model.parameters())[-1].add_(5.0)  # SqueezeNet's scores are behind a ReLU
     size = arch.default_input_size()
     manifold, tensors = build_manifold(
-        model, arch, size, "all", fold, InrSection(kind="selected"), NoiseSection()
+        model, arch, size, "all", fold, inr_settings("selected"), NoiseSection()
     )
     return manifold, Padding(manifold, tensors, torch.randn(2, *size)), size
 
@@ -41,7 +41,7 @@ def test_channels_that_a_layer_norm_counts_are_not_added(channels: int) -> None:
     arch = resolve("cifar_resnet20")  # only its name is taken
     model = Normalised(channels).requires_grad_(False)
     manifold, tensors = build_manifold(
-        model, arch, (3, 8, 8), "all", False, InrSection(kind="selected"), NoiseSection()
+        model, arch, (3, 8, 8), "all", False, inr_settings("selected"), NoiseSection()
     )
     assert not Padding(manifold, tensors, torch.randn(2, 3, 8, 8)).active
 

@@ -1,6 +1,7 @@
 """All weights of a selected INR at once are those that are made one by one."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -8,28 +9,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neumeta_cli.checkpoint import resolve
-from neumeta_cli.manifold import Manifold, build_manifold
-from neumeta_cli.manifold.field import Field
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold import (
+    KINDS,
+    Inr,
+    InrSettings,
+    Manifold,
+    Noise,
+    RepeatedDraws,
+    build_manifold,
+    inr_settings,
+)
+from neumeta_cli.sections import NoiseSection
 
 
-@pytest.fixture(scope="module")
-def manifold() -> Manifold:
+def begun(inr: InrSettings) -> Manifold:
     arch = resolve("cifar_resnet20")
-    model = arch.build("cpu").eval()
-    size = arch.default_input_size()
-    inr, noise = InrSection(kind="selected"), NoiseSection(samples=1)
-    made, _ = build_manifold(model, arch, size, "all", False, inr, noise)
+    model, noise = arch.build("cpu").eval(), NoiseSection(samples=1)
+    return build_manifold(model, arch, arch.default_input_size(), "all", False, inr, noise)[0]
+
+
+@functools.cache
+def randomised() -> Manifold:
+    made = begun(inr_settings("selected"))
     generator = torch.Generator().manual_seed(0)
     for parameter in made.field.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     return made.requires_grad_(True)
 
 
-def made_and_gradients(manifold: Manifold, sizes, trained=None):
-    made = manifold.generate(sizes, None, trained)
+@pytest.fixture
+def manifold() -> Manifold:
+    return copy.deepcopy(randomised())
+
+
+def made_and_gradients(draws: Manifold | RepeatedDraws, sizes, trained=None):
+    made = draws.generate(sizes, None, trained)
     generator = torch.Generator().manual_seed(1)
     loss = sum((w * torch.randn(w.shape, generator=generator)).sum() for w in made.values())
+    manifold = draws.manifold if isinstance(draws, RepeatedDraws) else draws
     parameters = dict(manifold.field.named_parameters())
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return made, dict(zip(parameters, found, strict=True))
@@ -38,18 +55,17 @@ def made_and_gradients(manifold: Manifold, sizes, trained=None):
 @pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_weights_and_gradients_are_the_same(manifold: Manifold, data) -> None:
+def test_weights_and_gradients_are_the_same(data) -> None:
     """At widths of each clique's own, so that some keep more channels than a change has."""
+    manifold = randomised()
     full = manifold.frame.full
     sizes = {name: data.draw(st.integers(1, size)) for name, size in full.items()}
     names = [spec.name for spec in manifold.specs]
     trained = data.draw(st.none() | st.sets(st.sampled_from(names), min_size=1))
     if all(sizes[name] == full[name] for name in full):
         return  # no change has a share in the checkpoint itself
-    manifold.field.eval()
     wanted, gradients = made_and_gradients(manifold, sizes, trained)
-    manifold.field.train()
-    made, own = made_and_gradients(manifold, sizes, trained)
+    made, own = made_and_gradients(RepeatedDraws(manifold), sizes, trained)
     assert list(made) == list(wanted)
     for name, weight in wanted.items():
         assert torch.equal(made[name], weight)
@@ -60,49 +76,46 @@ def test_weights_and_gradients_are_the_same(manifold: Manifold, data) -> None:
             torch.testing.assert_close(own[name], gradient)
 
 
-def test_plans_are_for_fits_of_small_networks_without_noise(manifold, monkeypatch) -> None:
+def test_plans_are_for_small_networks_without_noise(manifold, monkeypatch) -> None:
     one_by_one = []
-    forward = Field.forward
+    forward = Inr.forward
 
-    def watched(field, targets, noise):
+    def watched(inr, targets, noise):
         one_by_one.append(len(targets))
-        return forward(field, targets, noise)
+        return forward(inr, targets, noise)
 
-    monkeypatch.setattr(Field, "forward", watched)
-    manifold.field.train()
-    manifold.generate(manifold.frame.sizes(0.4))
+    monkeypatch.setattr(Inr, "forward", watched)
+    draws, half = RepeatedDraws(manifold), manifold.frame.sizes(0.4)
+    none = Noise(0.0, 0.0, torch.Generator())
+    draws.generate(half, none)
+    draws.generate(half, none)
     assert not one_by_one
-    manifold.generate(manifold.frame.sizes(1.2))  # channels between two of the checkpoint's
+    draws.generate(manifold.frame.sizes(1.2))  # channels between two of the checkpoint's
     assert len(one_by_one) == 1
-    manifold.field.eval()  # weights may change then: a manifold is rounded as its file has it
-    manifold.generate(manifold.frame.sizes(0.4))
+    draws.generate(half, Noise(0.1, 0.0, torch.Generator()))
     assert len(one_by_one) == 2
-    monkeypatch.setattr(manifold.field.train(), "small", False)
-    manifold.generate(manifold.frame.sizes(0.4))
+    manifold.generate(half)
     assert len(one_by_one) == 3
+    monkeypatch.setattr("neumeta_cli.manifold.inr.selected.MOST_WEIGHTS", 1000)
+    RepeatedDraws(manifold).generate(half)
+    assert len(one_by_one) == 4
 
 
-def test_plans_forget_weights_that_were_replaced(manifold) -> None:
-    manifold.field.train()
-    sizes, field = manifold.frame.sizes(0.4), manifold.field
-    before = manifold.generate(sizes)
-    other = {n: t + 1 if n.endswith("whole") else t for n, t in field.state_dict().items()}
-    field.load_state_dict(other)
-    after = manifold.generate(sizes)
-    for name, weight in before.items():
-        torch.testing.assert_close(after[name], weight + 1)
-    for grid in field.grids.values():
-        grid.whole.zero_()
-    field.train()  # as the next fit does
-    assert not any(torch.equal(w, after[name]) for name, w in manifold.generate(sizes).items())
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "selected"])
+def test_kinds_without_plans_are_drawn_as_ever(kind: str) -> None:
+    manifold = begun(inr_settings(kind))
+    sizes = manifold.frame.sizes(0.4)
+    made, wanted = RepeatedDraws(manifold).generate(sizes), manifold.generate(sizes)
+    assert all(torch.equal(weight, wanted[name]) for name, weight in made.items())
 
 
-def test_copies_of_a_field_make_plans_of_their_own(manifold) -> None:
-    manifold.field.train()
-    targets = list(manifold.targets(manifold.frame.sizes(0.4)))
-    manifold.field(targets, None)
-    other = copy.deepcopy(manifold.field)
-    different = list(manifold.targets(manifold.frame.sizes(0.6)))
-    other._plans[id(different)] = other._plans[id(targets)]  # as if the number came again
-    for own, wanted in zip(other(different, None), manifold.field(different, None), strict=True):
-        assert torch.equal(own, wanted)
+def test_plans_know_what_an_optimiser_has_changed(manifold) -> None:
+    draws, sizes = RepeatedDraws(manifold), manifold.frame.sizes(0.4)
+    before = draws.generate(sizes)
+    with torch.no_grad():
+        for parameter in manifold.field.parameters():
+            parameter.add_(1.0)
+    after = draws.generate(sizes)
+    wanted = manifold.generate(sizes)
+    assert all(torch.equal(weight, wanted[name]) for name, weight in after.items())
+    assert not torch.equal(after["conv1.weight"], before["conv1.weight"])

@@ -4,16 +4,25 @@ import pytest
 import torch
 from test_manifold import FACTORISED, INTEGRAL, MLP, NOISE, SELECTED, manifold_of
 
-from neumeta_cli.manifold import Noise, mlp
+from neumeta_cli.manifold import Noise, inr_settings
+from neumeta_cli.manifold.inr import network as mlp
 from neumeta_cli.manifold.manifold import SAMPLING_SEED
-from neumeta_cli.sections import InrSection
 
 
-@pytest.mark.parametrize("per", ["type", "tensor"])
-@pytest.mark.parametrize("inr", [MLP, FACTORISED, SELECTED, INTEGRAL], ids=lambda inr: inr.kind)
-def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, per: str) -> None:
+@pytest.mark.parametrize(
+    ("inr", "by"),
+    [
+        (MLP, {"per": "type"}),
+        (MLP, {"per": "tensor"}),
+        (FACTORISED, {}),
+        (SELECTED, {}),
+        (INTEGRAL, {}),
+    ],
+    ids=str,
+)
+def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, by) -> None:
     """Many draws at once, constants in a bias: as one draw after another in training has it."""
-    manifold = manifold_of(build, inr=inr.model_copy(update={"per": per}))
+    manifold = manifold_of(build, inr=inr.model_copy(update=by))
     manifold.noise = NOISE.model_copy(update={"precision": "float32"})
     sizes = manifold.frame.sizes(0.5)
     sampled = manifold.draw(sizes, 3)
@@ -52,7 +61,7 @@ def test_evaluating_in_pieces_is_the_network_itself(
 @pytest.mark.slow
 def test_bfloat16_changes_draws_far_less_than_other_noise_does(build, monkeypatch) -> None:
     """With the paper's INR and K."""
-    manifold = manifold_of(build, inr=InrSection())
+    manifold = manifold_of(build, inr=inr_settings())
     sizes, drawn = manifold.frame.sizes(0.25), {}
     for precision, shift in (("float32", 0), ("bfloat16", 0), ("float32", 1000)):
         monkeypatch.setattr("neumeta_cli.manifold.manifold.SAMPLING_SEED", SAMPLING_SEED + shift)

@@ -24,7 +24,7 @@ class Hints:
     (what residual connections tie), or in all if there is none; of each image at some pixels.
 
     Args:
-        manifold: of an INR that selects channels.
+        manifold: of an INR that chooses channels.
 
     Attributes:
         readers: the module that reads, for each weight.
@@ -95,6 +95,7 @@ class Hints:
                 f"loss.hint: no forward pass calls {', '.join(self.readers.values())}; set it to 0"
             )
         within, parts = padding.places(sizes), []
+        begun_as = self.manifold.field.chosen(sizes)
         for target in self.manifold.targets(sizes):
             weight, layout = target.spec.name, target.spec.layout
             if weight not in own or weight not in wanted or target.c_in > target.spec.shape[1]:
@@ -103,7 +104,7 @@ class Hints:
             dim = _feature_dim(self.manifold.frame.model.get_submodule(self.readers[weight]))
             real = within.get(weight, {}).get(layout.into)
             mine = _chosen(own[weight], dim, None if real is None else torch.from_numpy(real))
-            theirs = _chosen(wanted[weight], dim, target.kept[1])
+            theirs = _chosen(wanted[weight], dim, begun_as.get((weight, layout.into)))
             parts.append(_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6))
         device = next(self.manifold.field.parameters()).device
         return torch.stack(parts).mean() if parts else torch.zeros((), device=device)

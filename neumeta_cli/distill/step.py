@@ -15,7 +15,7 @@ from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.kernels import SafeConvolutions
-from neumeta_cli.manifold import Manifold, Noise
+from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Task
 
@@ -59,7 +59,8 @@ class Step:
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit, recipe.seed)
         self.padding = Padding(manifold, self.original, self._few_images())
-        rated = field.rated(recipe.fit.knot_rates)
+        self.draws = RepeatedDraws(manifold)
+        rated = field.rated()
         self.factors = [factor for _, factor in rated]
         groups = [{"params": parameters} for parameters, _ in rated]
         fused = self.device.type in FUSED
@@ -141,7 +142,7 @@ class Step:
         for sizes, weight in pool:
             share = weight / weights
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
-                generated = self.manifold.generate(sizes, self.noise, trained)
+                generated = self.draws.generate(sizes, self.noise, trained)
                 if not any(w.requires_grad for w in generated.values()):
                     continue  # the full width of an INR that keeps the checkpoint there
                 own = {} if batch is None else self._task_loss(sizes, generated, batch)

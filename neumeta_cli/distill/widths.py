@@ -2,12 +2,14 @@
 
 import torch
 
+from neumeta_cli.cache import REMEMBERED
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
-MIXED = 200  # networks with widths that differ; fewer than a manifold remembers sizes
+OTHERS = 56  # sizes that a fit comes back to beside these: anchors, those that are watched
+MIXED = REMEMBERED - OTHERS  # networks with widths that differ
 
 
 class WidthPool:

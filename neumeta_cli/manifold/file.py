@@ -19,13 +19,14 @@ from neumeta_cli.checkpoint import (
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_frame
 from neumeta_cli.manifold.calibration import CalibrationSet
+from neumeta_cli.manifold.inr import KINDS, InrSettings, inr_settings, own_fields
 from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.storage import unpack
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import NoiseSection
 
 FORMAT_VERSION = 2
 KIND = "manifold"
-MOST_PARTS = 64  # layers or knots of an INR, unless the file holds tensors for more
+MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for more
 
 
 def blueprint_to_json(blueprint: Blueprint) -> dict[str, Any]:
@@ -92,10 +93,10 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         **blueprint_to_json(manifold.blueprint),
         "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "normalisation": {
-            "layers": manifold.space.layers,
-            "largest": manifold.space.largest,
+            "layers": manifold.field.space.layers,
+            "largest": manifold.field.space.largest,
         },
-        "inr": manifold.inr.model_dump(),
+        "inr": manifold.field.settings.model_dump(),
         "noise": manifold.noise.model_dump(),
         "provenance": asdict(manifold.provenance),
     }
@@ -126,7 +127,7 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
 def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     metadata = weights.metadata
     blueprint = blueprint_from_json(metadata, trust_code)
-    inr, noise = _inr_section(weights), NoiseSection(**metadata["noise"])
+    inr, noise = _inr_settings(weights), NoiseSection(**metadata["noise"])
     frame = rebuild_frame(blueprint)
     parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
     for name, tensor in weights.tensors.items():
@@ -143,22 +144,20 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         manifold.calibration.unpack(parts["calibration"])
         if tuple(manifold.calibration.pixels.shape[1:]) != blueprint.input_size:
             raise ValueError("its calibration images are not of its input size")
-    manifold.check_ranks()
+    manifold.field.check()
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")
     return manifold.requires_grad_(False).eval()
 
 
-def _inr_section(weights: Weights) -> InrSection:
-    fields = dict(weights.metadata["inr"])
-    if weights.metadata["format_version"] == 1:
-        if fields["kind"] == "selected":
-            raise ValueError("its format 1 of selected INRs is no longer read; fit it again")
-        fields.pop("degree", None)
-    section = InrSection(**fields)
-    if max(section.layers, len(section.knots)) > max(MOST_PARTS, len(weights.tensors)):
+def _inr_settings(weights: Weights) -> InrSettings:
+    version = weights.metadata["format_version"]
+    settings = inr_settings(**own_fields(weights.metadata["inr"]))
+    if version < KINDS[settings.kind].oldest_format:
         raise ValueError(
-            f"its INR would have {section.layers} layers and {len(section.knots)} knots"
+            f"its format {version} of {settings.kind} INRs is no longer read; fit it again"
         )
-    return section
+    if settings.pieces > max(MOST_PIECES, len(weights.tensors)):
+        raise ValueError(f"its INR would have {settings.pieces} layers or knots")
+    return settings

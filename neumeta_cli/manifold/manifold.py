@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,14 +15,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import computes_bfloat16
 from neumeta_cli.manifold.blueprint import Blueprint, Provenance
 from neumeta_cli.manifold.calibration import CalibrationSet
-from neumeta_cli.manifold.coordinates import (
-    Noise,
-    Space,
-    Target,
-    TensorSpec,
-    tensor_specs,
-)
-from neumeta_cli.manifold.inr import KINDS
+from neumeta_cli.manifold.inr import KINDS, InrSettings, Noise, Target, tensor_specs
 from neumeta_cli.manifold.live import CACHED, LiveNetwork
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.reporting import Reporter, Silent
@@ -33,11 +25,9 @@ from neumeta_cli.resize import (
     calibrate,
     drop_statistics,
     has_statistics,
-    kept_places,
     open_frame,
-    rank_channels,
 )
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import NoiseSection
 
 SAMPLING_SEED = 0  # of the K perturbed draws of each tensor: exports of one machine are the same
 
@@ -61,27 +51,18 @@ class Manifold(nn.Module):
         frame: Frame,
         fold: bool,
         tensors: Mapping[str, Tensor],
-        inr: InrSection,
+        inr: InrSettings,
         noise: NoiseSection,
     ) -> None:
         super().__init__()
         self.arch, self.frame, self.fold = arch, frame, fold
-        self.inr, self.noise = inr, noise
+        self.noise = noise
         self.provenance = Provenance()
         self.specs = tensor_specs(frame, tensors)
         modules = dict.fromkeys(spec.module for spec in self.specs)
         self.norms = tuple(m for m in modules if has_statistics(frame.model.get_submodule(m)))
         self.calibration = CalibrationSet()
-        largest = max(max(spec.shape[:2]) for spec in self.specs)
-        self.space = Space(len(self.specs), largest)
-        self._targets: dict[Any, list[Target]] = {}
-        self._rooms: dict[torch.device, list[dict[tuple[str, int], Tensor]]] = {}
-        turned = {spec.name: spec.layout.turn(tensors[spec.name]) for spec in self.specs}
-        self.field = KINDS[inr.kind](
-            self.specs, self.space, inr, turned, lambda g: self._turned_shapes(frame.sizes(1 - g))
-        )
-        if self.field.selects:
-            self._keep_ranks(tensors, list(frame.layouts))
+        self.field = KINDS[inr.kind](inr, frame, self.specs, tensors)
         known = {spec.name for spec in self.specs} | set(other_names(frame.model))
         self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
@@ -105,57 +86,9 @@ class Manifold(nn.Module):
         """The tensors out of scope."""
         return {n: self.get_buffer(f"fixed_{i}") for i, n in enumerate(self.fixed_names)}
 
-    def targets(self, sizes: Sizes) -> list[Target]:
+    def targets(self, sizes: Sizes) -> Sequence[Target]:
         """What is to be generated at these sizes."""
-
-        def make() -> list[Target]:
-            shapes = self.frame.shapes(sizes)
-            if not self.field.selects:
-                return [_target(spec, self._sibling(spec), shapes) for spec in self.specs]
-            kept, rooms = self._places(sizes), remembered(self._rooms, device, self._rooms_of_knots)
-            return [_target(s, self._sibling(s), shapes, kept, rooms) for s in self.specs]
-
-        device = next(self.field.parameters()).device
-        return remembered(self._targets, (device, *sizes.items()), make)
-
-    def _rooms_of_knots(self) -> list[dict[tuple[str, int], Tensor]]:
-        """For the change at each knot, where the channels that it has lie."""
-        knots = (0.0, *self.inr.knots[:-1]) if self.inr.knots else ()
-        return [self._places(self.frame.sizes(1 - gamma)) for gamma in knots]
-
-    def _sibling(self, spec: TensorSpec) -> TensorSpec | None:
-        return next((s for s in self.specs if s.name == spec.sibling), None)
-
-    def _turned_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        shapes = self.frame.shapes(sizes)
-        return {s.name: s.layout.shape(shapes[s.name]) for s in self.specs}
-
-    def _keep_ranks(self, tensors: Mapping[str, Tensor], parameters: Sequence[str]) -> None:
-        """Let the field remember which channels of the checkpoint are the largest."""
-        for number, clique in enumerate(self.frame.cliques):
-            if any(tensors[m.weight].is_meta for m in clique.members):  # a file will say
-                ranks = torch.empty(clique.rows, dtype=torch.int32, device="meta")
-            else:
-                ranks = torch.from_numpy(rank_channels(clique, tensors, parameters)).int()
-            self.field.register_buffer(f"rank_{number}", ranks)
-
-    def check_ranks(self) -> None:
-        """Raise ValueError if what a file says are ranks of channels are none."""
-        for number, clique in enumerate(self.frame.cliques if self.field.selects else ()):
-            ranks = self.field.get_buffer(f"rank_{number}").view(clique.copies, clique.channels)
-            if bool((ranks.sort(dim=1).values != torch.arange(clique.channels)).any()):
-                raise ValueError(f"rank_{number} is no order of channels")
-
-    def _places(self, sizes: Sizes) -> dict[tuple[str, int], Tensor]:
-        """For each (weight, dimension) that shrinks, the checkpoint's places of what is left."""
-        device = next(self.field.parameters()).device
-        kept = {}
-        for number, clique in enumerate(self.frame.cliques):
-            ranks = self.field.get_buffer(f"rank_{number}").cpu().numpy()
-            if sizes[clique.name] < clique.channels:
-                kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
-        places = kept_places(self.frame.trace.shapes, self.frame.trace, kept)
-        return {place: torch.from_numpy(p).to(device) for place, p in places.items()}
+        return self.field.targets(sizes)
 
     def generate(
         self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
@@ -173,7 +106,7 @@ class Manifold(nn.Module):
         """
         targets = self.targets(sizes)
         if trained is None:
-            return _turned_back(targets, self.field(targets, noise))
+            return turned_back(targets, self.field(targets, noise))
         chosen = set(trained)
         made: dict[str, Tensor] = {}
         for group, gradients in ((True, torch.is_grad_enabled()), (False, False)):
@@ -181,7 +114,7 @@ class Manifold(nn.Module):
             if some:
                 with torch.set_grad_enabled(gradients):
                     weights = self.field(some, noise)
-                made |= _turned_back(some, weights)
+                made |= turned_back(some, weights)
         return made
 
     @torch.no_grad()
@@ -218,7 +151,7 @@ class Manifold(nn.Module):
             generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
             noise = Noise(self.noise.channels, self.noise.sizes, generator)
             mean = self.field.mean(target, noise, count, reporter)
-            made |= _turned_back([target], [mean])
+            made |= turned_back([target], [mean])
         reporter.finish()
         return made
 
@@ -229,7 +162,7 @@ class Manifold(nn.Module):
 
     def packed(self) -> dict[str, Tensor]:
         """The INR's state as the file holds it."""
-        return pack(self.field.state_dict(), self.inr.store)
+        return pack(self.field.state_dict(), self.field.settings.store)
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.
@@ -312,7 +245,7 @@ def build_manifold(
     input_size: InputSize,
     scope: str | Sequence[str],
     fold: bool,
-    inr: InrSection,
+    inr: InrSettings,
     noise: NoiseSection,
     heads: str = "width",
     frame: Frame | None = None,
@@ -342,30 +275,10 @@ def build_manifold(
     return Manifold(arch, frame.with_scope(scope), fold, tensors, inr, noise), tensors
 
 
-def _turned_back(targets: Sequence[Target], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+def turned_back(targets: Sequence[Target], weights: Sequence[Tensor]) -> dict[str, Tensor]:
     """Generated tensors by name, their dimensions in the network's order."""
     pairs = zip(targets, weights, strict=True)
     return {t.spec.name: t.spec.layout.turn_back(w) for t, w in pairs}
-
-
-def _target(
-    spec: TensorSpec,
-    sibling: TensorSpec | None,
-    shapes: Mapping[str, tuple[int, ...]],
-    kept: Mapping[tuple[str, int], Tensor] | None = None,
-    rooms: Sequence[Mapping[tuple[str, int], Tensor]] = (),
-) -> Target:
-    shape = spec.layout.shape(shapes[spec.name])
-    c_in = 1 if spec.is_vector else shape[1]
-    size_in = c_in if sibling is None else sibling.layout.shape(shapes[sibling.name])[1]
-    known = kept or {}
-    dims = [d for d in (spec.layout.out, spec.layout.into) if d is not None]
-    places = [known.get((spec.name, d)) for d in dims] + [None]
-    own = tuple(
-        {n: room[spec.name, d] for n, d in enumerate(dims) if (spec.name, d) in room}
-        for room in rooms
-    )
-    return Target(spec, shape[0], c_in, size_in, (places[0], places[1]), own)
 
 
 def _own(tensor: Tensor) -> Tensor:

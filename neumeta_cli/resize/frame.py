@@ -54,6 +54,10 @@ class Frame:
         default_factory=dict, repr=False, compare=False
     )
 
+    def __deepcopy__(self, _: object) -> "Frame":
+        """Nothing in it changes, so copies of what holds one share it."""
+        return self
+
     def with_scope(self, scope: str | Sequence[str]) -> "Frame":
         """The same network with these cliques morphing: see ``resolve_scope``.
 

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from neumeta_cli.checkpoint import resolve, write_text
 from neumeta_cli.export import Finish, export_network
-from neumeta_cli.manifold import Manifold, build_manifold
+from neumeta_cli.manifold import Manifold, build_manifold, inr_settings
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import NoiseSection
 
 ARCH, WIDTHS, BATCHES = "torchvision/resnet18", (1.0, 0.75, 0.5), (1, 64)
 Run = Callable[[], object]
@@ -35,7 +35,7 @@ def untrained() -> Manifold:
     torch.manual_seed(0)
     arch = resolve(ARCH)
     model = arch.build("cpu").requires_grad_(False)
-    inr, noise = InrSection(kind="selected", knots=[0.5]), NoiseSection(channels=0, sizes=0)
+    inr, noise = inr_settings("selected", knots=[0.5]), NoiseSection(channels=0, sizes=0)
     return build_manifold(model, arch, arch.default_input_size(), "all", False, inr, noise)[0]
 
 

@@ -26,9 +26,9 @@ from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.widths import MIXED
 from neumeta_cli.hardware import keep_freed_memory
-from neumeta_cli.manifold import build_manifold
+from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.recipe import Recipe, load_recipe
-from neumeta_cli.sections import DataSection, InrSection, NoiseSection
+from neumeta_cli.sections import DataSection, NoiseSection
 from neumeta_cli.tasks import Classification
 from neumeta_cli.tasks.images import Images
 
@@ -149,7 +149,7 @@ def sampling_rate(precision: str) -> tuple[int, float]:
     arch = resolve(ARCH)
     model = arch.build("cpu").eval().requires_grad_(False)
     manifold, _ = build_manifold(
-        model, arch, (3, 32, 32), "paper", True, InrSection(), NoiseSection(precision=precision)
+        model, arch, (3, 32, 32), "paper", True, inr_settings(), NoiseSection(precision=precision)
     )
     sizes = manifold.frame.full
     coordinates = sum(t.c_out * t.c_in for t in manifold.targets(sizes))

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.export import export_network
-from neumeta_cli.manifold import build_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold import InrSettings, build_manifold, inr_settings
+from neumeta_cli.sections import NoiseSection
 
-FACTORISED = InrSection(kind="factorised", hidden=128, layers=3, frequencies=6, size_frequencies=0)
-SELECTED, MLP = InrSection(kind="selected"), InrSection()
+FACTORISED = inr_settings("factorised", hidden=128, layers=3, frequencies=6, size_frequencies=0)
+SELECTED, MLP = inr_settings("selected"), inr_settings()
 WIDTH = 1.0  # the most weights
 
 
@@ -37,7 +37,7 @@ class Job:
     """One export: of which network, with which INR, at which K and precision."""
 
     arch: str
-    inr: InrSection
+    inr: InrSettings
     draws: int
     precision: str = "float32"
 

@@ -17,7 +17,7 @@ Changes = Mapping[str, Mapping[str, Any]]  # section: field: value
 # A slimmable network: slices of one set of weights, ordered by norm, that are trained themselves.
 SLICES: Changes = {
     "norm": {"fold": False},
-    "inr": {"kind": "selected", "knots": [], "store": "float32"},
+    "inr": {"kind": "selected", "knots": [], "knot_rates": [], "store": "float32"},
     "noise": {"channels": 0.0, "sizes": 0.0, "samples": 1},
     "loss": {"recon": 0.0, "reg": 0.0, "hint": 0.0},
     "fit": {
@@ -25,7 +25,6 @@ SLICES: Changes = {
         "anchors": [],
         "anchor_shares": [],
         "drawn_weight": 1.0,
-        "knot_rates": [],
         "update": 1.0,
         "warmup_steps": 0,
     },

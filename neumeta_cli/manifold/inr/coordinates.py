@@ -51,9 +51,6 @@ class Target:
         spec: which tensor.
         c_out, c_in: rows and columns of weights; a vector has one column.
         size_in: C_in as the coordinates say it; for a vector that of its sibling.
-        kept: places along the checkpoint's output and input dimension of the channels that an INR
-            which selects begins with; None for all.
-        rooms: for each change of such an INR, by dimension, the places of the channels it has.
 
     """
 
@@ -61,8 +58,6 @@ class Target:
     c_out: int
     c_in: int
     size_in: int
-    kept: tuple[Tensor | None, Tensor | None] = (None, None)
-    rooms: tuple[Mapping[int, Tensor], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,9 +6,34 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from neumeta_cli.manifold.inr.base import InrSettings
+
 CPU_ROWS, GPU_ROWS = 1 << 12, 1 << 16  # points evaluated at once without gradients
+
+
+class NetworkSettings(InrSettings):
+    """Settings of the MLPs of an INR and of the embedding of their coordinates."""
+
+    hidden: int = Field(256, ge=1, description="width of the MLP")
+    layers: int = Field(5, ge=1, description="hidden layers of the MLP")
+    frequencies: int = Field(
+        16, ge=1, description="number of frequencies that embed channel and layer as sinusoids"
+    )
+    size_frequencies: int | None = Field(
+        None, ge=0, description="the same for sizes; if not given, as many as frequencies"
+    )
+
+    @property
+    def frequencies_of_sizes(self) -> int:
+        """``size_frequencies``, or as many as ``frequencies`` where it is not given."""
+        return self.frequencies if self.size_frequencies is None else self.size_frequencies
+
+    @property
+    def pieces(self) -> int:
+        return self.layers
 
 
 def embed(values: Tensor, frequencies: int) -> Tensor:
@@ -192,3 +217,8 @@ def _precision(points: Tensor) -> torch.dtype:
     device = points.device.type
     lowered = torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if lowered else points.dtype
+
+
+def spread(values: Tensor) -> Tensor:
+    """Standard deviation as a scalar tensor, never 0."""
+    return values.float().std(correction=0).clamp(min=1e-8)

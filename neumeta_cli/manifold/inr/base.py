@@ -1,0 +1,200 @@
+"""What every kind of INR is to the manifold."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from neumeta_cli.cache import remembered
+from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.resize import Frame, Sizes
+from neumeta_cli.settings import Section
+
+Rated = list[tuple[list[nn.Parameter], float]]
+
+
+class InrSettings(Section):
+    """Settings that every kind of INR has; each kind adds its own.
+
+    Attributes:
+        chooses: whether the channels of a narrower network begin as channels of the checkpoint.
+        summary: the kind in a few words.
+
+    """
+
+    chooses: ClassVar[bool] = False
+    summary: ClassVar[str] = ""
+
+    kind: str
+    store: Literal["float32", "float16", "int8"] = Field(
+        "float32",
+        description="number format of the INR's parameters in the file; int8: 8 bits for matrices, "
+        "with a scale for each output channel, and float16 for vectors",
+    )
+
+    @property
+    def pieces(self) -> int:
+        """How many like parts it makes one after another, of which a damaged file may ask many."""
+        return 1
+
+
+class Inr(nn.Module):
+    """An implicit neural representation: from targets to tensors.
+
+    A kind of INR is a file beside this one, with its settings (a class derived from
+    ``InrSettings``) and its class (derived from this one, named ``INR`` at the end of the file),
+    and a line in ``kinds.py``. It makes its parameters in ``begin`` and a tensor in ``generate``::
+
+        class Constant(Inr):  # W = one learnt number for each tensor
+            def begin(self, tensors):
+                means = [tensors[spec.name].float().mean() for spec in self.specs]
+                self.value = nn.Parameter(torch.stack(means))
+
+            def generate(self, target, noise):
+                return self.value[target.spec.layer].expand(target.shape)
+
+    Args:
+        settings: its kind and size.
+        frame: the network, with the cliques that morph.
+        specs: the tensors that it generates.
+        tensors: the checkpoint's weights by name; on the meta device where a file is to follow.
+
+    Attributes:
+        space: how coordinates are scaled.
+
+    """
+
+    settings_type: ClassVar[type[InrSettings]] = InrSettings
+    oldest_format: ClassVar[int] = 1  # version of the manifold's file that its tensors are read in
+    keeps_checkpoint = False  # whether it gives the checkpoint itself at full width
+    rounds_below_noise = False  # whether bfloat16 changes its perturbed draws less than their noise
+
+    def __init__(
+        self,
+        settings: InrSettings,
+        frame: Frame,
+        specs: Sequence[TensorSpec],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.settings, self.frame, self.specs = settings, frame, tuple(specs)
+        largest = max(max(spec.shape[:2]) for spec in specs)
+        self.space = Space(len(specs), largest)
+        self._targets: dict[object, Sequence[Target]] = {}
+        self.begin(tensors)
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make the parameters."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise ValueError if tensors that came from a file cannot be right."""
+
+    def rated(self) -> Rated:
+        """The parameters, and the factor of the learning rate at which each group is fitted."""
+        return [(list(self.parameters()), 1.0)]
+
+    def targets(self, sizes: Sizes) -> Sequence[Target]:
+        """What is to be generated at these sizes, a target for each spec."""
+        key = (self.device, *sizes.items())
+        return remembered(self._targets, key, lambda: self.make_targets(sizes))
+
+    def make_targets(self, sizes: Sizes) -> Sequence[Target]:
+        """The same, made anew."""
+        shapes = self.turned_shapes(sizes)
+        made = []
+        for spec in self.specs:
+            shape = shapes[spec.name]
+            c_in = 1 if spec.is_vector else shape[1]
+            size_in = c_in if spec.sibling is None else shapes[spec.sibling][1]
+            made.append(Target(spec, shape[0], c_in, size_in))
+        return made
+
+    def chosen(self, sizes: Sizes) -> Mapping[tuple[str, int], Tensor]:
+        """Which of the checkpoint's channels those of a network of these sizes begin as.
+
+        Returns:
+            Their places for each (weight, dimension) that has fewer than the checkpoint, ascending.
+
+        Raises:
+            ValueError: this kind does not choose.
+
+        """
+        raise ValueError(f"inr.kind {self.settings.kind} does not choose channels")
+
+    def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
+        """Generate tensors.
+
+        Args:
+            targets: which tensors, at which sizes.
+            noise: perturbation of the coordinates, none if None.
+
+        Returns:
+            A float32 tensor of ``target.shape`` for each target.
+
+        """
+        return [self.generate(target, noise) for target in targets]
+
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
+        """One tensor, where tensors are generated each on its own."""
+        raise NotImplementedError
+
+    def planned(self, targets: Sequence[Target]) -> Callable[[], list[Tensor]] | None:
+        """A quicker way to generate just these tensors again and again without noise.
+
+        It gives what ``forward`` gives, with gradients, as long as nothing but its parameters
+        changes. None: there is no quicker way.
+        """
+        return None
+
+    def mean(self, target: Target, noise: Noise, draws: int, reporter: Reporter) -> Tensor:
+        """The mean of perturbed draws of one tensor, summed in place.
+
+        Args:
+            target: which tensor, at which size.
+            noise: its draws come one after another.
+            draws: K.
+            reporter: is told how many weights have been drawn.
+
+        """
+        most, summed = max(1, self.at_once(target)), None
+        for start in range(0, draws, most):
+            few = min(most, draws - start)
+            more = self.total(target, noise, few)
+            summed = more if summed is None else summed.add_(more)
+            reporter.advance(few * math.prod(target.shape))
+        assert summed is not None
+        return summed.div_(draws)
+
+    def at_once(self, target: Target) -> int:
+        """How many draws of a tensor are best made together."""
+        return 1
+
+    def total(self, target: Target, noise: Noise | None, draws: int) -> Tensor:
+        """The sum of draws of one tensor, as many as ``at_once``; in memory of its own."""
+        if draws != 1:
+            raise ValueError("one draw at once")
+        return self.generate(target, noise).clone()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    def turned(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of the specs in float32, output channels first and input channels second."""
+        return {s.name: s.layout.turn(tensors[s.name]).float() for s in self.specs}
+
+    def turned_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Their shapes at these sizes."""
+        shapes = self.frame.shapes(sizes)
+        return {s.name: s.layout.shape(shapes[s.name]) for s in self.specs}
+
+
+def entry(name: str) -> str:
+    """A tensor's name as a module may be called."""
+    return name.replace(".", "/")

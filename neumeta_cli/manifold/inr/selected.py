@@ -1,0 +1,225 @@
+"""The INR that begins with the checkpoint's largest channels."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self, cast
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from neumeta_cli.cache import remembered
+from neumeta_cli.manifold.inr.base import Inr, InrSettings, Rated, entry
+from neumeta_cli.manifold.inr.coordinates import Noise, Target
+from neumeta_cli.manifold.inr.grid import Grid, along
+from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, make_plan
+from neumeta_cli.resize import Sizes, kept_places, place_channels, rank_channels
+
+Places = Mapping[tuple[str, int], Tensor]
+
+
+class SelectedSettings(InrSettings):
+    """Settings of an INR that selects channels."""
+
+    chooses: ClassVar[bool] = True
+    summary: ClassVar[str] = (
+        "the checkpoint's largest channels, changed as more of them are missing"
+    )
+
+    kind: Literal["selected"] = "selected"
+    knots: list[float] = Field(
+        [0.25, 0.5, 0.75],
+        description="γ at which each change is complete; with none it learns slices of one "
+        "network, otherwise the full width stays the checkpoint",
+    )
+    knot_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [],
+        description="factors of the learning rate for the change at each of the knots; empty: "
+        "all 1",
+    )
+
+    @field_validator("knots")
+    @classmethod
+    def _ascending(cls, value: list[float]) -> list[float]:
+        if any(not 0 < knot < 1 for knot in value) or sorted(set(value)) != value:
+            raise ValueError("knots ascend between 0 and 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        if self.knot_rates and len(self.knot_rates) != len(self.knots):
+            raise ValueError(f"knot_rates: one for each of the {len(self.knots)} knots, or []")
+        return self
+
+    @property
+    def pieces(self) -> int:
+        return len(self.knots)
+
+
+@dataclass(frozen=True)
+class SelectedTarget(Target):
+    """A tensor to generate, and which of the checkpoint's channels it begins with.
+
+    Attributes:
+        kept: places along the checkpoint's output and input dimension; None for all.
+        rooms: for the change at each knot, by dimension, the places of the channels that it has.
+
+    """
+
+    kept: Kept = (None, None)
+    rooms: tuple[Mapping[int, Tensor], ...] = ()
+
+
+class SelectedInr(Inr):
+    """A choice among the checkpoint's channels, and what their number changes in them.
+
+    ``W[o, i] = W_0[p(c_out), q(c_in)] + Σ_k φ_k(m) · G_k[p(c_out), q(c_in)]``, with m the share of
+    channels that is missing and φ_k a line from 0 at the knot before κ_k to 1 at κ_k, then flat:
+    each knot adds a change to those before it. W_0 is the checkpoint, whose function at full width
+    therefore stays as it is. G_k begins at zero and has the channels that are left at the knot
+    before its own. At a size p and q give the places of the channels of largest norm, in the
+    checkpoint's (smooth) order; between two of them, as under noise, weights are interpolated, and
+    above the checkpoint's size p and q are lines. Before any training it prunes by ℓ1 norm.
+
+    With one knot at 1/2 and four channels of norms 3, 1, 4 and 2: three channels are the first, the
+    third and the last, m = 1/4 and half of G_1 is added; two are the first and the third, and all
+    of it is.
+
+    Without knots W_0 itself is learnt: the slices of a slimmable network (Yu et al., 2019).
+    """
+
+    settings: SelectedSettings
+    settings_type = SelectedSettings
+    oldest_format = 2
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        knots = self.settings.knots
+        self.keeps_checkpoint = bool(knots)
+        self.gammas = (0.0, *knots[:-1]) if knots else ()  # where the changes have their channels
+        rooms = [self.turned_shapes(self.frame.sizes(1 - gamma)) for gamma in self.gammas]
+        self.grids = nn.ModuleDict()
+        for name, weight in self.turned(tensors).items():
+            self.grids[entry(name)] = Grid(weight, [weight.new_zeros(r[name]) for r in rooms])
+        for number, clique in enumerate(self.frame.cliques):
+            if any(tensors[member.weight].is_meta for member in clique.members):
+                ranks = torch.empty(clique.rows, dtype=torch.int32, device="meta")
+            else:
+                found = rank_channels(clique, tensors, list(self.frame.layouts))
+                ranks = torch.from_numpy(found).int()
+            self.register_buffer(f"rank_{number}", ranks)
+        self._chosen: dict[object, Places] = {}
+        self._rooms: dict[torch.device, list[Places]] = {}
+
+    def check(self) -> None:
+        for number, clique in enumerate(self.frame.cliques):
+            ranks = self.get_buffer(f"rank_{number}").view(clique.copies, clique.channels)
+            if bool((ranks.sort(dim=1).values != torch.arange(clique.channels)).any()):
+                raise ValueError(f"rank_{number} is no order of channels")
+
+    def rated(self) -> Rated:
+        if not self.settings.knot_rates:
+            return super().rated()
+        grids = [cast(Grid, grid) for grid in self.grids.values()]
+        changes = zip(*(grid.changes for grid in grids), strict=True)
+        rates = self.settings.knot_rates
+        return [(list(at), rate) for at, rate in zip(changes, rates, strict=True)]
+
+    def chosen(self, sizes: Sizes) -> Places:
+        key = (self.device, *sizes.items())
+        return remembered(self._chosen, key, lambda: self._choose(sizes))
+
+    def _choose(self, sizes: Sizes) -> Places:
+        kept = {}
+        for number, clique in enumerate(self.frame.cliques):
+            ranks = self.get_buffer(f"rank_{number}").cpu().numpy()
+            if sizes[clique.name] < clique.channels:
+                kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
+        places = kept_places(self.frame.trace.shapes, self.frame.trace, kept)
+        return {place: torch.from_numpy(p).to(self.device) for place, p in places.items()}
+
+    def make_targets(self, sizes: Sizes) -> Sequence[SelectedTarget]:
+        chosen, rooms = self.chosen(sizes), remembered(self._rooms, self.device, self._make_rooms)
+        made = []
+        for plain in super().make_targets(sizes):
+            name, layout = plain.spec.name, plain.spec.layout
+            dims = [d for d in (layout.out, layout.into) if d is not None]
+            places = [chosen.get((name, d)) for d in dims] + [None]
+            own = tuple(
+                {n: room[name, d] for n, d in enumerate(dims) if (name, d) in room}
+                for room in rooms
+            )
+            size = (plain.spec, plain.c_out, plain.c_in, plain.size_in)
+            made.append(SelectedTarget(*size, (places[0], places[1]), own))
+        return made
+
+    def _make_rooms(self) -> list[Places]:
+        return [self._choose(self.frame.sizes(1 - gamma)) for gamma in self.gammas]
+
+    def planned(self, targets: Sequence[Target]) -> Callable[[], list[Tensor]] | None:
+        few = sum(math.prod(spec.shape) for spec in self.specs) <= MOST_WEIGHTS
+        if not (self.keeps_checkpoint and few):
+            return None
+        own = [cast(SelectedTarget, target) for target in targets]
+        if not all(map(_selects_only, own)):
+            return None
+        grids = [self._grid(target) for target in own]
+        changes = [list(grid.changes) for grid in grids]
+        shares = [self._shares(_missing(target, None)) for target in own]
+        kept, rooms = [t.kept for t in own], [t.rooms for t in own]
+        plan = make_plan([grid.whole for grid in grids], changes, shares, kept, rooms)
+        shapes = [target.shape for target in own]
+        return lambda: [w.view(s) for w, s in zip(plan.make(changes), shapes, strict=True)]
+
+    def _grid(self, target: Target) -> Grid:
+        return cast(Grid, self.grids[entry(target.spec.name)])
+
+    def _shares(self, missing: float) -> list[float]:
+        """φ_k at a share of channels that is missing, for each knot."""
+        before = (0.0, *self.settings.knots)
+        return [
+            min(1.0, max(0.0, (missing - low) / (knot - low)))
+            for low, knot in zip(before, self.settings.knots, strict=False)
+        ]
+
+    def generate(self, target: Target, noise: Noise | None) -> Tensor:
+        assert isinstance(target, SelectedTarget)
+        grid = self._grid(target)
+        weight, shares = grid.whole, self._shares(_missing(target, noise))
+        for share, change, room in zip(shares, grid.changes, target.rooms, strict=True):
+            if share > 0:
+                some = change if share == 1 else share * change
+                weight = weight + place_channels(some, room, weight.shape)
+        sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
+        for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
+            weight = along(weight, dim, size, kept, noise)
+        if len(sizes) == 2 and sizes[1] > target.spec.shape[1]:
+            weight = weight * (target.spec.shape[1] / sizes[1])
+        return weight
+
+
+def _selects_only(target: SelectedTarget) -> bool:
+    """Whether a tensor has channels that are kept, and none between two of them."""
+    sizes = (target.c_out, target.c_in)
+    return all(
+        size == (full if kept is None else len(kept))
+        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
+    )
+
+
+def _missing(target: SelectedTarget, noise: Noise | None) -> float:
+    """The share of channels that is missing along the dimensions that shrink, on average."""
+    sizes = [float(target.c_out), float(target.c_in)]
+    if noise is not None and noise.sizes:
+        drawn = noise.draw(2, like=torch.empty(0)).tolist()
+        sizes = [size + noise.sizes * by for size, by in zip(sizes, drawn, strict=True)]
+    shares = [
+        1 - size / full
+        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
+        if kept is not None
+    ]
+    return sum(shares) / max(1, len(shares))
+
+
+INR = SelectedInr
