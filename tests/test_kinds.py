@@ -59,9 +59,9 @@ def test_a_setting_of_another_kind_is_refused_by_its_name() -> None:
     with pytest.raises(NeumetaError, match=r"inr: knots is of kind selected, and this is kind mlp"):
         recipe_with({"kind": "mlp", "knots": [0.5]})
     with pytest.raises(NeumetaError, match="hidden is of kind mlp and factorised"):
-        recipe_with({"kind": "integral", "hidden": 8})
+        recipe_with({"kind": "selected", "hidden": 8})
     with pytest.raises(NeumetaError, match="no field"):
-        recipe_with({"kind": "integral", "hiden": 8})
+        recipe_with({"kind": "selected", "hiden": 8})
 
 
 def test_rates_of_knots_are_read_where_they_used_to_stand() -> None:
