@@ -17,6 +17,7 @@ from neumeta_cli.manifold import (
     load_manifold,
     save_manifold,
 )
+from neumeta_cli.manifold.inr import own_fields
 from neumeta_cli.resize import Layout, weight_layouts
 from neumeta_cli.sections import NoiseSection
 from neumeta_cli.trace import trace_model
@@ -85,7 +86,8 @@ def test_full_width_is_the_network_itself(kind: str, vit: nn.Module) -> None:
         (vit, VIT, (3, 32, 32)),
         (autoencoder.build("cpu"), autoencoder, (1, 28, 28)),
     ):
-        inr = inr_settings(kind, hidden=8, layers=1, frequencies=2)
+        small = {"kind": kind, "hidden": 8, "layers": 1, "frequencies": 2}
+        inr = inr_settings(**own_fields(small))
         manifold = made(model, arch, size, inr=inr)
         x = torch.rand(2, *size)
         wanted, found = model(x), manifold.sample(1.0)(x)

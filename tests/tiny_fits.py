@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from neumeta_cli.manifold import build_manifold
+from neumeta_cli.manifold.inr import own_fields
 from neumeta_cli.recipe import Recipe, parse_recipe
 from neumeta_cli.tasks import load_task
 
@@ -20,6 +21,7 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
     }
     for key, value in fields.items():
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    base["inr"] = own_fields(base["inr"])  # those of the network's size, where the kind has one
     return parse_recipe(base, "tiny")
 
 
