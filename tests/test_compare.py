@@ -14,13 +14,13 @@ from tiny_fits import recipe_for
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
-from neumeta_cli.comparing import chosen_methods, compare
+from neumeta_cli.compare import chosen_methods, compare
+from neumeta_cli.compare.methods import METHODS, Bench, pruned
+from neumeta_cli.compare.report import clear_winner
+from neumeta_cli.compare.similarity import linear_cka, output_divergence
 from neumeta_cli.distill import train_network
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import PRUNED
-from neumeta_cli.evaluate.methods import METHODS, Bench, pruned
-from neumeta_cli.evaluate.report import clear_winner
-from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
@@ -298,7 +298,7 @@ def test_a_difference_that_chance_may_explain_is_not_called_better() -> None:
 
 @pytest.mark.slow
 def test_compare_and_eval_on_the_command_line(neumeta, monkeypatch) -> None:
-    module = sys.modules["neumeta_cli.evaluate.sweep"]  # of the name of a function in it
+    module = sys.modules["neumeta_cli.evaluate.measure"]  # of the name of a function in it
     monkeypatch.setattr(module, "measure_latency", lambda model, size, batch: batch / 8)
     sets = [part for key in QUICK for part in ("--set", key)]
     arguments = ("--methods", "us_net,l1", "--widths", "1,0.5", *sets, "--run", "a run")

@@ -28,7 +28,7 @@ ORDER = [
     "evaluate",
     "export",
     "pipeline",
-    "comparing",
+    "compare",
     "cli",
 ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neumeta_cli.comparing import compare
+from neumeta_cli.compare import compare
 from neumeta_cli.recipe import load_recipe
 
 pytestmark = pytest.mark.slow

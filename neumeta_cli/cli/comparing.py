@@ -74,9 +74,9 @@ def compare(
 
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
-    from neumeta_cli import comparing
     from neumeta_cli.cli.adapting import adapted
-    from neumeta_cli.evaluate.charts import metrics_of
+    from neumeta_cli.compare import compare as compare_methods
+    from neumeta_cli.compare.charts import metrics_of
 
     extra = list(set_ or [])
     if methods is not None:
@@ -89,7 +89,7 @@ def compare(
     folder = run or RUNS / chosen.name / "compare"
     reporter = TerminalReporter()
     try:
-        document = comparing.compare(chosen, folder, choose_device(device), reporter)
+        document = compare_methods(chosen, folder, choose_device(device), reporter)
     except KeyboardInterrupt:
         reporter.finish()
         note("stopped; give the same command to resume")
@@ -118,8 +118,8 @@ def report(
 
     Example: neumeta report runs/digits_lenet/compare
     """
-    from neumeta_cli.comparing import read_run
-    from neumeta_cli.evaluate.report import write_report
+    from neumeta_cli.compare import read_run
+    from neumeta_cli.compare.report import write_report
 
     page = write_report(read_run(run), run, output or run / "report")
     say(f"written: {escape(str(page))}")

@@ -1,9 +1,7 @@
 """Width sweeps, baselines and pictures."""
 
-from neumeta_cli.evaluate.baselines import prune_l1
 from neumeta_cli.evaluate.latency import BATCHES, measure_latency
-from neumeta_cli.evaluate.plots import plot_graph, plot_over_gamma, plot_permutation, save_figure
-from neumeta_cli.evaluate.sweep import (
+from neumeta_cli.evaluate.measure import (
     CHECKPOINT,
     MANIFOLD,
     PRUNED,
@@ -13,6 +11,8 @@ from neumeta_cli.evaluate.sweep import (
     sweep,
     tell,
 )
+from neumeta_cli.evaluate.plots import plot_graph, plot_over_gamma, plot_permutation, save_figure
+from neumeta_cli.evaluate.prune import prune_l1
 
 __all__ = [
     "BATCHES",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neumeta_cli.checkpoint import write_text
+from neumeta_cli.compare.methods.base import Bench, Method, Outcome
 from neumeta_cli.distill import distill_checkpoint
-from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
 from neumeta_cli.manifold import Manifold, load_manifold, save_manifold
 from neumeta_cli.recipe import Recipe, parse_recipe
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.compare.methods.base import Bench, Method, Outcome
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.baselines import prune_l1
-from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
+from neumeta_cli.evaluate.prune import prune_l1
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.resize import calibrate, has_statistics
 from neumeta_cli.seeding import seeded

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-import neumeta_cli.evaluate.charts as charts
+import neumeta_cli.compare.charts as charts
 from neumeta_cli.checkpoint import load_checkpoint, read_weights, write_text
 from neumeta_cli.distill import METRICS_FILE
 from neumeta_cli.errors import NeumetaError
@@ -49,7 +49,7 @@ def write_report(document: Mapping[str, Any], run: Path, folder: Path) -> Path:
         told = {"name": name, "title": f"{kind}, {width}".capitalize(), "caption": ""}
         pictures.append(told | {"source": _embedded(png, "png")})
     environment = Environment(
-        loader=PackageLoader("neumeta_cli.evaluate", ""), autoescape=select_autoescape(["j2"])
+        loader=PackageLoader("neumeta_cli.compare", ""), autoescape=select_autoescape(["j2"])
     )
     page = environment.get_template("report.html.j2").render(
         **_content(document), pictures=pictures, percent=_percent

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import Checkpoint, file_hash, write_text
+from neumeta_cli.compare.methods import METHODS, Bench, Method, NeuMeta
+from neumeta_cli.compare.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     BATCHES,
@@ -27,8 +29,6 @@ from neumeta_cli.evaluate import (
     shown,
     tell,
 )
-from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
-from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.permute import permute_checkpoint
 from neumeta_cli.recipe import Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
@@ -40,8 +40,9 @@ COMPARE_FILE = "compare.json"
 RESULT_FILE = "result.json"
 CODE = (
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
-    *("evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
-    *("comparing.py", "pipeline.py", "recipe.py", "sections.py"),
+    *("compare/methods", "compare/similarity.py", "compare/compare.py"),
+    *("evaluate/measure.py", "evaluate/prune.py"),
+    *("pipeline.py", "recipe.py", "sections.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 ABOUT_RUNS = {  # fields that results do not depend on

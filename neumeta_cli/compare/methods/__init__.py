@@ -1,8 +1,8 @@
 """Ways to shrink a network, compared under the same conditions."""
 
-from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
-from neumeta_cli.evaluate.methods.pruned import PRUNED
-from neumeta_cli.evaluate.methods.trained import TRAINED, NeuMeta
+from neumeta_cli.compare.methods.base import Bench, Method, Outcome
+from neumeta_cli.compare.methods.pruned import PRUNED
+from neumeta_cli.compare.methods.trained import TRAINED, NeuMeta
 
 METHODS: dict[str, Method] = {method.name: method for method in (*TRAINED, *PRUNED)}
 
