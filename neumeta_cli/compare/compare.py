@@ -44,11 +44,11 @@ from neumeta_cli.runs import COMPARE_FILE, PERMUTED_FILE, RECIPE_FILE, RESULT_FI
 from neumeta_cli.shipped import PACKAGE
 from neumeta_cli.tasks import Task
 
-CODE = (
+CODE = (  # what results depend on; a change there makes comparisons run again
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
     *("compare/methods", "compare/compare.py", "compare/results.py", "compare/similarity.py"),
     *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),
-    *("pipeline.py", "recipe.py", "sections.py"),
+    *("kernels.py", "pipeline.py", "recipe.py", "sections.py", "seeding.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 ABOUT_RUNS = {  # fields that results do not depend on
