@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neumeta_cli.checkpoint import Arch, Checkpoint, load_checkpoint, resolve
-    from neumeta_cli.comparing import compare as compare_methods
-    from neumeta_cli.comparing import read_run
+    from neumeta_cli.compare.compare import compare as compare_methods
+    from neumeta_cli.compare.report import write_report
+    from neumeta_cli.compare.results import Comparison, read_run
     from neumeta_cli.distill import FitResult, distill_checkpoint, fit_manifold, train_network
     from neumeta_cli.errors import NeumetaError
     from neumeta_cli.evaluate import Row, evaluate_network, measure_latency, prune_l1
-    from neumeta_cli.evaluate.report import write_report
-    from neumeta_cli.evaluate.sweep import sweep
+    from neumeta_cli.evaluate.measure import sweep
     from neumeta_cli.export import (
         Budget,
         Choice,
@@ -74,6 +74,7 @@ HOMES = {
     "Checkpoint": "checkpoint:Checkpoint",
     "Choice": "export:Choice",
     "Clique": "trace:Clique",
+    "Comparison": "compare.results:Comparison",
     "Cost": "resize:Cost",
     "DataSection": "sections:DataSection",
     "Exported": "export:Exported",
@@ -104,7 +105,7 @@ HOMES = {
     "build_manifold": "manifold:build_manifold",
     "build_untrained": "pipeline:build_untrained",
     "calibrate": "resize:calibrate",
-    "compare_methods": "comparing:compare",
+    "compare_methods": "compare.compare:compare",
     "describe": "export.describe:describe",
     "distill_checkpoint": "distill:distill_checkpoint",
     "evaluate_network": "evaluate:evaluate_network",
@@ -126,17 +127,17 @@ HOMES = {
     "permute_checkpoint": "permute:permute_checkpoint",
     "permute_model": "permute:permute_model",
     "prune_l1": "evaluate:prune_l1",
-    "read_run": "comparing:read_run",
+    "read_run": "compare.results:read_run",
     "recipe_arch": "pipeline:recipe_arch",
     "recipe_files": "shipped:recipe_files",
     "resolve": "checkpoint:resolve",
     "run_recipe": "pipeline:run_recipe",
     "save_manifold": "manifold:save_manifold",
-    "sweep": "evaluate.sweep:sweep",
+    "sweep": "evaluate.measure:sweep",
     "task_class": "tasks:task_class",
     "trace_model": "trace:trace_model",
     "train_network": "distill:train_network",
-    "write_report": "evaluate.report:write_report",
+    "write_report": "compare.report:write_report",
 }
 
 
@@ -158,6 +159,7 @@ __all__ = [
     "Checkpoint",
     "Choice",
     "Clique",
+    "Comparison",
     "Cost",
     "DataSection",
     "Exported",

@@ -33,6 +33,8 @@ from neumeta_cli.distill import measure_plain_epoch as plain_epoch
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     CHECKPOINT,
+    FitCost,
+    FitTable,
     Row,
     evaluate_network,
     plot_over_gamma,
@@ -46,7 +48,17 @@ from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkp
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import open_frame
-from neumeta_cli.runs import MANIFOLD_FILE, RUNS
+from neumeta_cli.runs import (
+    LATEST,
+    MANIFOLD_FILE,
+    PERMUTED_FILE,
+    PICTURE_FILE,
+    RECIPE_FILE,
+    RUNS,
+    TABLE_FILE,
+    TRACE_FILE,
+    picture_path,
+)
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import (
     FORMATS,
@@ -61,12 +73,6 @@ from neumeta_cli.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-RECIPE_FILE = "recipe.yaml"
-PERMUTED_FILE = "permuted.safetensors"
-TABLE_FILE = "report/table.json"
-PICTURES_FOLDER = "pictures"
-PICTURE_FILE = "report/over_gamma.png"
 
 
 @dataclass(frozen=True)
@@ -87,26 +93,31 @@ class RunResult:
     metrics: list[Metric]
     pictures: list[str]
 
+    @property
+    def table(self) -> FitTable:
+        """The run's ``table.json``."""
+        seconds = self.fit.seconds + self.fit.preparation_seconds
+        return FitTable(
+            rows=self.rows,
+            fit=FitCost(
+                seconds=round(seconds, 2),
+                epochs=self.fit.epochs,
+                steps=self.fit.steps,
+                precision=self.fit.precision,
+                plain_epoch_seconds=round(self.plain_epoch_seconds, 2),
+                plain_epochs=round(seconds / self.plain_epoch_seconds, 3),
+            ),
+            stored_bytes=self.stored_bytes,
+            checkpoint_bytes=self.checkpoint_bytes,
+            test_images=self.test_images,
+            metrics=self.metrics,
+            pictures=self.pictures,
+            total_variation={o.clique: (o.before, o.after) for o in self.orders},
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """As the run's ``table.json`` has it."""
-        seconds = self.fit.seconds + self.fit.preparation_seconds
-        return {
-            "rows": [row.as_dict() for row in self.rows],
-            "fit": {
-                "seconds": round(seconds, 2),
-                "epochs": self.fit.epochs,
-                "steps": self.fit.steps,
-                "precision": self.fit.precision,
-                "plain_epoch_seconds": round(self.plain_epoch_seconds, 2),
-                "plain_epochs": round(seconds / self.plain_epoch_seconds, 3),
-            },
-            "stored_bytes": self.stored_bytes,
-            "checkpoint_bytes": self.checkpoint_bytes,
-            "test_images": self.test_images,
-            "metrics": [m.as_dict() for m in self.metrics],
-            "pictures": self.pictures,
-            "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
-        }
+        return self.table.as_dict()
 
 
 def run_recipe(
@@ -164,7 +175,7 @@ def run_recipe(
 
     rows += sweep(manifold, task, widths, pruned, reporter=reporter, look=look)
     for name, figure in pictures.items():
-        save_figure(figure, folder / PICTURES_FOLDER / f"{name}.png")
+        save_figure(figure, picture_path(folder, name))
     metrics = {"table": [row.as_dict() for row in rows]}
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
@@ -181,7 +192,7 @@ def run_recipe(
         shown(task.metrics, rows),
         list(pictures),
     )
-    write_text(folder / TABLE_FILE, json.dumps(run.as_dict(), indent=1, ensure_ascii=False))
+    run.table.write(folder / TABLE_FILE)
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
     plot_over_gamma(rows, task.metrics[0], folder / PICTURE_FILE, recipe.fit.gamma, title)
     _point_latest(folder)
@@ -195,7 +206,7 @@ def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> N
         for stale in (STATE_FILE, METRICS_FILE, PRECISION_FILE, RUNNING_FILE, DIED_FILE):
             (folder / stale).unlink(missing_ok=True)
     write_text(folder / RECIPE_FILE, recipe.as_yaml())
-    write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
+    write_text(folder / TRACE_FILE, json.dumps(trace.as_dict(), indent=1))
 
 
 def ordering_of(recipe: Recipe) -> Ordering:
@@ -290,8 +301,7 @@ def last_folder(recipe: Recipe) -> Path:
 
 
 def _point_latest(folder: Path) -> None:
-    link = RUNS / "latest"
     RUNS.mkdir(exist_ok=True)
-    partial = RUNS / f".latest.{time.time_ns()}"
+    partial = RUNS / f".{LATEST.name}.{time.time_ns()}"
     partial.symlink_to(folder.resolve())
-    partial.replace(link)
+    partial.replace(LATEST)

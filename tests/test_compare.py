@@ -1,7 +1,6 @@
 """Competitors under the same conditions, similarity, and what a comparison tells."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,14 @@ from tiny_fits import recipe_for
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
-from neumeta_cli.comparing import chosen_methods, compare
+from neumeta_cli.compare import chosen_methods, compare, read_run
+from neumeta_cli.compare.methods import METHODS, Bench, pruned
+from neumeta_cli.compare.report import clear_winner
+from neumeta_cli.compare.results import MergedRow, MethodResult
+from neumeta_cli.compare.similarity import linear_cka, output_divergence
 from neumeta_cli.distill import train_network
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import PRUNED
-from neumeta_cli.evaluate.methods import METHODS, Bench, pruned
-from neumeta_cli.evaluate.report import clear_winner
-from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
+from neumeta_cli.evaluate import L1_PRUNING, measure
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
@@ -87,27 +87,28 @@ def test_widths_that_are_none(text: str) -> None:
 @pytest.mark.slow
 def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[all]", "fit.anchors=[0.5]"])
-    document = compare(recipe, tmp_path)
-    assert [m["method"] for m in document["methods"]] == [
+    comparison = compare(recipe, tmp_path)
+    assert [m.method for m in comparison.methods] == [
         name
         for name in METHODS
         if not name.endswith("_bn")  # LeNet has no norms
     ]
     costs = {}
-    for entry in document["methods"]:
-        for row in entry["rows"]:
-            cost = tuple(row[k] for k in ("parameters", "macs", "bytes"))
-            assert costs.setdefault(row["gamma"], cost) == cost, entry["label"]
-            assert 0 <= row["metrics"]["top-1"] <= 1
-        found = entry["similarity"]
-        assert found["cka"][0] == pytest.approx(1)
-        assert len(found["kl"]) == len(found["gammas"]) == len(entry["rows"]) + 1
-        assert entry["stored_bytes"] > 0
+    for method in comparison.methods:
+        for row in method.rows:
+            cost = (row.parameters, row.macs, row.bytes)
+            assert costs.setdefault(row.gamma, cost) == cost, method.label
+            assert 0 <= row.metrics["top-1"] <= 1
+        found = method.similarity
+        assert found.cka[0] == pytest.approx(1)
+        assert len(found.kl) == len(found.gammas) == len(method.rows) + 1
+        assert method.stored_bytes > 0
     assert set(costs) == {0.0, 0.25, 0.5, 0.75}
-    trained = {m["method"]: m for m in document["methods"] if m["epochs"]}
-    assert trained["individual"]["epochs"] == 3 * trained["us_net"]["epochs"] == 3
-    assert {len(row) for row in document["latency"]} == {4}
-    assert json.loads((tmp_path / "compare.json").read_text("utf-8")) == document
+    trained = {m.method: m.epochs for m in comparison.methods if m.epochs}
+    assert trained["individual"] == 3 * trained["us_net"] == 3
+    assert [row.gamma for row in comparison.latency] == recipe.eval.gammas
+    assert json.loads((tmp_path / "compare.json").read_text("utf-8")) == comparison.as_dict()
+    assert read_run(tmp_path) == comparison
 
 
 @pytest.mark.slow
@@ -118,11 +119,11 @@ def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     assert len(results) == 4
     again = compare(load_recipe("digits_lenet", overrides), tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")} == results
-    assert again["methods"] == first["methods"]
-    us_net = first["methods"][0]["rows"][1]
-    assert len(us_net["values"]["top-1"]) == 2
-    values = us_net["values"]["top-1"]
-    assert us_net["metrics"]["top-1"] == pytest.approx(sum(values) / 2)
+    assert again.methods == first.methods
+    us_net = first.methods[0].rows[1]
+    values = us_net.values["top-1"]
+    assert len(values) == 2
+    assert us_net.metrics["top-1"] == pytest.approx(sum(values) / 2)
     compare(load_recipe("digits_lenet", [*overrides, "fit.learning_rate=1e-3"]), tmp_path)
     assert len(list(tmp_path.glob("*/result.json"))) == 8
 
@@ -132,9 +133,9 @@ def test_another_width_takes_no_training_but_where_it_must(tmp_path: Path) -> No
     def run(*gammas: float) -> dict[str, dict[str, float]]:
         methods = "compare.methods=[neumeta,slimmable,individual]"
         fields = [*QUICK, methods, f"eval.gammas={list(gammas)}"]
-        document = compare(load_recipe("digits_lenet", fields), tmp_path)
+        comparison = compare(load_recipe("digits_lenet", fields), tmp_path)
         count = len(gammas)
-        assert [len(m["rows"]) for m in document["methods"]] == [count, count, count - 1]
+        assert [len(m.rows) for m in comparison.methods] == [count, count, count - 1]
         fits = tmp_path.rglob("manifold.safetensors")
         return {str(p.parent.relative_to(tmp_path)): p.stat().st_mtime_ns for p in fits}
 
@@ -162,11 +163,11 @@ def test_norm_statistics_are_calibrated_where_asked(
         },
         "norms",
     )
-    plain, calibrated, taylor = compare(recipe, tmp_path / "run")["methods"]
-    assert [r["gamma"] for r in plain["rows"]] == [0.0, 0.5]
-    assert plain["similarity"]["kl"][0][1] == pytest.approx(0)  # the checkpoint itself
-    assert calibrated["similarity"]["kl"][0][1] > 1e-6
-    assert plain["rows"][1]["parameters"] == taylor["rows"][1]["parameters"]
+    plain, calibrated, taylor = compare(recipe, tmp_path / "run").methods
+    assert [r.gamma for r in plain.rows] == [0.0, 0.5]
+    assert plain.similarity.kl[0][1] == pytest.approx(0)  # the checkpoint itself
+    assert calibrated.similarity.kl[0][1] > 1e-6
+    assert plain.rows[1].parameters == taylor.rows[1].parameters
 
 
 @pytest.mark.slow
@@ -189,22 +190,25 @@ def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
         compare={"methods": ["l1"], "images": 20},
     )
     monkeypatch.chdir(tmp_path)
-    fitted = [r for r in pipeline.run_recipe(recipe, tmp_path / "fit").rows if r.method == PRUNED]
-    (compared,) = compare(recipe, tmp_path / "compare")["methods"]
-    assert [r.metrics for r in fitted] == [r["metrics"] for r in compared["rows"]]
+    fitted = [
+        r for r in pipeline.run_recipe(recipe, tmp_path / "fit").rows if r.method == L1_PRUNING
+    ]
+    (compared,) = compare(recipe, tmp_path / "compare").methods
+    assert [r.metrics for r in fitted] == [r.metrics for r in compared.rows]
+    assert {r.method for r in fitted} == {compared.label}
     assert len({r.metrics["top-1"] for r in fitted}) > 1
 
 
 @pytest.mark.slow
 def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
     vary = "compare.vary={permute.solver: [2.5-opt, identity], noise.channels: [0.0, 0.2]}"
-    document = compare(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
-    assert [m["label"] for m in document["methods"]] == [
+    comparison = compare(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
+    assert [m.label for m in comparison.methods] == [
         f"permute.solver={solver}, noise.channels={noise}"
         for solver in ("2.5-opt", "identity")
         for noise in (0.0, 0.2)
     ]
-    assert len({m["rows"][1]["metrics"]["top-1"] for m in document["methods"]}) > 1
+    assert len({m.rows[1].metrics["top-1"] for m in comparison.methods}) > 1
 
 
 @pytest.mark.parametrize(
@@ -241,12 +245,12 @@ def test_wrong_comparisons_fail_before_anything_is_run(overrides, said, tmp_path
 @pytest.mark.slow
 def test_networks_that_grow_are_compared_too(tmp_path: Path) -> None:
     overrides = ["compare.methods=[neumeta,l1]", "eval.gammas=[0.0,-0.25]", "seed=5"]
-    document = compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path)
-    ours, pruned = document["methods"]
-    assert [r["width"] for r in ours["rows"]] == [1.25, 1.0]
-    assert [r["width"] for r in pruned["rows"]] == [1.0]
-    assert len(document["latency"]) == 2
-    assert ours["seeds"] == [5]
+    comparison = compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path)
+    ours, pruned = comparison.methods
+    assert [r.width for r in ours.rows] == [1.25, 1.0]
+    assert [r.width for r in pruned.rows] == [1.0]
+    assert len(comparison.latency) == 2
+    assert ours.seeds == [5]
 
 
 def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
@@ -275,31 +279,33 @@ def test_the_hessians_diagonal_is_the_mean_over_images(monkeypatch) -> None:
         torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-9)
 
 
-def entry(label: str, *values: tuple[float, float | None]) -> dict[str, object]:
+def result_of(label: str, *values: tuple[float, float | None]) -> MethodResult:
+    """A method's result at γ = 0.5, from means and deviations."""
+    cost = {"parameters": 1, "macs": 1, "bytes": 4}
     rows = [
-        {"gamma": 0.5, "metrics": {"m": value}, "deviations": {"m": spread}}
+        MergedRow(width=0.5, gamma=0.5, **cost, metrics={"m": value}, deviations={"m": spread})
         for value, spread in values
     ]
-    return {"method": label, "label": label, "rows": rows}
+    spent = {"seeds": [0, 1], "folders": [], "seconds": 0, "epochs": 0, "stored_bytes": 4}
+    return MethodResult(method=label, label=label, rows=rows, **spent)
 
 
 def test_a_difference_that_chance_may_explain_is_not_called_better() -> None:
     share, error = Metric("m"), Metric("m", higher_is_better=False, share=False)
-    a, b = entry("a", (0.9, 0.01)), entry("b", (0.85, 0.02))
+    a, b = result_of("a", (0.9, 0.01)), result_of("b", (0.85, 0.02))
     assert clear_winner([a, b], 0.5, 10_000, share) == "a"
     assert clear_winner([a, b], 0.5, 10_000, error) == "b"
     assert clear_winner([a, b], 0.5, 50, share) is None  # 2.5 images
-    wide = [entry("a", (0.9, 0.03)), entry("b", (0.85, 0.03))]
+    wide = [result_of("a", (0.9, 0.03)), result_of("b", (0.85, 0.03))]
     assert clear_winner(wide, 0.5, 10_000, share) is None
-    once = [entry("a", (0.9, None)), entry("b", (0.5, None))]
+    once = [result_of("a", (0.9, None)), result_of("b", (0.5, None))]
     assert clear_winner(once, 0.5, 10_000, share) is None
-    assert clear_winner([a, entry("b")], 0.5, 10_000, share) is None
+    assert clear_winner([a, result_of("b")], 0.5, 10_000, share) is None
 
 
 @pytest.mark.slow
 def test_compare_and_eval_on_the_command_line(neumeta, monkeypatch) -> None:
-    module = sys.modules["neumeta_cli.evaluate.sweep"]  # of the name of a function in it
-    monkeypatch.setattr(module, "measure_latency", lambda model, size, batch: batch / 8)
+    monkeypatch.setattr(measure, "measure_latency", lambda model, size, batch: batch / 8)
     sets = [part for key in QUICK for part in ("--set", key)]
     arguments = ("--methods", "us_net,l1", "--widths", "1,0.5", *sets, "--run", "a run")
     result = neumeta("compare", "--recipe", "digits_lenet", *arguments)
@@ -324,11 +330,11 @@ def test_compare_and_eval_on_the_command_line(neumeta, monkeypatch) -> None:
 @pytest.mark.slow
 def test_a_permuted_checkpoint_of_a_comparison_computes_the_same(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[random]"])
-    document = compare(recipe, tmp_path)
+    comparison = compare(recipe, tmp_path)
     before, after = (
         load_checkpoint(Path(p)).model.double()
         for p in (str(recipe.model.checkpoint), tmp_path / "permuted.safetensors")
     )
     x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
     assert relative_error(after(x), before(x)) < 1e-9
-    assert all(new < old for old, new in document["total_variation"].values())
+    assert all(new < old for old, new in comparison.total_variation.values())

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import neumeta_cli
+from neumeta_cli.compare.compare import CODE
 
 ORDER = [
     "errors",
@@ -29,7 +30,7 @@ ORDER = [
     "evaluate",
     "export",
     "pipeline",
-    "comparing",
+    "compare",
     "cli",
 ]
 
@@ -60,6 +61,20 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module == "neumeta_cli":
             found |= {alias.name for alias in node.names}
     return found
+
+
+def files_behind(path: Path) -> set[str]:
+    """All files of the package that a file imports, and that these import."""
+    found, waiting = set(), {path}
+    while waiting:
+        reading = waiting.pop()
+        found.add(reading)
+        named = {m for m in modules_of(reading) if m.startswith("neumeta_cli.")}
+        for module in named | {f"neumeta_cli.{stage}" for stage in imports_of(reading)}:
+            place = PACKAGE.joinpath(*module.split(".")[1:])
+            file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            waiting |= {file} - found
+    return {file.relative_to(PACKAGE).as_posix() for file in found}
 
 
 def test_a_stage_imports_only_from_its_left() -> None:
@@ -125,3 +140,16 @@ def test_the_face_offers_what_its_types_say() -> None:
     for name in neumeta_cli.__all__:
         assert getattr(neumeta_cli, name) is not None
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_a_comparison_runs_again_when_code_that_it_depends_on_has_changed() -> None:
+    """Whatever it imports is in the digest, but for what changes no figure."""
+    assert all((PACKAGE / part).exists() for part in CODE)
+    behind = files_behind(PACKAGE / "compare" / "compare.py")
+    parts = tuple(part if part.endswith(".py") else f"{part}/" for part in CODE)
+    assert {file for file in behind if not file.startswith(parts)} == {
+        *("compare/__init__.py", "evaluate/__init__.py"),  # faces
+        *("evaluate/latency.py", "evaluate/plots.py"),  # shown beside results
+        *("cache.py", "choices.py", "errors.py", "hardware.py", "reporting.py"),
+        *("runs.py", "shipped.py"),
+    }

@@ -14,7 +14,7 @@ from torch import nn
 
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.baselines import prune_l1
+from neumeta_cli.evaluate.prune import prune_l1
 from neumeta_cli.export import export_network, load
 from neumeta_cli.manifold import (
     InrSettings,

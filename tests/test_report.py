@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neumeta_cli.comparing import compare
+from neumeta_cli.compare import compare
 from neumeta_cli.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[neumeta,individual,l1]"])
-    document = compare(recipe, tmp_path / "run")
+    comparison = compare(recipe, tmp_path / "run")
     assert neumeta("report", tmp_path / "run").code == 0
     page_file = tmp_path / "run" / "report" / "report.html"
     asked: list[str] = []
@@ -44,16 +44,16 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
         browser.close()
     assert [url for url in asked if not url.startswith(("data:", page_file.as_uri()))] == []
     gammas = [0.0, 0.25, 0.5, 0.75]
-    for entry in document["methods"]:
-        own = {r["gamma"]: r for r in entry["rows"]}
+    for method in comparison.methods:
+        own = {row.gamma: row for row in method.rows}
         expected = [
-            f"{100 * own[g]['metrics']['top-1']:.2f} ± {100 * own[g]['deviations']['top-1']:.2f}"
+            f"{100 * own[g].metrics['top-1']:.2f} ± {100 * own[g].deviations['top-1']:.2f}"
             if g in own
             else ""
             for g in gammas
         ]
-        assert shown[entry["method"]][:5] == [entry["label"], *expected]
-        assert shown[entry["method"]][7] == f"{entry['stored_bytes']:,}"
+        assert shown[method.method][:5] == [method.label, *expected]
+        assert shown[method.method][7] == f"{method.stored_bytes:,}"
     assert len(sizes) == len(captions) == 7
     assert all(width > 300 for width in sizes)
 

@@ -1,7 +1,7 @@
 """``neumeta compare`` and ``report``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,10 @@ from neumeta_cli.cli.options import (
     choose_device,
     parse_widths,
 )
-from neumeta_cli.runs import RUNS
+from neumeta_cli.runs import REPORT_FOLDER, RUNS
 
 if TYPE_CHECKING:
+    from neumeta_cli.compare import Comparison
     from neumeta_cli.tasks import Metric
 
 SeedsOption = Annotated[
@@ -74,9 +75,8 @@ def compare(
 
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
-    from neumeta_cli import comparing
     from neumeta_cli.cli.adapting import adapted
-    from neumeta_cli.evaluate.charts import metrics_of
+    from neumeta_cli.compare import compare as compare_methods
 
     extra = list(set_ or [])
     if methods is not None:
@@ -89,15 +89,15 @@ def compare(
     folder = run or RUNS / chosen.name / "compare"
     reporter = TerminalReporter()
     try:
-        document = comparing.compare(chosen, folder, choose_device(device), reporter)
+        comparison = compare_methods(chosen, folder, choose_device(device), reporter)
     except KeyboardInterrupt:
         reporter.finish()
         note("stopped; give the same command to resume")
         raise
-    write_json(json, document)
+    write_json(json, comparison.as_dict())
     if json != "-":
-        for metric in metrics_of(document):
-            say(_table(document, metric))
+        for metric in comparison.metrics:
+            say(_table(comparison, metric))
         say(f"written: {escape(str(folder))}; see it with: neumeta report {escape(str(folder))}")
 
 
@@ -118,39 +118,26 @@ def report(
 
     Example: neumeta report runs/digits_lenet/compare
     """
-    from neumeta_cli.comparing import read_run
-    from neumeta_cli.evaluate.report import write_report
+    from neumeta_cli.compare import read_run
+    from neumeta_cli.compare.report import write_report
 
-    page = write_report(read_run(run), run, output or run / "report")
+    page = write_report(read_run(run), run, output or run / REPORT_FOLDER)
     say(f"written: {escape(str(page))}")
 
 
-def _table(document: dict[str, Any], metric: "Metric") -> object:
-    whole = document["checkpoint"]["metrics"]
-    gammas = sorted({r["gamma"] for e in document["methods"] for r in e["rows"]})
-    rows = [
-        [
-            "checkpoint",
-            *(metric.scaled(whole[metric.name]) if g == 0 else "" for g in gammas),
-            "",
-            "",
-        ]
-    ]
-    for entry in document["methods"]:
-        own = {r["gamma"]: r for r in entry["rows"]}
-        cells = [_cell(own[g], metric) if g in own else "" for g in gammas]
-        cost = [f"{entry['seconds']:.0f}", f"{entry['stored_bytes']:,}"]
-        rows.append([entry["label"], *cells, *cost])
-    recipe = document["recipe"]
-    title = f"{recipe['name']}, scope {recipe['scope']}, {document['test_images']:,} test images"
+def _table(comparison: "Comparison", metric: "Metric") -> object:
+    whole = metric.scaled(comparison.checkpoint.metrics[metric.name])
+    gammas = comparison.gammas
+    rows = [["checkpoint", *(whole if gamma == 0 else "" for gamma in gammas), "", ""]]
+    for method in comparison.methods:
+        found = [method.at(gamma) for gamma in gammas]
+        cells = ["" if row is None else row.shown(metric) for row in found]
+        rows.append([method.label, *cells, f"{method.seconds:.0f}", f"{method.stored_bytes:,}"])
+    title = f"{comparison.title}, {comparison.test_images:,} test images"
     columns = [
         f"{metric.axis} at γ",
-        *(f"{100 * g:g}%" for g in gammas),
+        *(f"{100 * gamma:g}%" for gamma in gammas),
         "training (s)",
         "stored (bytes)",
     ]
     return table(title, columns, rows)
-
-
-def _cell(row: dict[str, Any], metric: "Metric") -> str:
-    return metric.scaled(row["metrics"][metric.name], row["deviations"][metric.name])

@@ -93,9 +93,8 @@ def evaluate(
         exported = document["kind"] == "network"
         method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
         rows = [evaluate_network(loaded.to(place), method, width, task, batches)]
-    measured = [row.as_dict() for row in rows]
     metrics = shown(task.metrics, rows)
-    written = {"metrics": [m.as_dict() for m in metrics], "rows": measured}
+    written = {"metrics": [m.as_dict() for m in metrics], "rows": [row.as_dict() for row in rows]}
     write_json(json, {"file": str(file), "test_images": len(task.test), **written})
     if json != "-":
-        say(rows_table(f"{file}, {len(task.test):,} test images", measured, metrics))
+        say(rows_table(f"{file}, {len(task.test):,} test images", rows, metrics))

@@ -23,6 +23,7 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
+from neumeta_cli.runs import RECIPE_FILE
 
 
 def fit(
@@ -55,7 +56,7 @@ def fit(
 
     named = load_recipe(recipe)
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
-    resolved = folder / pipeline.RECIPE_FILE  # with what was said when the run began
+    resolved = folder / RECIPE_FILE  # with what was said when the run began
     source = str(resolved) if resume and resolved.exists() else recipe
     chosen = adapted(source, set_, checkpoint, data, epochs, seed, download)
     reporter = TerminalReporter()
@@ -68,15 +69,14 @@ def fit(
         return
     write_json(json, result.as_dict())
     if json != "-":
-        document = result.as_dict()
-        say(rows_table(f"{chosen.name}, scope {chosen.scope}", document["rows"], result.metrics))
-        cost = document["fit"]
+        cost = result.table.fit
+        say(rows_table(f"{chosen.name}, scope {chosen.scope}", result.rows, result.metrics))
         say(
-            f"fit: {cost['seconds']:.0f} s for {cost['epochs']} epochs in {cost['precision']}, "
-            f"as long as {cost['plain_epochs']:.1f} plain training epochs of the network "
-            f"({cost['plain_epoch_seconds']:.2f} s each)"
+            f"fit: {cost.seconds:.0f} s for {cost.epochs} epochs in {cost.precision}, "
+            f"as long as {cost.plain_epochs:.1f} plain training epochs of the network "
+            f"({cost.plain_epoch_seconds:.2f} s each)"
         )
-        say(f"stored: {document['stored_bytes']:,} bytes")
+        say(f"stored: {result.stored_bytes:,} bytes")
         say(f"run folder: {escape(str(folder))}")
 
 

@@ -8,7 +8,7 @@ import networkx as nx
 
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.sweep import CHECKPOINT, MANIFOLD, Row
+from neumeta_cli.evaluate.measure import CHECKPOINT, MANIFOLD, Row
 from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import Trace
 

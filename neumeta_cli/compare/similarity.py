@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neumeta_cli.compare.results import Similarity
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks import Task
 
@@ -83,18 +84,23 @@ def observe(model: nn.Module, task: Task, count: int, layer: str | None = None) 
     return Observed(torch.cat(features), torch.cat(scores) if scores else None)
 
 
-def similarity(observed: Sequence[Observed], full: Observed) -> dict[str, Any]:
+def similarity(
+    gammas: Sequence[float | None], observed: Sequence[Observed], full: Observed
+) -> Similarity:
     """CKA of each network with the full one, and KL(row ‖ column) of each pair.
 
-    Returns:
-        ``{"cka": [...], "kl": [[...], ...]}`` in the order given; no ``kl`` without scores.
+    Args:
+        gammas: of the networks, None for the checkpoint.
+        observed: what each gave.
+        full: what the checkpoint gave.
 
     """
-    found: dict[str, Any] = {"cka": [linear_cka(o.features, full.features) for o in observed]}
     scores = [o.scores for o in observed if o.scores is not None]
-    if scores:
-        found["kl"] = [[output_divergence(a, b) for b in scores] for a in scores]
-    return found
+    return Similarity(
+        gammas=list(gammas),
+        cka=[linear_cka(o.features, full.features) for o in observed],
+        kl=[[output_divergence(a, b) for b in scores] for a in scores] if scores else None,
+    )
 
 
 def _is_large(seen: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What a manifold is compared with: structured pruning of the same checkpoint."""
+"""Structured pruning of the checkpoint by ℓ1 norm: the same in fits and comparisons."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from neumeta_cli.resize import Frame, rank_channels, select_channels
+
+L1_PRUNING = "ℓ1 pruning"  # in tables
 
 
 def prune_l1(frame: Frame, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> nn.Module:

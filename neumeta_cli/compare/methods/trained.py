@@ -1,16 +1,16 @@
 """Methods that train: all through the fit, so that conditions are alike."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neumeta_cli.checkpoint import write_text
+from neumeta_cli.compare.methods.base import Bench, Method, Outcome
 from neumeta_cli.distill import distill_checkpoint
-from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
+from neumeta_cli.evaluate import MANIFOLD, Record
 from neumeta_cli.manifold import Manifold, load_manifold, save_manifold
 from neumeta_cli.recipe import Recipe, parse_recipe
+from neumeta_cli.runs import FIT_FILE, MANIFOLD_FILE
 
 Changes = Mapping[str, Mapping[str, Any]]  # section: field: value
 
@@ -40,7 +40,7 @@ class NeuMeta(Method):
 
     """
 
-    name, label = "neumeta", "NeuMeta"
+    name, label = "neumeta", MANIFOLD
 
     def __init__(self, variation: Changes | None = None) -> None:
         self.variation = {s: dict(fields) for s, fields in (variation or {}).items()}
@@ -134,6 +134,13 @@ TRAINED: tuple[Method, ...] = (
 )
 
 
+class Taken(Record):
+    """What a fit took: its ``fit.json``."""
+
+    seconds: float
+    epochs: int
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A manifold, what its fit took, and what its file takes."""
@@ -156,7 +163,7 @@ def adapted(recipe: Recipe, *changes: Changes) -> Recipe:
 
 def fit_or_load(bench: Bench, recipe: Recipe, folder: Path) -> Fitted:
     """Fit a manifold in ``folder``, go on with a fit there, or take the one that is done."""
-    path, record = folder / "manifold.safetensors", folder / "fit.json"
+    path, record = folder / MANIFOLD_FILE, folder / FIT_FILE
     if not (path.exists() and record.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         manifold, _, result = distill_checkpoint(
@@ -171,12 +178,12 @@ def fit_or_load(bench: Bench, recipe: Recipe, folder: Path) -> Fitted:
         )
         save_manifold(path, manifold)
         seconds = result.seconds + result.preparation_seconds
-        write_text(record, json.dumps({"seconds": seconds, "epochs": result.epochs}))
-    taken = json.loads(record.read_text("utf-8"))
+        Taken(seconds=seconds, epochs=result.epochs).write(record)
+    taken = Taken.read(record)
     manifold = load_manifold(path, trust_code=True).to(bench.device)  # our own file
     tensors = [*manifold.packed().values(), *manifold.fixed.values()]
     parameters = sum(t.numel() for t in tensors)
-    return Fitted(manifold, taken["seconds"], taken["epochs"], path.stat().st_size, parameters)
+    return Fitted(manifold, taken.seconds, taken.epochs, path.stat().st_size, parameters)
 
 
 def _of_one(bench: Bench, recipe: Recipe, folder: Path) -> Outcome:

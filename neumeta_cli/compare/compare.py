@@ -5,43 +5,50 @@ import hashlib
 import itertools
 import json
 import platform
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import Checkpoint, file_hash, write_text
+from neumeta_cli.compare.methods import METHODS, Bench, Method, NeuMeta
+from neumeta_cli.compare.results import (
+    Comparison,
+    LatencyRow,
+    MethodResult,
+    MethodRun,
+    RecipeRecord,
+    Similarity,
+)
+from neumeta_cli.compare.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     BATCHES,
     CHECKPOINT,
-    MANIFOLD,
+    Row,
+    TotalVariation,
     evaluate_network,
     measure_latency,
     shown,
     tell,
 )
-from neumeta_cli.evaluate.methods import METHODS, Bench, Method, NeuMeta
-from neumeta_cli.evaluate.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.permute import permute_checkpoint
 from neumeta_cli.recipe import Recipe, parse_recipe, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import check_width, open_frame
+from neumeta_cli.runs import COMPARE_FILE, PERMUTED_FILE, RECIPE_FILE, RESULT_FILE
 from neumeta_cli.shipped import PACKAGE
 from neumeta_cli.tasks import Task
 
-COMPARE_FILE = "compare.json"
-RESULT_FILE = "result.json"
-CODE = (
+CODE = (  # what results depend on; a change there makes comparisons run again
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
-    *("evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
-    *("comparing.py", "pipeline.py", "recipe.py", "sections.py"),
+    *("compare/methods", "compare/compare.py", "compare/results.py", "compare/similarity.py"),
+    *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),
+    *("kernels.py", "pipeline.py", "recipe.py", "sections.py", "seeding.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 ABOUT_RUNS = {  # fields that results do not depend on
@@ -91,7 +98,7 @@ def compare(
     folder: Path,
     device: str = "cpu",
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Run every method that has not been run with this recipe and this code, and tell of all.
 
     Args:
@@ -101,7 +108,7 @@ def compare(
         reporter: is told of the progress.
 
     Returns:
-        The content of ``compare.json``, which is written to the folder.
+        What is written to the folder as ``compare.json``.
 
     Raises:
         NeumetaError: whatever the user can put right.
@@ -125,81 +132,26 @@ def compare(
     stand = _Stand(recipe, folder, checkpoint, task, device, reporter)
     whole = stand.frame.fold(copy.deepcopy(checkpoint.model)).to(device)
     row = evaluate_network(whole, CHECKPOINT, 1.0, task)
-    document: dict[str, Any] = {
-        "recipe": recipe.model_dump(mode="json"),
-        "hardware": _hardware(device),
-        "code": code_version(),
-        "test_images": len(task.test),
-        "metrics": [m.as_dict() for m in shown(task.metrics, [row])],
-        "checkpoint": row.as_dict(),
-        "methods": [],
-        "latency": [],
-        "total_variation": stand.write_permuted(),
-    }
-    write_text(folder / pipeline.RECIPE_FILE, recipe.as_yaml())
+    total_variation = stand.write_permuted()
+    write_text(folder / RECIPE_FILE, recipe.as_yaml())
     seeds = range(recipe.seed, recipe.seed + recipe.compare.seeds)
-    for method in methods:
-        runs = [stand.run(method, seed) for seed in seeds]
-        document["methods"].append(_merged(method, runs))
-    document["latency"] = stand.latency()
-    write_text(folder / COMPARE_FILE, json.dumps(document, indent=1, ensure_ascii=False))
-    return document
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """What a run's folder tells, a fit's in the form of a comparison.
-
-    Raises:
-        NeumetaError: it is not the folder of a finished run, or what it holds is damaged.
-
-    """
-    compared, fitted = folder / COMPARE_FILE, folder / pipeline.TABLE_FILE
-    try:
-        if compared.exists():
-            document: dict[str, Any] = json.loads(compared.read_text("utf-8"))
-            wanted = ("methods", "recipe", "checkpoint", "metrics")
-            if not all(document[name] for name in wanted):
-                raise ValueError("it tells of no methods")
-            return document
-        if fitted.exists():
-            recipe = Recipe(**yaml.safe_load((folder / pipeline.RECIPE_FILE).read_text("utf-8")))
-            return _as_comparison(json.loads(fitted.read_text("utf-8")), recipe)
-    except (OSError, ValueError, LookupError, TypeError, StopIteration, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NeumetaError(f"{folder} is damaged: {reason}") from error
-    raise NeumetaError(
-        f"{folder} is no finished run: it has no {COMPARE_FILE} (neumeta compare) "
-        f"and no {pipeline.TABLE_FILE} (neumeta fit)"
+    results = [
+        MethodResult.merged(method, [stand.run(method, seed) for seed in seeds])
+        for method in methods
+    ]
+    comparison = Comparison(
+        recipe=RecipeRecord.of(recipe),
+        hardware=_hardware(device),
+        code=code_version(),
+        test_images=len(task.test),
+        metrics=shown(task.metrics, [row]),
+        checkpoint=row,
+        methods=results,
+        latency=stand.latency(),
+        total_variation=total_variation,
     )
-
-
-def _as_comparison(table: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A fit's table: the manifold and what was measured beside it."""
-    rows = [row for row in table["rows"] if row["method"] != CHECKPOINT]
-    entries = []
-    for label in dict.fromkeys(row["method"] for row in rows):
-        ours = label == MANIFOLD
-        entries.append(
-            {
-                "method": NeuMeta.name if ours else label,
-                "label": label,
-                "seeds": [recipe.seed],
-                "folders": ["."] if ours else [],
-                "seconds": table["fit"]["seconds"] if ours else 0.0,
-                "epochs": table["fit"]["epochs"] if ours else 0,
-                "stored_bytes": table["stored_bytes"] if ours else table["checkpoint_bytes"],
-                "rows": [row for row in rows if row["method"] == label],
-            }
-        )
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "test_images": table["test_images"],
-        "metrics": table["metrics"],
-        "pictures": table["pictures"],
-        "checkpoint": next(row for row in table["rows"] if row["method"] == CHECKPOINT),
-        "methods": entries,
-        "total_variation": table["total_variation"],
-    }
+    comparison.write(folder / COMPARE_FILE)
+    return comparison
 
 
 def code_version() -> str:
@@ -233,7 +185,7 @@ class _Stand:
         self._permuted: dict[str, Checkpoint] = {}
         self._full: Observed | None = None
 
-    def run(self, method: Method, seed: int) -> dict[str, Any]:
+    def run(self, method: Method, seed: int) -> MethodRun:
         """The result of a method with a seed, from its folder if it has been run."""
         variation = method.settings()
         content = self.recipe.model_dump(mode="json") | {"seed": seed}
@@ -242,8 +194,8 @@ class _Stand:
         recipe = parse_recipe(content, self.recipe.name)
         folder = self.folder / f"{method.name}-seed{seed}-{self._key(method, recipe)}"
         if (folder / RESULT_FILE).exists():
-            done: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text("utf-8"))
-            if done["gammas"] == recipe.eval.gammas:
+            done = MethodRun.read(folder / RESULT_FILE)
+            if done.gammas == recipe.eval.gammas:
                 return done
         folder.mkdir(exist_ok=True)  # what was trained there for other widths serves these too
         bench = Bench(
@@ -256,38 +208,39 @@ class _Stand:
         )
         outcome = method.run(bench, folder)
         networks = dict(sorted(outcome.networks.items(), reverse=True))
-        result = {
-            "method": method.name,
-            "seed": seed,
-            "folder": folder.name,
-            "gammas": recipe.eval.gammas,
-            "rows": self._rows(method, networks),
-            "seconds": round(outcome.seconds, 2),
-            "epochs": outcome.epochs,
-            "stored_bytes": outcome.stored_bytes,
-            "stored_parameters": outcome.stored_parameters,
-            "similarity": self._similarity(networks),
-        }
-        write_text(folder / RESULT_FILE, json.dumps(result, indent=1, ensure_ascii=False))
+        result = MethodRun(
+            method=method.name,
+            seed=seed,
+            folder=folder.name,
+            gammas=recipe.eval.gammas,
+            rows=self._rows(method, networks),
+            seconds=round(outcome.seconds, 2),
+            epochs=outcome.epochs,
+            stored_bytes=outcome.stored_bytes,
+            stored_parameters=outcome.stored_parameters,
+            similarity=self._similarity(networks),
+        )
+        result.write(folder / RESULT_FILE)
         return result
 
-    def write_permuted(self) -> dict[str, list[float]]:
+    def write_permuted(self) -> TotalVariation:
         """Write the permuted checkpoint; each clique's total variation before and after."""
         self._permute(self.recipe)
-        path = self.folder / pipeline.PERMUTED_FILE
+        path = self.folder / PERMUTED_FILE
         pipeline.write_permuted(path, self.checkpoint, self._first.weights)
-        return {o.clique: [o.before, o.after] for o in self._first.orders}
+        return {o.clique: (o.before, o.after) for o in self._first.orders}
 
-    def latency(self) -> list[dict[str, float]]:
+    def latency(self) -> list[LatencyRow]:
         """Seconds of a forward pass at each width; shapes, and so these, are alike for all."""
         model, rows = self.checkpoint.model.cpu(), []
         for gamma in self.recipe.eval.gammas:
             sizes = self.frame.sizes(1 - gamma)
             network = self.frame.build(sizes, _any_weights(model, self.frame.shapes(sizes)))
             folded = self.frame.fold(network).to(self.device)
-            seconds = {b: measure_latency(folded, self.size, b) for b in BATCHES}
-            named = {f"seconds_batch_{batch}": s for batch, s in seconds.items()}
-            rows.append({"width": 1 - gamma, "gamma": gamma, **named})
+            one, many = (measure_latency(folded, self.size, batch) for batch in BATCHES)
+            rows.append(
+                LatencyRow(width=1 - gamma, gamma=gamma, seconds_batch_1=one, seconds_batch_64=many)
+            )
         return rows
 
     def _permute(self, recipe: Recipe) -> Checkpoint:
@@ -302,19 +255,19 @@ class _Stand:
             self._permuted[key] = replace(plain, model=made.model)
         return self._permuted[key]
 
-    def _rows(self, method: Method, networks: Mapping[float, nn.Module]) -> list[dict[str, Any]]:
+    def _rows(self, method: Method, networks: Mapping[float, nn.Module]) -> list[Row]:
         """Of the networks with their norms folded, so that all cost the same."""
-        rows: list[dict[str, Any]] = []
+        rows = []
         self.reporter.start(f"evaluate {method.label}", len(networks))
         for width, network in networks.items():
             folded = self.frame.fold(network.cpu()).to(self.device)
             row = evaluate_network(folded, method.label, width, self.task)
-            rows.append(row.as_dict())
+            rows.append(row)
             self.reporter.advance(1, f"width {width:g}: {tell(row, self.task)}")
         self.reporter.finish()
         return rows
 
-    def _similarity(self, networks: Mapping[float, nn.Module]) -> dict[str, Any]:
+    def _similarity(self, networks: Mapping[float, nn.Module]) -> Similarity:
         """CKA with the checkpoint, and KL between all widths, the checkpoint first."""
         asked = self.recipe.compare
         if self._full is None:
@@ -324,8 +277,8 @@ class _Stand:
             observe(n.to(self.device), self.task, asked.images, asked.layer)
             for n in networks.values()
         ]
-        found = similarity([self._full, *seen], self._full)
-        return {"gammas": [None, *(round(1 - w, 6) for w in networks)], **found}
+        gammas = [None, *(round(1 - width, 6) for width in networks)]
+        return similarity(gammas, [self._full, *seen], self._full)
 
     def _key(self, method: Method, recipe: Recipe) -> str:
         """A digest of all that a result depends on."""
@@ -347,27 +300,6 @@ def _any_weights(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dic
     return {
         name: torch.rand(shapes[name]).to(t.dtype) if name in shapes else t
         for name, t in model.state_dict().items()
-    }
-
-
-def _merged(method: Method, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A method's runs with several seeds as one entry: means and standard deviations."""
-    rows = []
-    for same in zip(*(run["rows"] for run in runs), strict=True):
-        row = {k: v for k, v in same[0].items() if k not in ("method", "metrics")}
-        values = {name: [other["metrics"][name] for other in same] for name in same[0]["metrics"]}
-        spread = {n: statistics.stdev(v) if len(v) > 1 else None for n, v in values.items()}
-        means = {name: statistics.fmean(v) for name, v in values.items()}
-        rows.append({**row, "metrics": means, "deviations": spread, "values": values})
-    shared = {k: runs[0][k] for k in ("epochs", "stored_bytes", "stored_parameters", "similarity")}
-    return {
-        "method": method.name,
-        "label": method.label,
-        "seeds": [run["seed"] for run in runs],
-        "folders": [run["folder"] for run in runs],
-        "seconds": statistics.fmean(run["seconds"] for run in runs),
-        **shared,
-        "rows": rows,
     }
 
 

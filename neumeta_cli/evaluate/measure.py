@@ -1,4 +1,4 @@
-"""A task's metrics and cost over widths."""
+"""A task's metrics, cost and latency of networks over widths."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from neumeta_cli.evaluate.latency import measure_latency
+from neumeta_cli.evaluate.prune import L1_PRUNING
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Cost, measure_cost
 from neumeta_cli.tasks import Metric, Task
 
 MANIFOLD = "NeuMeta"
-PRUNED = "ℓ1 pruning"
 CHECKPOINT = "checkpoint"
+LATENCY = "seconds_batch_"  # and the batch size: a column of files
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Row:
             "gamma": round(self.gamma, 6),
             **asdict(self.cost),
             "metrics": dict(self.metrics),
-            **{f"seconds_batch_{batch}": seconds for batch, seconds in self.latency.items()},
+            **{f"{LATENCY}{batch}": seconds for batch, seconds in self.latency.items()},
             **({} if self.samples is None else {"samples": self.samples}),
         }
 
@@ -117,7 +118,7 @@ def sweep(
             reporter.advance(1, f"width {width:g}: {tell(rows[-1], task)}")
     for width in narrower:
         assert pruned is not None
-        rows.append(evaluate_network(pruned(width), PRUNED, width, task))
-        reporter.advance(1, f"{PRUNED} {width:g}: {tell(rows[-1], task)}")
+        rows.append(evaluate_network(pruned(width), L1_PRUNING, width, task))
+        reporter.advance(1, f"{L1_PRUNING} {width:g}: {tell(rows[-1], task)}")
     reporter.finish()
     return rows

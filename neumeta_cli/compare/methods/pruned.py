@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.compare.methods.base import Bench, Method, Outcome
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate.baselines import prune_l1
-from neumeta_cli.evaluate.methods.base import Bench, Method, Outcome
+from neumeta_cli.evaluate import L1_PRUNING, prune_l1
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.resize import calibrate, has_statistics
 from neumeta_cli.seeding import seeded
@@ -194,7 +194,7 @@ def _hessian(model: nn.Module, bench: Bench) -> Any:
 
 
 CRITERIA = (
-    Criterion("l1", "ℓ1 pruning", None),  # Li et al., 2017
+    Criterion("l1", L1_PRUNING, None),  # Li et al., 2017
     Criterion(
         "l2", "ℓ2 pruning", lambda *_: torch_pruning().importance.GroupMagnitudeImportance(p=2)
     ),
@@ -202,7 +202,7 @@ CRITERIA = (
     Criterion("hessian", "Hessian pruning", _hessian),  # optimal brain damage, LeCun et al., 1989
     Criterion("random", "random pruning", lambda *_: torch_pruning().importance.RandomImportance()),
 )
-PRUNED: tuple[Method, ...] = tuple(Pruning(c, bn) for c in CRITERIA for bn in (False, True))
+PRUNING: tuple[Method, ...] = tuple(Pruning(c, bn) for c in CRITERIA for bn in (False, True))
 
 
 def _graph(model: nn.Module, bench: Bench) -> Any:
