@@ -41,7 +41,7 @@ RESULT_FILE = "result.json"
 CODE = (
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
     *("evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
-    *("comparing.py", "pipeline.py", "recipe.py", "sections.py"),
+    *("comparing.py", "pipeline.py", "recipe", "sections.py", "settings.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 ABOUT_RUNS = {  # fields that results do not depend on

@@ -8,7 +8,8 @@ from conftest import randomise_norms
 
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.manifold import Manifold, build_manifold, save_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.sections import InrSection
 
 INR = InrSection(kind="selected", knots=[0.5])
 NOISE = NoiseSection(channels=0.3, samples=2)

@@ -16,6 +16,7 @@ from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
 from neumeta_cli.comparing import chosen_methods, compare
 from neumeta_cli.distill import train_network
+from neumeta_cli.distill.settings import TrainSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import PRUNED
 from neumeta_cli.evaluate.methods import METHODS, Bench, pruned
@@ -24,7 +25,6 @@ from neumeta_cli.evaluate.similarity import linear_cka, output_divergence
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
-from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Metric, load_task
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")

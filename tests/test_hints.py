@@ -12,7 +12,8 @@ from neumeta_cli.distill.hints import Hints
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.sections import InrSection
 
 
 def hinted(build, name: str):

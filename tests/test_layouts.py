@@ -16,8 +16,9 @@ from neumeta_cli.manifold import (
     load_manifold,
     save_manifold,
 )
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.resize import Layout, weight_layouts
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import InrSection
 from neumeta_cli.trace import trace_model
 
 VIT = Arch("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 16, "depth": 2})

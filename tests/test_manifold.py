@@ -20,9 +20,10 @@ from neumeta_cli.manifold import Manifold, Noise, build_manifold, load_manifold,
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.coordinates import Space, Target, TensorSpec
 from neumeta_cli.manifold.mlp import embed
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.resize import build_resized, resize_model, select_channels
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import InrSection
 from neumeta_cli.trace import trace_model
 
 MLP = InrSection(hidden=16, layers=3, frequencies=4)

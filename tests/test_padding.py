@@ -10,7 +10,8 @@ from torch.func import functional_call
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.sections import InrSection
 from tests.conftest import relative_error
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.manifold import Manifold, build_manifold
 from neumeta_cli.manifold.field import Field
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.sections import InrSection
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import yaml
 from neumeta_cli.checkpoint import Checkpoint
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import Recipe, load_recipe, parse_recipe
-from neumeta_cli.sections import DataSection
 from neumeta_cli.shipped import recipe_files
 from neumeta_cli.tasks import NOTHING_TO_READ, Task, task_class
+from neumeta_cli.tasks.settings import DataSection
 
 
 def adapted(

@@ -2,9 +2,9 @@
 
 import torch
 
+from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
 MIXED = 200  # networks with widths that differ; fewer than a manifold remembers sizes

@@ -20,8 +20,9 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_frame
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.manifold import Manifold
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import unpack
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import InrSection
 
 FORMAT_VERSION = 2
 KIND = "manifold"

@@ -25,6 +25,7 @@ from neumeta_cli.manifold.coordinates import (
 )
 from neumeta_cli.manifold.inr import KINDS
 from neumeta_cli.manifold.live import CACHED, LiveNetwork
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
@@ -37,7 +38,7 @@ from neumeta_cli.resize import (
     open_frame,
     rank_channels,
 )
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.sections import InrSection
 
 SAMPLING_SEED = 0  # of the K perturbed draws of each tensor: exports of one machine are the same
 

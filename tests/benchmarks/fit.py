@@ -27,10 +27,12 @@ from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.widths import MIXED
 from neumeta_cli.hardware import keep_freed_memory
 from neumeta_cli.manifold import build_manifold
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.recipe import Recipe, load_recipe
-from neumeta_cli.sections import DataSection, InrSection, NoiseSection
+from neumeta_cli.sections import InrSection
 from neumeta_cli.tasks import Classification
 from neumeta_cli.tasks.images import Images
+from neumeta_cli.tasks.settings import DataSection
 
 ARCH, BATCH, IMAGES = "cifar_resnet20", 128, 1024
 DRAWS = 20_000  # of a step's networks, to see how many it trains

@@ -25,7 +25,8 @@ from rich.table import Table
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.export import export_network
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.sections import InrSection, NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.sections import InrSection
 
 FACTORISED = InrSection(kind="factorised", hidden=128, layers=3, frequencies=6, size_frequencies=0)
 SELECTED, MLP = InrSection(kind="selected"), InrSection()
