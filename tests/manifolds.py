@@ -12,7 +12,7 @@ from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.sections import InrSection
 
 INR = InrSection(kind="selected", knots=[0.5])
-NOISE = NoiseSection(channels=0.3, samples=2)
+NOISE = NoiseSection(channels=0.3, sizes=0.5, samples=2)
 RESNET, LENET = "cifar_resnet20", "lenet_digits"
 DATA = {
     RESNET: {"format": "image_folder"},

@@ -156,7 +156,7 @@ def test_norm_statistics_are_calibrated_where_asked(
             "model": {"arch": "cifar_resnet20", "checkpoint": str(tmp_path / "model.pth")},
             "data": {"root": str(image_folder)},
             "scope": "all",
-            "norm": {"images": 32},
+            "norm": {"fold": True, "images": 32},
             "eval": {"gammas": [0.0, 0.5]},
             "compare": {"methods": ["l1", "l1_bn", "taylor_bn"], "images": 20},
         },

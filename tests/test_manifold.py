@@ -30,7 +30,7 @@ MLP = InrSection(hidden=16, layers=3, frequencies=4)
 FACTORISED = InrSection(kind="factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
 SELECTED = InrSection(kind="selected", knots=[0.3, 0.6])
 INTEGRAL = InrSection(kind="integral")
-NOISE = NoiseSection(channels=0.3, samples=3)
+NOISE = NoiseSection(channels=0.3, sizes=0.5, samples=3)
 
 
 def manifold_of(build, name="cifar_resnet20", inr=FACTORISED, scope="all", fold=True) -> Manifold:

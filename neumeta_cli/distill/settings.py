@@ -16,10 +16,10 @@ from neumeta_cli.settings import Section
 
 class LossSection(Section):
     task: float = Field(1.0, ge=0, description="weight of the task's loss")
-    recon: float = Field(1.0, ge=0, description="λ1, weight of ‖W0‖²·‖W − W0‖² at full width")
-    reg: float = Field(1e-4, ge=0, description="λ2, weight of ‖W‖²")
+    recon: float = Field(0.0, ge=0, description="λ1, weight of ‖W0‖²·‖W − W0‖² at full width")
+    reg: float = Field(0.0, ge=0, description="λ2, weight of ‖W‖²")
     distill: float = Field(
-        0.0, ge=0, description="weight of the KL divergence from the checkpoint's outputs"
+        1.0, ge=0, description="weight of the KL divergence from the checkpoint's outputs"
     )
     temperature: float = Field(2.0, gt=0, description="temperature of that divergence")
     hint: float = Field(
@@ -77,7 +77,7 @@ class FitSection(Section):
         "each of inr.knots; empty: all 1",
     )
     update: float = Field(
-        0.5,
+        1.0,
         gt=0,
         le=1,
         description="fraction of the tensors in scope that each step trains, chosen at random",

@@ -9,7 +9,7 @@ from neumeta_cli.settings import Section
 
 class NormSection(Section):
     fold: bool = Field(
-        True,
+        False,
         description="fold batch norm into convolutions before the fit; if not, norms in scope use "
         "the statistics of the batch in the fit and those of the calibration images afterwards",
     )
@@ -26,13 +26,13 @@ class NormSection(Section):
 
 class NoiseSection(Section):
     channels: float = Field(
-        0.5,
+        0.0,
         ge=0,
         description="uniform noise on channel coordinates in the fit, in ± channel indices",
     )
-    sizes: float = Field(0.5, ge=0, description="the same on the size coordinates")
+    sizes: float = Field(0.0, ge=0, description="the same on the size coordinates")
     samples: int = Field(
-        50, ge=1, description="K, the number of noisy samples that are averaged into one weight"
+        1, ge=1, description="K, the number of noisy samples that are averaged into one weight"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

@@ -150,8 +150,9 @@ def sampling_rate(precision: str) -> tuple[int, float]:
     """Coordinates of one draw of the last block's weights, and evaluations a second."""
     arch = resolve(ARCH)
     model = arch.build("cpu").eval().requires_grad_(False)
+    noise = NoiseSection(channels=0.5, sizes=0.5, samples=50, precision=precision)
     manifold, _ = build_manifold(
-        model, arch, (3, 32, 32), "paper", True, InrSection(), NoiseSection(precision=precision)
+        model, arch, (3, 32, 32), "paper", True, InrSection(kind="mlp"), noise
     )
     sizes = manifold.frame.full
     coordinates = sum(t.c_out * t.c_in for t in manifold.targets(sizes))

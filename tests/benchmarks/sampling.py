@@ -67,7 +67,7 @@ def run(job: Job) -> dict[str, Any]:
     torch.manual_seed(0)
     arch = resolve(job.arch)
     model = arch.build("cpu").eval().requires_grad_(False)
-    noise = NoiseSection(samples=job.draws, precision=job.precision)
+    noise = NoiseSection(channels=0.5, sizes=0.5, samples=job.draws, precision=job.precision)
     size = arch.default_input_size()
     manifold, _ = build_manifold(model, arch, size, "all", False, job.inr, noise)
     manifold.requires_grad_(False)
