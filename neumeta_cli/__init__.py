@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from neumeta_cli.compare.report import write_report
     from neumeta_cli.compare.results import Comparison, read_run
     from neumeta_cli.distill import FitResult, distill_checkpoint, fit_manifold, train_network
+    from neumeta_cli.distill.settings import FitSection, TrainSection
     from neumeta_cli.errors import NeumetaError
     from neumeta_cli.evaluate import Row, evaluate_network, measure_latency, prune_l1
     from neumeta_cli.evaluate.measure import sweep
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         load_manifold,
         save_manifold,
     )
+    from neumeta_cli.manifold.settings import NoiseSection
     from neumeta_cli.permute import (
         Objective,
         Ordering,
@@ -62,9 +64,9 @@ if TYPE_CHECKING:
         measure_cost,
         open_frame,
     )
-    from neumeta_cli.sections import DataSection, FitSection, NoiseSection, TrainSection
     from neumeta_cli.shipped import recipe_files
     from neumeta_cli.tasks import Images, Metric, Task, load_task, task_class
+    from neumeta_cli.tasks.settings import DataSection
     from neumeta_cli.trace import Clique, Member, Trace, trace_model
 
 __version__ = "0.1.0"
@@ -76,11 +78,11 @@ HOMES = {
     "Clique": "trace:Clique",
     "Comparison": "compare.results:Comparison",
     "Cost": "resize:Cost",
-    "DataSection": "sections:DataSection",
+    "DataSection": "tasks.settings:DataSection",
     "Exported": "export:Exported",
     "Finish": "export:Finish",
     "FitResult": "distill:FitResult",
-    "FitSection": "sections:FitSection",
+    "FitSection": "distill.settings:FitSection",
     "Frame": "resize:Frame",
     "Images": "tasks:Images",
     "LiveNetwork": "manifold:LiveNetwork",
@@ -88,7 +90,7 @@ HOMES = {
     "Member": "trace:Member",
     "Metric": "tasks:Metric",
     "NeumetaError": "errors:NeumetaError",
-    "NoiseSection": "sections:NoiseSection",
+    "NoiseSection": "manifold.settings:NoiseSection",
     "Objective": "permute:Objective",
     "Order": "export:Order",
     "Ordering": "permute:Ordering",
@@ -100,7 +102,7 @@ HOMES = {
     "RunResult": "pipeline:RunResult",
     "Task": "tasks:Task",
     "Trace": "trace:Trace",
-    "TrainSection": "sections:TrainSection",
+    "TrainSection": "distill.settings:TrainSection",
     "Wish": "export:Wish",
     "build_manifold": "manifold:build_manifold",
     "build_untrained": "pipeline:build_untrained",

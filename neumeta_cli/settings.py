@@ -1,9 +1,9 @@
-"""What every section of settings is."""
+"""What every section of a recipe is; the sections themselves lie with the stages they set."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Settings that are checked when they are read, and do not change afterwards."""
+    """A frozen mapping of fields, each with a default or a check, that refuses unknown ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -8,10 +8,10 @@ from conftest import randomise_norms
 
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.manifold import Manifold, build_manifold, inr_settings, save_manifold
-from neumeta_cli.sections import NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
 
 INR = inr_settings("selected", knots=[0.5])
-NOISE = NoiseSection(channels=0.3, samples=2)
+NOISE = NoiseSection(channels=0.3, sizes=0.5, samples=2)
 RESNET, LENET = "cifar_resnet20", "lenet_digits"
 DATA = {
     RESNET: {"format": "image_folder"},

@@ -19,12 +19,12 @@ from neumeta_cli.compare.report import clear_winner
 from neumeta_cli.compare.results import MergedRow, MethodResult
 from neumeta_cli.compare.similarity import linear_cka, output_divergence
 from neumeta_cli.distill import train_network
+from neumeta_cli.distill.settings import TrainSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import L1_PRUNING, measure
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
-from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Metric, load_task
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")
@@ -157,7 +157,7 @@ def test_norm_statistics_are_calibrated_where_asked(
             "model": {"arch": "cifar_resnet20", "checkpoint": str(tmp_path / "model.pth")},
             "data": {"root": str(image_folder)},
             "scope": "all",
-            "norm": {"images": 32},
+            "norm": {"fold": True, "images": 32},
             "eval": {"gammas": [0.0, 0.5]},
             "compare": {"methods": ["l1", "l1_bn", "taylor_bn"], "images": 20},
         },

@@ -5,11 +5,12 @@ import torch
 from tiny_fits import prepared, recipe_for
 
 from neumeta_cli.distill import Fitter
+from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.resize import Frame
-from neumeta_cli.sections import FitSection, NoiseSection
 
 
 def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:

@@ -16,9 +16,9 @@ from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.distill.journal import Journal
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import load_task
 from neumeta_cli.tasks.images import augment
+from neumeta_cli.tasks.settings import DataSection
 
 
 @pytest.mark.parametrize("fold", [True, False])

@@ -12,7 +12,7 @@ from neumeta_cli.distill.hints import Hints
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
-from neumeta_cli.sections import NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
 
 
 def hinted(build, name: str):

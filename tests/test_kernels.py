@@ -16,10 +16,10 @@ from tiny_fits import prepared, recipe_for
 from torch import nn
 
 from neumeta_cli.distill import Fitter, train_network
+from neumeta_cli.distill.settings import TrainSection
 from neumeta_cli.export import export_network, load
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import KINDS
-from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import load_task
 
 FUZZ = REPOSITORY / "tests" / "benchmarks" / "convolutions.py"

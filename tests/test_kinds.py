@@ -14,7 +14,7 @@ from neumeta_cli.manifold.inr import own_fields
 from neumeta_cli.recipe import field_paths, parse_recipe
 
 PACKAGE = Path(neumeta_cli.__file__).parent
-USERS = {"trained.py", "sections.py"}  # methods of a comparison are INRs of certain kinds
+USERS = {"trained.py", "tables.py"}  # methods of a comparison are INRs of certain kinds
 OLD = {  # what recipes and files of version 0.1 hold, whatever their kind
     "store": "int8",
     "knots": [0.25, 0.5, 0.75],
@@ -41,7 +41,7 @@ def test_a_kind_is_named_in_its_file_and_in_one_line_of_the_registry(kind: str) 
         for path in PACKAGE.rglob("*.py")
         if path.name not in {f"{kind}.py", *USERS}
     }
-    default = kind == "mlp"  # which is said beside the registry
+    default = kind == "selected"  # which is said beside the registry
     assert {name: count for name, count in found.items() if count} == {"kinds.py": 1 + default}
 
 
@@ -67,7 +67,7 @@ def test_a_setting_of_another_kind_is_refused_by_its_name() -> None:
 def test_rates_of_knots_are_read_where_they_used_to_stand() -> None:
     recipe = recipe_with({"kind": "selected"}, knot_rates=[1.0, 2.0, 3.0])
     assert recipe.inr == inr_settings("selected", knot_rates=[1.0, 2.0, 3.0])
-    assert recipe_with({"kind": "mlp"}, knot_rates=[]).inr == inr_settings("mlp")
+    assert recipe_with({}, knot_rates=[]).inr == inr_settings("selected")
     with pytest.raises(NeumetaError, match="knot_rates: one for each of the 3 knots"):
         recipe_with({"kind": "selected"}, knot_rates=[1.0])
 

@@ -18,8 +18,8 @@ from neumeta_cli.manifold import (
     save_manifold,
 )
 from neumeta_cli.manifold.inr import own_fields
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.resize import Layout, weight_layouts
-from neumeta_cli.sections import NoiseSection
 from neumeta_cli.trace import trace_model
 
 VIT = Arch("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 16, "depth": 2})

@@ -28,16 +28,16 @@ from neumeta_cli.manifold import (
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.inr.coordinates import Space, Target, TensorSpec
 from neumeta_cli.manifold.inr.network import embed
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.resize import build_resized, resize_model, select_channels
-from neumeta_cli.sections import NoiseSection
 from neumeta_cli.trace import trace_model
 
-MLP = inr_settings(hidden=16, layers=3, frequencies=4)
+MLP = inr_settings("mlp", hidden=16, layers=3, frequencies=4)
 FACTORISED = inr_settings("factorised", hidden=16, layers=2, frequencies=4, size_frequencies=1)
 SELECTED = inr_settings("selected", knots=[0.3, 0.6])
 INTEGRAL = inr_settings("integral")
-NOISE = NoiseSection(channels=0.3, samples=3)
+NOISE = NoiseSection(channels=0.3, sizes=0.5, samples=3)
 
 
 def manifold_of(build, name="cifar_resnet20", inr=FACTORISED, scope="all", fold=True) -> Manifold:

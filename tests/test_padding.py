@@ -10,7 +10,7 @@ from torch.func import functional_call
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.manifold import build_manifold, inr_settings
-from neumeta_cli.sections import NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
 from tests.conftest import relative_error
 
 

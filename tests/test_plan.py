@@ -19,7 +19,7 @@ from neumeta_cli.manifold import (
     build_manifold,
     inr_settings,
 )
-from neumeta_cli.sections import NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
 
 
 def begun(inr: InrSettings) -> Manifold:

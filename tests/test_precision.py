@@ -11,10 +11,11 @@ from tiny_fits import prepared, recipe_for
 from neumeta_cli.distill import Fitter, train_network
 from neumeta_cli.distill import precision as module
 from neumeta_cli.distill.precision import PRECISION_FILE, choose_precision
+from neumeta_cli.distill.settings import TrainSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import load_recipe, recipe_files
+from neumeta_cli.recipe import load_recipe
 from neumeta_cli.reporting import Silent
-from neumeta_cli.sections import TrainSection
+from neumeta_cli.shipped import recipe_files
 from neumeta_cli.tasks import load_task
 
 CPU = torch.device("cpu")

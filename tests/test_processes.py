@@ -22,10 +22,10 @@ data: {{root: {data}, flip: true, crop_padding: 2}}
 scope: {scope}
 norm: {{fold: false, images: 16}}
 inr: {{kind: selected}}
-noise: {{samples: 1}}
-loss: {{distill: 1.0, hint: 0.01}}
+noise: {{channels: 0.5, sizes: 0.5, samples: 1}}
+loss: {{recon: 1.0, reg: 1.0e-4, distill: 1.0, hint: 0.01}}
 fit: {{epochs: 1, batch_size: 25, anchors: [0.5], mixed: 1.0, learning_rate: {rate},
-  precision: float32}}
+  precision: float32, update: 0.5}}
 eval: {{gammas: [0.5], watch: 8}}
 """
 

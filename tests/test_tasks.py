@@ -15,10 +15,11 @@ from neumeta_cli.cli.recipes import commented_yaml
 from neumeta_cli.distill.plain import Trainer
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.pipeline import build_untrained
-from neumeta_cli.recipe import load_recipe, parse_recipe, recipe_files
-from neumeta_cli.sections import DataSection
+from neumeta_cli.recipe import load_recipe, parse_recipe
+from neumeta_cli.shipped import recipe_files
 from neumeta_cli.tasks import TASKS, Generation, Images, Segmentation, load_task
 from neumeta_cli.tasks.images import augment
+from neumeta_cli.tasks.settings import DataSection
 
 SMALL = ["model.input_size=[3,32,32]", "data.image_size=32", "permute.solver=greedy"]
 SEGMENTS = ["model.input_size=[3,36,48]", "data.crop_size=[32,32]", "fit.batch_size=2"]

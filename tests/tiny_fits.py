@@ -1,4 +1,4 @@
-"""A recipe and a network small enough to fit in a test."""
+"""A recipe and a network small enough to fit in a test; noise and losses are the paper's."""
 
 from pathlib import Path
 
@@ -16,8 +16,10 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
         "model": {"arch": "cifar_resnet20"},
         "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},
         "inr": {"kind": "factorised", "hidden": 8, "layers": 2, "frequencies": 3},
-        "noise": {"samples": 2},
-        "fit": {"epochs": 2, "batch_size": 40, "precision": "float32"},
+        "norm": {"fold": True},
+        "noise": {"channels": 0.5, "sizes": 0.5, "samples": 2},
+        "loss": {"recon": 1.0, "reg": 1e-4, "distill": 0.0},
+        "fit": {"epochs": 2, "batch_size": 40, "precision": "float32", "update": 0.5},
     }
     for key, value in fields.items():
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value

@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from neumeta_cli.checkpoint import Checkpoint
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import Recipe, load_recipe, parse_recipe
-from neumeta_cli.sections import DataSection
+from neumeta_cli.recipe import Recipe, load_recipe
 from neumeta_cli.shipped import recipe_files
 from neumeta_cli.tasks import NOTHING_TO_READ, Task, task_class
+from neumeta_cli.tasks.settings import DataSection
 
 
 def adapted(
@@ -44,8 +42,8 @@ def recipe_for(checkpoint: Checkpoint) -> str:
     from neumeta_cli.pipeline import recipe_arch
 
     fitting = []
-    for name, path in recipe_files().items():
-        recipe = parse_recipe(yaml.safe_load(path.read_text("utf-8")), name)
+    for name in recipe_files():
+        recipe = load_recipe(name)
         fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
         if fits and not recipe.compare.vary:  # which are ablations
             same = recipe_arch(recipe).kwargs == checkpoint.arch.kwargs

@@ -45,9 +45,9 @@ def schema() -> None:
 
     Example: neumeta recipes schema > recipe.schema.json
     """
-    from neumeta_cli.recipe import Recipe
+    from neumeta_cli.recipe import recipe_schema
 
-    typer.echo(to_json(Recipe.model_json_schema()))
+    typer.echo(to_json(recipe_schema()))
 
 
 def commented_yaml(recipe: "Recipe") -> str:

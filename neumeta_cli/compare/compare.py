@@ -37,7 +37,7 @@ from neumeta_cli.evaluate import (
     tell,
 )
 from neumeta_cli.permute import permute_checkpoint
-from neumeta_cli.recipe import Recipe, parse_recipe, unknown_field
+from neumeta_cli.recipe import Recipe, changed, field_paths, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import check_width, open_frame
 from neumeta_cli.runs import COMPARE_FILE, PERMUTED_FILE, RECIPE_FILE, RESULT_FILE
@@ -48,7 +48,7 @@ CODE = (  # what results depend on; a change there makes comparisons run again
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
     *("compare/methods", "compare/compare.py", "compare/results.py", "compare/similarity.py"),
     *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),
-    *("kernels.py", "pipeline.py", "recipe.py", "sections.py", "seeding.py"),
+    *("kernels.py", "pipeline.py", "recipe", "settings.py", "seeding.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 ABOUT_RUNS = {  # fields that results do not depend on
@@ -81,15 +81,15 @@ def chosen_methods(recipe: Recipe) -> list[Method]:
 
 def _nested(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     nested: dict[str, dict[str, Any]] = {}
-    content = recipe.model_dump(mode="json")
+    known = field_paths()
     for path, value in values.items():
         section, _, field = path.partition(".")
-        if not isinstance(content.get(section), dict) or field not in content[section]:
+        if not field or path not in known:
             raise NeumetaError(f"compare.vary: {unknown_field(path)}")
         if section in FIXED or path == "fit.limit":
             raise NeumetaError(f"compare.vary: {path} is the same for all that is compared")
-        nested.setdefault(section, {})[field] = content[section][field] = value
-    parse_recipe(content, recipe.name)
+        nested.setdefault(section, {})[field] = value
+    changed(recipe, nested)  # refuses values that are wrong
     return nested
 
 
@@ -187,11 +187,7 @@ class _Stand:
 
     def run(self, method: Method, seed: int) -> MethodRun:
         """The result of a method with a seed, from its folder if it has been run."""
-        variation = method.settings()
-        content = self.recipe.model_dump(mode="json") | {"seed": seed}
-        for section, fields in variation.items():
-            content[section] = {**content[section], **fields}
-        recipe = parse_recipe(content, self.recipe.name)
+        recipe = changed(self.recipe, method.settings(), {"seed": seed})
         folder = self.folder / f"{method.name}-seed{seed}-{self._key(method, recipe)}"
         if (folder / RESULT_FILE).exists():
             done = MethodRun.read(folder / RESULT_FILE)

@@ -16,11 +16,11 @@ from neumeta_cli.distill.hints import Hints
 from neumeta_cli.distill.journal import STATE_FILE, Journal, StopSignals
 from neumeta_cli.distill.precision import choose_precision, settled_precision
 from neumeta_cli.distill.processes import Processes
+from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.distill.step import Step
 from neumeta_cli.distill.watch import Watch
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Task
 
@@ -74,7 +74,7 @@ class Fitter:
         manifold: Manifold,
         tensors: Mapping[str, Tensor],
         task: Task,
-        recipe: Recipe,
+        recipe: FitRecipe,
         device: torch.device | str = "cpu",
         folder: Path | None = None,
         reporter: Reporter | None = None,
@@ -354,7 +354,7 @@ def fit_manifold(
     manifold: Manifold,
     tensors: Mapping[str, Tensor],
     task: Task,
-    recipe: Recipe,
+    recipe: FitRecipe,
     device: torch.device | str = "cpu",
     folder: Path | None = None,
     resume: bool = False,

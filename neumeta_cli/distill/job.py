@@ -6,9 +6,9 @@ from torch import Tensor
 
 from neumeta_cli.checkpoint import Checkpoint, file_hash
 from neumeta_cli.distill.fit import FitResult, fit_manifold
+from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
 from neumeta_cli.permute import check_trace
-from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.seeding import seeded
@@ -18,7 +18,7 @@ from neumeta_cli.tasks import Task
 def distill_checkpoint(
     checkpoint: Checkpoint,
     task: Task,
-    recipe: Recipe,
+    recipe: FitRecipe,
     device: str = "cpu",
     folder: Path | None = None,
     resume: bool = False,

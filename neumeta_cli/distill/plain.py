@@ -12,10 +12,10 @@ from torch import nn
 from neumeta_cli.distill.journal import Journal, StopSignals
 from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.precision import Choice, choose_precision, settled_precision
+from neumeta_cli.distill.settings import TrainSection
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.sections import TrainSection
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
 

@@ -13,10 +13,10 @@ from neumeta_cli.distill.norms import QuickNorms, SyncedNorms
 from neumeta_cli.distill.outputs import as_float
 from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.processes import Processes
+from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
-from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import Task
 
 FUSED = ("cpu", "cuda")  # devices where torch has Adam in one kernel
@@ -47,7 +47,7 @@ class Step:
         tensors: Mapping[str, Tensor],
         task: Task,
         source: ImageSource | FeatureSource,
-        recipe: Recipe,
+        recipe: FitRecipe,
         processes: Processes,
         hints: Hints | None = None,
     ) -> None:

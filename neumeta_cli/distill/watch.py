@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from neumeta_cli.distill.settings import WatchSection
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.sections import EvalSection
 from neumeta_cli.tasks import Task
 
 
@@ -20,7 +20,7 @@ class Watch:
 
     """
 
-    def __init__(self, task: Task, chosen: EvalSection) -> None:
+    def __init__(self, task: Task, chosen: WatchSection) -> None:
         count = min(chosen.watch, len(task.test))
         self.task = replace(task, train=None, test=task.test.take(count, seed=0))
         self.gammas = chosen.watch_gammas if count else []

@@ -3,9 +3,9 @@
 import torch
 
 from neumeta_cli.cache import REMEMBERED
+from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.sections import FitSection
 
 TRIALS = 2  # of widths that differ, before a fit draws them
 OTHERS = 56  # sizes that a fit comes back to beside these: anchors, those that are watched

@@ -12,12 +12,11 @@ from neumeta_cli.checkpoint import InputSize
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.recipe import MASK_FORMATS
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import calibrate
-from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import Images
 from neumeta_cli.tasks.images import normalise
+from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
 
 MOST_IMAGES = 512
 BATCH = 256

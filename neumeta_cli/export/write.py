@@ -24,7 +24,7 @@ from neumeta_cli.export.widths import mean_width
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.sections import DataSection
+from neumeta_cli.tasks.settings import DataSection
 
 PROGRAMS = {".onnx": write_onnx, ".pt2": write_pt2}  # run with no neumeta installed
 SUFFIXES = (".pt", ".pth", ".safetensors", *PROGRAMS)

@@ -21,8 +21,8 @@ from neumeta_cli.manifold.blueprint import Blueprint, Provenance, rebuild_frame
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.inr import KINDS, InrSettings, inr_settings, own_fields
 from neumeta_cli.manifold.manifold import Manifold
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import unpack
-from neumeta_cli.sections import NoiseSection
 
 FORMAT_VERSION = 2
 KIND = "manifold"

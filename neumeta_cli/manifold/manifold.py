@@ -17,6 +17,7 @@ from neumeta_cli.manifold.blueprint import Blueprint, Provenance
 from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.inr import KINDS, InrSettings, Noise, Target, tensor_specs
 from neumeta_cli.manifold.live import CACHED, LiveNetwork
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import pack, unpack
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
@@ -27,7 +28,6 @@ from neumeta_cli.resize import (
     has_statistics,
     open_frame,
 )
-from neumeta_cli.sections import NoiseSection
 
 SAMPLING_SEED = 0  # of the K perturbed draws of each tensor: exports of one machine are the same
 

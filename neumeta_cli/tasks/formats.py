@@ -11,8 +11,8 @@ import torch
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks.images import Images
+from neumeta_cli.tasks.settings import DataSection
 
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 NOTHING_TO_READ = ("digits", "own")  # from a folder that must be given

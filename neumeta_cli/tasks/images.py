@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.sections import DataSection
+from neumeta_cli.tasks.settings import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 DECODED_AT_ONCE = 1000

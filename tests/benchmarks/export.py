@@ -23,8 +23,8 @@ from rich.table import Table
 from neumeta_cli.checkpoint import resolve, write_text
 from neumeta_cli.export import Finish, export_network
 from neumeta_cli.manifold import Manifold, build_manifold, inr_settings
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.sections import NoiseSection
 
 ARCH, WIDTHS, BATCHES = "torchvision/resnet18", (1.0, 0.75, 0.5), (1, 64)
 Run = Callable[[], object]

@@ -27,10 +27,11 @@ from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.widths import MIXED
 from neumeta_cli.hardware import keep_freed_memory
 from neumeta_cli.manifold import build_manifold, inr_settings
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.recipe import Recipe, load_recipe
-from neumeta_cli.sections import DataSection, NoiseSection
 from neumeta_cli.tasks import Classification
 from neumeta_cli.tasks.images import Images
+from neumeta_cli.tasks.settings import DataSection
 
 ARCH, BATCH, IMAGES = "cifar_resnet20", 128, 1024
 DRAWS = 20_000  # of a step's networks, to see how many it trains
@@ -148,8 +149,9 @@ def sampling_rate(precision: str) -> tuple[int, float]:
     """Coordinates of one draw of the last block's weights, and evaluations a second."""
     arch = resolve(ARCH)
     model = arch.build("cpu").eval().requires_grad_(False)
+    noise = NoiseSection(channels=0.5, sizes=0.5, samples=50, precision=precision)
     manifold, _ = build_manifold(
-        model, arch, (3, 32, 32), "paper", True, inr_settings(), NoiseSection(precision=precision)
+        model, arch, (3, 32, 32), "paper", True, inr_settings("mlp"), noise
     )
     sizes = manifold.frame.full
     coordinates = sum(t.c_out * t.c_in for t in manifold.targets(sizes))

@@ -27,9 +27,9 @@ from neumeta_cli.distill.precision import PRECISIONS, choose_precision
 from neumeta_cli.hardware import keep_freed_memory
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import load_recipe
-from neumeta_cli.sections import DataSection
 from neumeta_cli.tasks import Classification, Task
 from neumeta_cli.tasks.images import Images
+from neumeta_cli.tasks.settings import DataSection
 
 CPU, IMAGES, STEPS_OF_A_FIT = torch.device("cpu"), 256, 10_000
 PLAIN = [  # architecture, pixels, batch

@@ -25,10 +25,10 @@ from rich.table import Table
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.export import export_network
 from neumeta_cli.manifold import InrSettings, build_manifold, inr_settings
-from neumeta_cli.sections import NoiseSection
+from neumeta_cli.manifold.settings import NoiseSection
 
 FACTORISED = inr_settings("factorised", hidden=128, layers=3, frequencies=6, size_frequencies=0)
-SELECTED, MLP = inr_settings("selected"), inr_settings()
+SELECTED, MLP = inr_settings("selected"), inr_settings("mlp")
 WIDTH = 1.0  # the most weights
 
 
@@ -66,7 +66,7 @@ def run(job: Job) -> dict[str, Any]:
     torch.manual_seed(0)
     arch = resolve(job.arch)
     model = arch.build("cpu").eval().requires_grad_(False)
-    noise = NoiseSection(samples=job.draws, precision=job.precision)
+    noise = NoiseSection(channels=0.5, sizes=0.5, samples=job.draws, precision=job.precision)
     size = arch.default_input_size()
     manifold, _ = build_manifold(model, arch, size, "all", False, job.inr, noise)
     manifold.requires_grad_(False)

@@ -9,7 +9,7 @@ from neumeta_cli.compare.methods.base import Bench, Method, Outcome
 from neumeta_cli.distill import distill_checkpoint
 from neumeta_cli.evaluate import MANIFOLD, Record
 from neumeta_cli.manifold import Manifold, load_manifold, save_manifold
-from neumeta_cli.recipe import Recipe, parse_recipe
+from neumeta_cli.recipe import Recipe, changed
 from neumeta_cli.runs import FIT_FILE, MANIFOLD_FILE
 
 Changes = Mapping[str, Mapping[str, Any]]  # section: field: value
@@ -49,7 +49,7 @@ class NeuMeta(Method):
             self.label = ", ".join(f"{s}.{k}={v}" for s, f in sections for k, v in f.items())
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
-        return _of_one(bench, adapted(bench.recipe, self.variation), folder)
+        return _of_one(bench, changed(bench.recipe, self.variation), folder)
 
     def settings(self) -> dict[str, Any]:
         return self.variation
@@ -70,7 +70,7 @@ class Slices(Method):
     trains_widths: bool = False
 
     def run(self, bench: Bench, folder: Path) -> Outcome:
-        return _of_one(bench, adapted(bench.recipe, SLICES, self.changes(bench)), folder)
+        return _of_one(bench, changed(bench.recipe, SLICES, self.changes(bench)), folder)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Alone(Method):
         for width in bench.narrower:
             gamma = round(1 - width, 6)
             loss, fit = {"distill": self.teacher}, {"gamma": [gamma, gamma]}
-            recipe = adapted(bench.recipe, SLICES, {"loss": loss}, {"fit": fit})
+            recipe = changed(bench.recipe, SLICES, {"loss": loss}, {"fit": fit})
             fits.append(fit_or_load(bench, recipe, folder / f"gamma{gamma:g}"))
             networks[width] = fits[-1].manifold.sample(sizes=bench.frame.sizes(width))
         stored = [t for n in networks.values() for t in n.state_dict().values()]
@@ -150,15 +150,6 @@ class Fitted:
     epochs: int
     bytes: int
     parameters: int
-
-
-def adapted(recipe: Recipe, *changes: Changes) -> Recipe:
-    """The recipe with some fields of its sections changed, later changes winning."""
-    content = recipe.model_dump(mode="json")
-    for change in changes:
-        for section, fields in change.items():
-            content[section] = {**content[section], **fields}
-    return parse_recipe(content, recipe.name)
 
 
 def fit_or_load(bench: Bench, recipe: Recipe, folder: Path) -> Fitted:

@@ -14,7 +14,7 @@ NAMES = (
     "selected",
     "integral",
 )
-DEFAULT = "mlp"
+DEFAULT = "selected"
 
 
 def _kind_in(name: str) -> type[Inr]:
