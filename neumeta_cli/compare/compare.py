@@ -51,12 +51,14 @@ CODE = (  # what results depend on; a change there makes comparisons run again
     *("kernels.py", "pipeline.py", "recipe", "settings.py", "seeding.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
-ABOUT_RUNS = {  # fields that results do not depend on
-    "fit": ("save_steps",),
-    "eval": ("watch", "watch_gammas"),
-    "model": ("checkpoint",),
-    "data": ("root", "download"),
+NO_INFLUENCE: dict[str, Any] = {  # on the result of a method: whole sections, or fields of them
+    **dict.fromkeys(("name", "description", "compare", "train"), True),
+    "fit": {"save_steps"},
+    "eval": {"watch", "watch_gammas"},
+    "model": {"checkpoint"},
+    "data": {"root", "download"},
 }
+WIDTHS = {"eval": {"watch", "watch_gammas", "gammas"}}  # nor these, where training knows no widths
 
 
 def chosen_methods(recipe: Recipe) -> list[Method]:
@@ -278,14 +280,9 @@ class _Stand:
 
     def _key(self, method: Method, recipe: Recipe) -> str:
         """A digest of all that a result depends on."""
-        content = recipe.model_dump(mode="json")
-        asked = {n: content["compare"][n] for n in ("layer", "images")}
-        for unimportant in ("name", "description", "compare", "train"):
-            del content[unimportant]
-        for section, fields in ABOUT_RUNS.items():
-            content[section] = {k: v for k, v in content[section].items() if k not in fields}
-        if not method.trains_widths:
-            del content["eval"]["gammas"]
+        without = NO_INFLUENCE if method.trains_widths else NO_INFLUENCE | WIDTHS
+        content = recipe.model_dump(mode="json", exclude=without)
+        asked = recipe.compare.layer, recipe.compare.images
         files = [file_hash(self.checkpoint.path), *self.task.fingerprint()]
         parts = [content, asked, method.name, files, code_version()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

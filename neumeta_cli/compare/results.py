@@ -19,26 +19,32 @@ DIGITS = 6  # of γ, where it is looked up
 
 
 class ModelRecord(Record):
+    """Of a recipe's ``model``, what a page shows."""
+
     arch: str
     checkpoint: str | None = None
 
 
 class FitRecord(Record):
+    """Of a recipe's ``fit``, what pictures show."""
+
     gamma: tuple[float, float]
     mixed: float = 0.0
     mixed_gamma: tuple[float, float] = (0.0, 0.0)
 
 
 class CompareRecord(Record):
+    """Of a recipe's ``compare``, what similarity was asked of."""
+
     layer: str | None = None
     images: int = 1000
 
 
 class RecipeRecord(Record):
-    """The recipe as it was when it was run, which today's may refuse; it is written unchanged.
+    """A recipe as it was when it was run, which today's may refuse; it is written unchanged.
 
     Attributes:
-        written: all of it.
+        written: all of it; the other fields are read from it.
 
     """
 
@@ -66,6 +72,7 @@ class RecipeRecord(Record):
 
     @classmethod
     def parse(cls, text: str) -> Any:
+        """The content of a run's ``recipe.yaml``."""
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError as error:
