@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from neumeta_cli.checkpoint import Arch, Checkpoint, load_checkpoint, resolve
     from neumeta_cli.comparing import compare as compare_methods
     from neumeta_cli.comparing import read_run
-    from neumeta_cli.distill import FitResult, distill_checkpoint, fit_manifold, train_network
+    from neumeta_cli.distill import FitResult, distill_checkpoint, fit_manifold
     from neumeta_cli.errors import NeumetaError
     from neumeta_cli.evaluate import Row, evaluate_network, measure_latency, prune_l1
     from neumeta_cli.evaluate.report import write_report
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from neumeta_cli.shipped import recipe_files
     from neumeta_cli.tasks import Images, Metric, Task, load_task, task_class
     from neumeta_cli.trace import Clique, Member, Trace, trace_model
+    from neumeta_cli.training import train_network
 
 __version__ = "0.1.0"
 HOMES = {
@@ -134,7 +135,7 @@ HOMES = {
     "sweep": "evaluate.sweep:sweep",
     "task_class": "tasks:task_class",
     "trace_model": "trace:trace_model",
-    "train_network": "distill:train_network",
+    "train_network": "training:train_network",
     "write_report": "evaluate.report:write_report",
 }
 

@@ -40,7 +40,7 @@ COMPARE_FILE = "compare.json"
 RESULT_FILE = "result.json"
 CODE = (
     *("checkpoint", "distill", "manifold", "permute", "resize", "tasks", "trace", "zoo"),
-    *("evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
+    *("training", "evaluate/methods", "evaluate/similarity.py", "evaluate/sweep.py"),
     *("comparing.py", "pipeline.py", "recipe.py", "sections.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods

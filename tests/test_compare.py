@@ -15,7 +15,6 @@ from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
 from neumeta_cli.comparing import chosen_methods, compare
-from neumeta_cli.distill import train_network
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import PRUNED
 from neumeta_cli.evaluate.methods import METHODS, Bench, pruned
@@ -26,6 +25,7 @@ from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Metric, load_task
+from neumeta_cli.training import train_network
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")
 

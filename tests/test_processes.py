@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from neumeta_cli.checkpoint import read_weights
-from neumeta_cli.distill.norms import SyncedNorms
-from neumeta_cli.distill.processes import Processes
+from neumeta_cli.training import Processes
+from neumeta_cli.training.synced import SyncedNorms
 
 pytest.importorskip("accelerate", reason="several processes need accelerate")
 RECIPE = """
@@ -79,9 +79,9 @@ manifold, tensors = build_manifold(
     recipe.inr, recipe.noise,
 )
 fitter = Fitter(manifold.double(), tensors, task, recipe)
-fitter.train_step(torch.arange(25))
+fitter.stepper.take(torch.arange(25))
 gradients = {n: p.grad for n, p in manifold.field.named_parameters() if p.grad is not None}
-if fitter.processes.main:
+if fitter.loop.processes.main:
     torch.save(gradients, sys.argv[2])
 """
 

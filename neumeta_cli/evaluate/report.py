@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 import neumeta_cli.evaluate.charts as charts
 from neumeta_cli.checkpoint import load_checkpoint, read_weights, write_text
-from neumeta_cli.distill import METRICS_FILE
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.plots import save_figure, weight_matrices
 from neumeta_cli.tasks import Metric
+from neumeta_cli.training import METRICS_FILE
 
 PAGE = "report.html"
 KL_METHODS = ("neumeta", "individual", "distilled")
