@@ -62,6 +62,8 @@ class Processes:
                 f"{accelerator.process_index} of {accelerator.num_processes} for accelerate; "
                 "begin them with accelerate launch"
             )
+        if device.type == "cpu":  # accelerate's has a number, which saved states do not know
+            return device
         return torch.device(accelerator.device)
 
     def check_same(self, tensors: Iterable[Tensor], device: torch.device) -> None:
