@@ -14,7 +14,8 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.sections import TrainSection
 from neumeta_cli.tasks import Task, load_task
 from neumeta_cli.training import METRICS_FILE, STATE_FILE, measure_plain_epoch, train_network
-from neumeta_cli.training.loop import BAD_STEPS, GOING_BACK, Place
+from neumeta_cli.training.learner import Place
+from neumeta_cli.training.loop import BAD_STEPS, GOING_BACK
 from neumeta_cli.training.plain import PlainStep
 
 SETTINGS = {"epochs": 2, "batch_size": 40, "precision": "float32"}

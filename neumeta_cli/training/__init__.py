@@ -1,7 +1,8 @@
 """Training: one loop for the fit and for ordinary training, which stops and resumes anywhere."""
 
 from neumeta_cli.training.journal import METRICS_FILE, STATE_FILE, Journal
-from neumeta_cli.training.loop import START, Loop, Place
+from neumeta_cli.training.learner import START, Learner, Place
+from neumeta_cli.training.loop import Loop
 from neumeta_cli.training.plain import measure_plain_epoch, train_network
 from neumeta_cli.training.precision import PRECISION_FILE
 from neumeta_cli.training.processes import Processes
@@ -15,6 +16,7 @@ __all__ = [
     "START",
     "STATE_FILE",
     "Journal",
+    "Learner",
     "Loop",
     "Place",
     "Processes",

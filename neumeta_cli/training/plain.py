@@ -18,7 +18,8 @@ from neumeta_cli.sections import TrainSection
 from neumeta_cli.seeding import seeded_on
 from neumeta_cli.tasks import Task
 from neumeta_cli.training.journal import Journal
-from neumeta_cli.training.loop import START, Loop, Place
+from neumeta_cli.training.learner import START, Place
+from neumeta_cli.training.loop import Loop
 from neumeta_cli.training.outputs import as_float
 from neumeta_cli.training.processes import Processes
 from neumeta_cli.training.synced import SyncedNorms
