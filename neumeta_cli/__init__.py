@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from neumeta_cli.compare.compare import compare as compare_methods
     from neumeta_cli.compare.report import write_report
     from neumeta_cli.compare.results import Comparison, read_run
-    from neumeta_cli.distill import FitResult, distill_checkpoint, fit_manifold, train_network
-    from neumeta_cli.distill.settings import FitSection, TrainSection
+    from neumeta_cli.distill import FitResult, distill_checkpoint, fit_manifold
+    from neumeta_cli.distill.settings import FitSection
     from neumeta_cli.errors import NeumetaError
     from neumeta_cli.evaluate import Row, evaluate_network, measure_latency, prune_l1
     from neumeta_cli.evaluate.measure import sweep
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from neumeta_cli.tasks import Images, Metric, Task, load_task, task_class
     from neumeta_cli.tasks.settings import DataSection
     from neumeta_cli.trace import Clique, Member, Trace, trace_model
+    from neumeta_cli.training import train_network
+    from neumeta_cli.training.settings import TrainSection
 
 __version__ = "0.1.0"
 HOMES = {
@@ -102,7 +104,7 @@ HOMES = {
     "RunResult": "pipeline:RunResult",
     "Task": "tasks:Task",
     "Trace": "trace:Trace",
-    "TrainSection": "distill.settings:TrainSection",
+    "TrainSection": "training.settings:TrainSection",
     "Wish": "export:Wish",
     "build_manifold": "manifold:build_manifold",
     "build_untrained": "pipeline:build_untrained",
@@ -138,7 +140,7 @@ HOMES = {
     "sweep": "evaluate.measure:sweep",
     "task_class": "tasks:task_class",
     "trace_model": "trace:trace_model",
-    "train_network": "distill:train_network",
+    "train_network": "training:train_network",
     "write_report": "compare.report:write_report",
 }
 

@@ -18,18 +18,7 @@ from neumeta_cli.checkpoint import (
     write_text,
     write_weights,
 )
-from neumeta_cli.distill import (
-    DIED_FILE,
-    METRICS_FILE,
-    PRECISION_FILE,
-    RUNNING_FILE,
-    STATE_FILE,
-    FitResult,
-    distill_checkpoint,
-    launched_processes,
-    refuse_if_running,
-)
-from neumeta_cli.distill import measure_plain_epoch as plain_epoch
+from neumeta_cli.distill import FitResult, distill_checkpoint
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     CHECKPOINT,
@@ -43,6 +32,7 @@ from neumeta_cli.evaluate import (
     shown,
     sweep,
 )
+from neumeta_cli.hardware import launched_processes
 from neumeta_cli.manifold import save_manifold
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
 from neumeta_cli.recipe import Recipe
@@ -70,6 +60,15 @@ from neumeta_cli.tasks import (
     task_class,
 )
 from neumeta_cli.trace import Trace
+from neumeta_cli.training import (
+    DIED_FILE,
+    METRICS_FILE,
+    PRECISION_FILE,
+    RUNNING_FILE,
+    STATE_FILE,
+    refuse_if_running,
+)
+from neumeta_cli.training import measure_plain_epoch as plain_epoch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

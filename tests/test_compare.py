@@ -18,14 +18,14 @@ from neumeta_cli.compare.methods import METHODS, Bench, pruned
 from neumeta_cli.compare.report import clear_winner
 from neumeta_cli.compare.results import MergedRow, MethodResult
 from neumeta_cli.compare.similarity import linear_cka, output_divergence
-from neumeta_cli.distill import train_network
-from neumeta_cli.distill.settings import TrainSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import L1_PRUNING, measure
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.tasks import Metric, load_task
+from neumeta_cli.training import train_network
+from neumeta_cli.training.settings import TrainSection
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")
 

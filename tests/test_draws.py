@@ -85,7 +85,7 @@ def test_changes_at_knots_learn_at_rates_of_their_own(build, image_folder) -> No
     inr = {"kind": "selected", "knot_rates": [1.0, 0.5, 3.0]}
     recipe = recipe_for(image_folder, scope="all", inr=inr, fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
-    assert fitter.train_step(torch.arange(40)) is not None
+    assert fitter.stepper.take(torch.arange(40)) is not None
     changes = [grid.changes for grid in fitter.manifold.field.grids.values()]
     steps = [max(c.detach().abs().max().item() for c in at) for at in zip(*changes, strict=True)]
     assert steps == pytest.approx([r * recipe.fit.learning_rate for r in (1, 0.5, 3)], rel=0.01)
@@ -98,7 +98,7 @@ def test_a_drawn_network_counts_as_much_as_it_is_told(build, image_folder) -> No
         fit = {"anchors": [0.5], "gamma": [0.25, 0.25], "drawn_weight": weight}
         recipe = recipe_for(image_folder, scope="all", inr={"kind": "selected"}, fit=fit)
         fitter = Fitter(*prepared(build, recipe), recipe)
-        losses[weight] = fitter.train_step(torch.arange(40))["loss"]
+        losses[weight] = fitter.stepper.take(torch.arange(40))["loss"]
     anchor, drawn = losses[1e-4], losses[1e4]
     assert anchor != pytest.approx(drawn, rel=1e-3)
     assert losses[1.0] == pytest.approx((anchor + drawn) / 2, rel=1e-3)

@@ -10,15 +10,15 @@ import torch
 from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
-from neumeta_cli.distill import METRICS_FILE, Fitter
+from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.features import FeatureSource, ImageSource, _best_layout
-from neumeta_cli.distill.fit import BAD_STEPS
 from neumeta_cli.distill.frozen import find_split, run_live
-from neumeta_cli.distill.journal import Journal
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks import load_task
 from neumeta_cli.tasks.images import augment
 from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.training import METRICS_FILE, Journal, Place
+from neumeta_cli.training.loop import BAD_STEPS
 
 
 @pytest.mark.parametrize("fold", [True, False])
@@ -57,7 +57,7 @@ def test_a_step_lowers_the_loss_of_its_batch(build, image_folder, kind: str, sco
     )
     fitter = Fitter(*prepared(build, recipe), recipe)
     index = torch.arange(40)
-    losses = [fitter.train_step(index)["task"] for _ in range(12)]
+    losses = [fitter.stepper.take(index)["task"] for _ in range(12)]
     assert min(losses[-3:]) < losses[0]
 
 
@@ -132,13 +132,13 @@ def test_a_fit_goes_on_at_another_rate(build, image_folder, tmp_path: Path) -> N
     fit = {"save_steps": 1, "epochs": 4}
     recipe = recipe_for(image_folder, inr={"kind": "selected"}, fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe, folder=tmp_path)
-    fitter.train_step(torch.arange(40))
-    fitter.step = 1
-    fitter._save()
+    fitter.stepper.take(torch.arange(40))
+    fitter.loop.step = 1
+    fitter.loop._save()
     slower = recipe_for(image_folder, inr={"kind": "selected"}, fit={**fit, "learning_rate": 1e-5})
     again = Fitter(*prepared(build, slower), slower, folder=tmp_path)
-    again.resume()
-    again.train_step(torch.arange(40))
+    again.loop.resume()
+    again.stepper.take(torch.arange(40), again.loop.place)
     rates = [group["lr"] for group in again.stepper.optimizer.param_groups]
     assert all(0 < rate < 1e-5 for rate in rates)
 
@@ -151,7 +151,7 @@ def test_a_warm_up_fits_the_reconstruction(build, image_folder) -> None:
         noise={"channels": 0.0, "sizes": 0.0},
     )
     fitter = Fitter(*prepared(build, recipe), recipe)
-    steps = [fitter.train_step(torch.arange(4)) for _ in range(40)]
+    steps = [fitter.stepper.take(torch.arange(4)) for _ in range(40)]
     assert all("task" not in step for step in steps)
     assert steps[-1]["recon"] < 0.95 * steps[0]["recon"]
 
@@ -185,18 +185,16 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
         folder.mkdir(exist_ok=True)
         manifold, tensors, task = prepared(build, recipe)
         fitter = Fitter(manifold, tensors, task, recipe, folder=folder)
-        if resume:
-            fitter.resume()
         if stop_at is not None:
-            step = fitter.train_step
+            take = fitter.stepper.take
 
-            def stopping(index: torch.Tensor) -> dict[str, float]:
-                if fitter.step == stop_at:
+            def stopping(index: torch.Tensor, place: Place) -> dict[str, float] | None:
+                if place.step == stop_at:
                     raise StoppedError
-                return step(index)
+                return take(index, place)
 
-            fitter.train_step = stopping
-        fitter.run()
+            fitter.stepper.take = stopping
+        fitter.run(resume)
         return manifold.field.state_dict()
 
     whole = state(tmp_path / "whole", resume=False, stop_at=None)
@@ -257,8 +255,8 @@ def test_a_few_in_a_row_take_the_fit_back(build, image_folder) -> None:
     rates = broken_at(fitter, lambda call: 3 <= call < 3 + BAD_STEPS)
     result = fitter.run()
     assert (result.skipped, result.times_back) == (BAD_STEPS, 1)
-    assert result.steps == fitter.total_steps
-    assert len(rates) == fitter.total_steps + BAD_STEPS
+    assert result.steps == fitter.loop.total_steps
+    assert len(rates) == fitter.loop.total_steps + BAD_STEPS
     assert rates[2 + BAD_STEPS] == pytest.approx(rates[2] / 2)  # the same step again
 
 

@@ -13,6 +13,7 @@ from neumeta_cli.distill.padding import Padding
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.training import Place
 
 
 def hinted(build, name: str):
@@ -88,12 +89,11 @@ def test_hints_count_in_a_fit_and_fade(build, image_folder) -> None:
         fit={"gamma": [0.5, 0.5]},
     )
     fitter = Fitter(*prepared(build, recipe), recipe)
-    parts = fitter.train_step(torch.arange(40))
+    parts = fitter.stepper.take(torch.arange(40))
     assert parts["hint"] > 0
     assert "distill" not in parts  # the checkpoint runs for its features alone
     assert parts["loss"] == pytest.approx(parts["task"] + parts["hint"])
-    fitter.step = fitter.total_steps // 2
-    later = fitter.train_step(torch.arange(40))
+    later = fitter.stepper.take(torch.arange(40), Place(1, 2))
     assert later["hint"] < 0.7 * parts["hint"]
 
 
@@ -107,7 +107,7 @@ def test_channels_that_the_checkpoint_lacks_have_no_hints(build, image_folder) -
         fit={"gamma": [-0.25, -0.25], "anchors": [0.5]},
     )
     fitter = Fitter(*prepared(build, recipe), recipe)
-    assert fitter.train_step(torch.arange(40))["hint"] > 0
+    assert fitter.stepper.take(torch.arange(40))["hint"] > 0
 
 
 def test_hints_that_no_forward_pass_gives_are_refused(build) -> None:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from tiny_fits import prepared, recipe_for
 from torch import nn
 
-from neumeta_cli.distill import Fitter, train_network
-from neumeta_cli.distill.settings import TrainSection
+from neumeta_cli.distill import Fitter
 from neumeta_cli.export import export_network, load
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import KINDS
 from neumeta_cli.tasks import load_task
+from neumeta_cli.training import train_network
+from neumeta_cli.training.settings import TrainSection
 
 FUZZ = REPOSITORY / "tests" / "benchmarks" / "convolutions.py"
 

@@ -24,6 +24,7 @@ ORDER = [
     "resize",
     "manifold",
     "tasks",
+    "training",
     "distill",
     "recipe",
     "evaluate",

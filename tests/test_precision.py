@@ -8,15 +8,16 @@ import pytest
 import torch
 from tiny_fits import prepared, recipe_for
 
-from neumeta_cli.distill import Fitter, train_network
-from neumeta_cli.distill import precision as module
-from neumeta_cli.distill.precision import PRECISION_FILE, choose_precision
-from neumeta_cli.distill.settings import TrainSection
+from neumeta_cli.distill import Fitter
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import load_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.shipped import recipe_files
 from neumeta_cli.tasks import load_task
+from neumeta_cli.training import precision as module
+from neumeta_cli.training import train_network
+from neumeta_cli.training.precision import PRECISION_FILE, choose_precision
+from neumeta_cli.training.settings import TrainSection
 
 CPU = torch.device("cpu")
 
@@ -111,7 +112,7 @@ def test_a_rehearsal_leaves_a_fit_as_it_was(build, image_folder) -> None:
         for precision in ("float32", "bfloat16") if rehearsed else ():
             fitter.stepper.rehearse(precision, 1, 20)
         assert all(p.grad is None for p in fitter.manifold.field.parameters())
-        fitter.train_step(torch.arange(40))
+        fitter.stepper.take(torch.arange(40))
         ends.append(fitter.manifold.field.state_dict())
     assert all(torch.equal(t, ends[1][name]) for name, t in ends[0].items())
 
@@ -126,8 +127,8 @@ def test_a_fit_keeps_its_choice_when_it_goes_on(
     found = {}
     for asked in ("auto", chosen):
         recipe = recipe_for(image_folder, fit={"precision": asked, "epochs": 1})
-        fitter = Fitter(*prepared(build, recipe), recipe, folder=tmp_path / asked)
-        fitter.reporter = heard = Heard()
+        heard = Heard()
+        fitter = Fitter(*prepared(build, recipe), recipe, folder=tmp_path / asked, reporter=heard)
         (tmp_path / asked).mkdir()
         if asked == "auto":
             monkeypatch.setattr(fitter.stepper, "rehearse", machine([], **seconds))
@@ -139,12 +140,12 @@ def test_a_fit_keeps_its_choice_when_it_goes_on(
         )
     assert all(torch.equal(t, found[chosen][name]) for name, t in found["auto"].items())
     again = Fitter(*prepared(build, recipe), recipe_for(image_folder, fit={"precision": "auto"}))
-    again.journal.folder = tmp_path / "auto"
-    again.resume()
-    assert again.settle_precision() == chosen  # without a rehearsal, which could say otherwise
+    again.loop.journal.folder = tmp_path / "auto"
+    again.loop.resume()
+    assert again.loop.settle_precision() == chosen  # without a rehearsal, which could say otherwise
     (tmp_path / "auto" / PRECISION_FILE).write_text('{"precision": "float7"}')
     with pytest.raises(NeumetaError, match=r"damaged; say which .* --set fit\.precision="):
-        again.settle_precision()
+        again.loop.settle_precision()
 
 
 @pytest.mark.slow

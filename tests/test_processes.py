@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from neumeta_cli.checkpoint import read_weights
-from neumeta_cli.distill.norms import SyncedNorms
-from neumeta_cli.distill.processes import Processes
+from neumeta_cli.training import Processes
+from neumeta_cli.training.synced import SyncedNorms
 
 pytest.importorskip("accelerate", reason="several processes need accelerate")
 RECIPE = """
@@ -26,6 +26,7 @@ noise: {{channels: 0.5, sizes: 0.5, samples: 1}}
 loss: {{recon: 1.0, reg: 1.0e-4, distill: 1.0, hint: 0.01}}
 fit: {{epochs: 1, batch_size: 25, anchors: [0.5], mixed: 1.0, learning_rate: {rate},
   precision: float32, update: 0.5}}
+train: {{epochs: 2, batch_size: 25, learning_rate: {rate}, precision: float32}}
 eval: {{gammas: [0.5], watch: 8}}
 """
 
@@ -79,9 +80,9 @@ manifold, tensors = build_manifold(
     recipe.inr, recipe.noise,
 )
 fitter = Fitter(manifold.double(), tensors, task, recipe)
-fitter.train_step(torch.arange(25))
+fitter.stepper.take(torch.arange(25))
 gradients = {n: p.grad for n, p in manifold.field.named_parameters() if p.grad is not None}
-if fitter.processes.main:
+if fitter.loop.processes.main:
     torch.save(gradients, sys.argv[2])
 """
 
@@ -126,6 +127,88 @@ def test_two_processes_fit_together(write_recipe, tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     assert apart(two, one) < 0.15 * apart(one, before)
     assert told.count("2 processes share each batch") == 1  # and one of them speaks
+
+
+TRAINING = """
+import os, signal, sys, torch
+from pathlib import Path
+from torch import nn
+from neumeta_cli.errors import StoppedRunError
+from neumeta_cli.recipe import load_recipe
+from neumeta_cli.training.settings import TrainSection
+from neumeta_cli.tasks import load_task
+from neumeta_cli.training import Processes, train_network
+from neumeta_cli.training.plain import PlainStep
+recipe, folder, drop, stop_at, *resume = sys.argv[1:]
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 8, 3, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+    nn.Dropout(float(drop)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+).eval()
+task = load_task(load_recipe(recipe).data, model, (3, 32, 32))
+take = PlainStep.take
+def stopping(self, index, place):
+    if place.step == int(stop_at) and self.processes.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return take(self, index, place)
+PlainStep.take = stopping
+train = TrainSection(epochs=3, batch_size=25, save_steps=3, learning_rate=1e-3, precision="float32")
+path = Path(folder)
+path.mkdir(exist_ok=True)
+try:
+    train_network(model, task, train, folder=path, resume=bool(resume))
+except StoppedRunError as stopped:
+    print(stopped)
+else:
+    torch.save(model.state_dict(), path / f"trained{Processes().rank}.pt")
+"""
+
+
+def trained(recipe: Path, folder: Path, count: int, drop: float) -> list[dict[str, torch.Tensor]]:
+    """The small network that an uninterrupted training gave in each process."""
+    run_processes(count, ["-c", TRAINING, str(recipe), str(folder), str(drop), "-1"], folder.parent)
+    return [torch.load(folder / f"trained{n}.pt", weights_only=True) for n in range(count)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(write_recipe, tmp_path: Path) -> None:
+    """With batch norm, whose running statistics are those of whole batches in both."""
+    recipe = write_recipe("all")
+    [one] = trained(recipe, tmp_path / "one", 1, 0.0)
+    two, other = trained(recipe, tmp_path / "two", 2, 0.0)
+    assert all(torch.equal(t, other[n]) for n, t in two.items())
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_training_in_two_processes_goes_on_to_the_same_bits(write_recipe, tmp_path: Path) -> None:
+    """One of them is stopped, in the middle of an epoch; the network draws what it drops."""
+    recipe, cut = write_recipe("all"), tmp_path / "cut"
+    whole = trained(recipe, tmp_path / "whole", 2, 0.5)
+    command = ["-c", TRAINING, str(recipe), str(cut), "0.5"]
+    told = run_processes(2, [*command, "5"], tmp_path)
+    assert told.count("stopped at step 6 of 12") == 2
+    run_processes(2, [*command, "-1", "resume"], tmp_path)
+    for rank, tensors in enumerate(whole):
+        resumed = torch.load(cut / f"trained{rank}.pt", weights_only=True)
+        assert all(torch.equal(resumed[n], t) for n, t in tensors.items())
+
+
+@pytest.mark.slow
+def test_train_writes_one_checkpoint_from_two_processes(write_recipe, tmp_path: Path) -> None:
+    """Adam enlarges rounding where gradients vanish, as in a fit."""
+    found = {}
+    for name, count, rate in (("one", 1, 1e-3), ("two", 2, 1e-3), ("before", 1, 1e-30)):
+        output = tmp_path / f"{name}.safetensors"
+        recipe = write_recipe("all", rate)
+        command = ["-m", "neumeta_cli", "train", "-r", str(recipe), "-o", str(output)]
+        told = run_processes(count, [*command, "--device", "cpu"], tmp_path)
+        found[name] = {n: t.float() for n, t in read_weights(output).tensors.items()}
+        assert told.count("processes share each batch") == count - 1
+        assert told.count("written:") == 1
+        assert not (tmp_path / f"{name}.safetensors.training").exists()
+    assert apart(found["two"], found["one"]) < 0.15 * apart(found["one"], found["before"])
 
 
 def apart(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:

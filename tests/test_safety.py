@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from neumeta_cli.checkpoint import read_weights
-from neumeta_cli.distill.journal import STATE_FILE, Journal
 from neumeta_cli.errors import StoppedRunError
 from neumeta_cli.pipeline import MANIFOLD_FILE, PERMUTED_FILE
+from neumeta_cli.training.journal import STATE_FILE, Journal
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ HELD = """
 import os, signal
 from pathlib import Path
 from neumeta_cli.cli import main
-from neumeta_cli.distill.journal import Journal
+from neumeta_cli.training.journal import Journal
 reading, writing = os.pipe()
 os.set_blocking(writing, False)
 signal.set_wakeup_fd(writing)  # whatever signal comes is a byte to read, at once or later

@@ -12,14 +12,15 @@ from torch import nn
 
 import neumeta_cli
 from neumeta_cli.cli.recipes import commented_yaml
-from neumeta_cli.distill.plain import Trainer
-from neumeta_cli.errors import NeumetaError
+from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.pipeline import build_untrained
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.shipped import recipe_files
 from neumeta_cli.tasks import TASKS, Generation, Images, Segmentation, load_task
 from neumeta_cli.tasks.images import augment
 from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.training import Place, train_network
+from neumeta_cli.training.plain import PlainStep
 
 SMALL = ["model.input_size=[3,32,32]", "data.image_size=32", "permute.solver=greedy"]
 SEGMENTS = ["model.input_size=[3,36,48]", "data.crop_size=[32,32]", "fit.batch_size=2"]
@@ -243,28 +244,39 @@ def test_networks_that_do_not_go_with_a_task_are_refused(tmp_path: Path) -> None
         load_task(data, nn.Conv2d(3, 11, 1), (3, 36, 48), kind=Generation)
 
 
+def interrupt_at(monkeypatch, step: int) -> list[int]:
+    """Ctrl-C in the middle of a step of ordinary training; gives all steps that are taken."""
+    take, steps = PlainStep.take, []
+
+    def interrupted(self: PlainStep, index: torch.Tensor, place: Place) -> dict[str, float] | None:
+        steps.append(place.step)
+        if len(steps) == step + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(self, index, place)
+
+    monkeypatch.setattr(PlainStep, "take", interrupted)
+    return steps
+
+
 @pytest.mark.slow
-def test_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch) -> None:
     """Also what the network draws itself: an autoencoder draws its codes."""
     root = miniature.mnist(tmp_path / "data", count=20)
     recipe = load_recipe("mnist_vae", ["train.epochs=3", "train.batch_size=4", FLOAT32])
     folder = tmp_path / "state"
     folder.mkdir()
 
-    def trainer(where: Path | None) -> Trainer:
+    def trained(where: Path | None, resume: bool = False) -> dict[str, torch.Tensor]:
         model, _ = build_untrained(recipe)
         task = load_task(recipe.data.at(str(root)), model, (1, 28, 28), kind=Generation)
-        return Trainer(model, task, recipe.train, folder=where)
+        return train_network(model, task, recipe.train, folder=where, resume=resume).state_dict()
 
-    whole = trainer(None).run().state_dict()
-    first = trainer(folder)
-    for _ in range(7):  # in the middle of an epoch
-        first._take()
-    first.journal.save(first.state_dict())
-    second = trainer(folder)
-    second.resume()
-    assert second.step == 7
-    resumed = second.run().state_dict()
+    whole = trained(None)
+    steps = interrupt_at(monkeypatch, 6)  # in the middle of an epoch
+    with pytest.raises(StoppedRunError, match="stopped at step 7 of 15"):
+        trained(folder)
+    resumed = trained(folder, resume=True)
+    assert steps == list(range(15))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
@@ -272,21 +284,13 @@ def test_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> No
 def test_training_stops_by_a_signal_and_says_how_to_go_on(neumeta, tmp_path: Path, monkeypatch):
     sets = ["--recipe", "digits_lenet", "--set", "train.epochs=2", "-o", "net.safetensors"]
     sets += ["--set", FLOAT32]
-    take, steps = Trainer._take, []
-
-    def interrupted(self: Trainer) -> None:
-        take(self)
-        steps.append(self.step)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_take", interrupted)
+    steps = interrupt_at(monkeypatch, 4)
     stopped = neumeta("train", *sets)
     assert stopped.code == 130
     assert "--resume" in stopped.stderr
     assert not Path("net.safetensors").exists()
     assert neumeta("train", *sets, "--resume").code == 0
-    assert steps[5] == 6
+    assert steps == list(range(22 * 2))
     assert Path("net.safetensors").exists()
     assert not Path("net.safetensors.training").exists()
 

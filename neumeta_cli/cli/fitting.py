@@ -60,8 +60,7 @@ def fit(
     source = str(resolved) if resume and resolved.exists() else recipe
     chosen = adapted(source, set_, checkpoint, data, epochs, seed, download)
     reporter = TerminalReporter()
-    if launched_processes()[0] > 1:
-        note(f"{launched_processes()[0]} processes share each batch")
+    _tell_processes()
     again = f"neumeta fit --recipe {recipe} --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
@@ -174,6 +173,8 @@ def train(
     OUTPUT.training/; --resume continues from there.
 
     Example: neumeta train --recipe digits_lenet -o lenet.safetensors
+
+    On several GPUs: accelerate launch -m neumeta_cli train --recipe … (the same up to rounding).
     """
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import (
@@ -186,8 +187,8 @@ def train(
     )
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
-    from neumeta_cli.distill import train_network
     from neumeta_cli.tasks import load_task, task_class
+    from neumeta_cli.training import train_network
 
     if output.suffix not in SUFFIXES:  # before the training, not after it
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
@@ -204,8 +205,11 @@ def train(
     reporter = TerminalReporter()
     task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
     folder, place = working_folder(output, resume), choose_device(device)
+    _tell_processes()
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         train_network(model, task, chosen.train, chosen.seed, place, folder, resume, reporter)
+    if launched_processes()[1]:
+        return
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
     inside = metadata if output.suffix == ".safetensors" else {}
@@ -218,3 +222,9 @@ def train(
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
     say(f"on {len(task.test):,} test images: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
+
+
+def _tell_processes() -> None:
+    count, _ = launched_processes()
+    if count > 1:
+        note(f"{count} processes share each batch")

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neumeta_cli.cli.console import TerminalReporter, note
-from neumeta_cli.distill import STATE_FILE, refuse_if_running
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.hardware import launched_processes
+from neumeta_cli.training import STATE_FILE, refuse_if_running
 
 SAME_COMMAND = "the same command with --resume"
 

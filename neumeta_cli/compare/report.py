@@ -15,12 +15,12 @@ import neumeta_cli.compare.charts as charts
 from neumeta_cli.checkpoint import load_checkpoint, read_weights, write_text
 from neumeta_cli.compare.methods import NeuMeta
 from neumeta_cli.compare.results import Comparison, MethodResult
-from neumeta_cli.distill import METRICS_FILE
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import Record, save_figure
 from neumeta_cli.evaluate.plots import weight_matrices
 from neumeta_cli.runs import PAGE_FILE, PERMUTED_FILE, picture_path
 from neumeta_cli.tasks import Metric
+from neumeta_cli.training import METRICS_FILE
 
 KL_METHODS = ("neumeta", "individual", "distilled")
 

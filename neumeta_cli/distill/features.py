@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_map
 
 from neumeta_cli.distill.frozen import Split, find_split, run_live
 from neumeta_cli.distill.hints import Features, Hints
-from neumeta_cli.distill.outputs import close, tensors_of
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks import Outputs, Task
+from neumeta_cli.training.outputs import close, tensors_of
 
 FEATURE_BYTES = 10 << 30  # more than this is not held in memory
 COMPUTE_BATCH = 500

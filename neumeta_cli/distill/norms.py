@@ -1,77 +1,20 @@
-"""Batch norms of a fit: over several processes, and quick with few channels."""
+"""Batch norms of a fit that are quick with few channels."""
 
 import math
-from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
+
+from neumeta_cli.training.synced import BatchNorms, Running
 
 LANES = 16  # channels that torch's CPU kernels are quick with, and multiples of them
 LEAST_CHANNELS = 32  # of a view of neighbouring pixels
 
 
-class _BatchNorms(TorchFunctionMode):
-    """Take the place of batch norms that use the statistics of the batch."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is not F.batch_norm:
-            return func(*args, **(kwargs or {}))
-        return self._normalise(*args, **(kwargs or {}))
-
-    def _normalise(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training or running_mean is not None:
-            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        return self.over_batch(x, weight, bias, eps)
-
-    @abstractmethod
-    def over_batch(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> Tensor:
-        """``F.batch_norm`` without stored statistics."""
-
-
-class SyncedNorms(_BatchNorms):
-    """Batch norms that see a batch in parts use the statistics of the whole batch.
-
-    As ``torch.nn.SyncBatchNorm``, for any device and for norms that functional calls run.
-    """
-
-    def over_batch(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
-
-        wide = x if x.dtype == torch.float64 else x.float()
-        dims = [0, *range(2, x.dim())]
-        shape = (1, -1, *(1,) * (x.dim() - 2))
-        count = wide.new_tensor([wide.numel() / wide.shape[1]])
-        total = all_reduce(torch.cat([wide.sum(dims), count]))
-        mean = total[:-1] / total[-1]
-        centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / total[-1].detach()
-        normal = centred * (variance + eps).rsqrt().view(shape)
-        if weight is not None:
-            normal = normal * weight.view(shape)
-        return (normal if bias is None else normal + bias.view(shape)).to(x.dtype)
-
-
-class QuickNorms(_BatchNorms):
+class QuickNorms(BatchNorms):
     """Batch norms of images whose channels come last, where torch's CPU kernels are slow.
 
     These are three to five times slower with a number of channels that is no multiple of 16. The
@@ -80,11 +23,11 @@ class QuickNorms(_BatchNorms):
     """
 
     def over_batch(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, running: Running
     ) -> Tensor:
-        pixels = _pixels_together(x)
-        if pixels == 1:
-            return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+        pixels, (mean, variance, momentum) = _pixels_together(x), running
+        if pixels == 1 or mean is not None:
+            return F.batch_norm(x, mean, variance, weight, bias, True, momentum, eps)
         kind = torch.float64 if x.dtype == torch.float64 else torch.float32
         scale = x.new_ones(x.shape[1], dtype=kind) if weight is None else weight.to(kind)
         shift = x.new_zeros(x.shape[1], dtype=kind) if bias is None else bias.to(kind)

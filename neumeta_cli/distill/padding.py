@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from neumeta_cli.cache import remembered
-from neumeta_cli.distill.outputs import close
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.resize import kept_places, place_channels
+from neumeta_cli.training.outputs import close
 
 MULTIPLES = {"cpu": 4}  # of channels: what kernels are quick with
 MULTIPLE = 8  # the same for other devices: what tensor cores are built for

@@ -1,4 +1,4 @@
-"""The fit, its losses and what is watched of it; ordinary training.
+"""The fit, its losses and what is watched of it.
 
 ``FitRecipe`` is what a fit takes of a recipe: the recipe composes the sections of all stages, so
 no stage before it can name the recipe's own type.
@@ -111,22 +111,6 @@ class FitSection(Section):
         if any(gamma >= 1 for gamma in value):
             raise ValueError("γ = 1 - width lies below 1")
         return value
-
-
-class TrainSection(Section):
-    epochs: int = Field(30, ge=1, description="passes over the training data")
-    batch_size: int = Field(128, ge=1, description="images in each step")
-    learning_rate: float = Field(
-        1e-3, gt=0, description="Adam's learning rate, decayed to 0 along a cosine"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="number format of matrix products and convolutions; auto: the same as in the "
-        "fit",
-    )
-    save_steps: int = Field(
-        500, ge=1, description="steps between two saves of the state; an epoch's end saves too"
-    )
 
 
 class WatchSection(Section):

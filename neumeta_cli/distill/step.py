@@ -1,23 +1,28 @@
 """One step of a fit: which widths, which images, the losses, the update."""
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
 from neumeta_cli.distill.hints import Features, Hints
-from neumeta_cli.distill.norms import QuickNorms, SyncedNorms
-from neumeta_cli.distill.outputs import as_float
+from neumeta_cli.distill.norms import QuickNorms
 from neumeta_cli.distill.padding import Padding
-from neumeta_cli.distill.processes import Processes
 from neumeta_cli.distill.settings import FitRecipe
+from neumeta_cli.distill.watch import Watch
 from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
 from neumeta_cli.tasks import Task
+from neumeta_cli.training import START, Place, Processes
+from neumeta_cli.training.outputs import as_float
+from neumeta_cli.training.synced import SyncedNorms
 
 FUSED = ("cpu", "cuda")  # devices where torch has Adam in one kernel
 
@@ -30,12 +35,13 @@ class Step:
         tensors: W0, the weights that it is to learn.
         task: the loss.
         source: of images.
-        recipe: the sections noise, loss and fit.
+        recipe: the sections noise, loss, fit and eval.
         processes: that share each batch.
         hints: the features that are compared, none if None.
 
     Attributes:
-        choices: draws widths, tensors and augmentation; the same in every process.
+        average: of the INR over the steps.
+        choices: draws order, widths, tensors and augmentation; the same in every process.
         noise: of the coordinates; the same in every process.
         lowered: whether networks and the INR compute in bfloat16.
 
@@ -65,6 +71,9 @@ class Step:
         groups = [{"params": parameters} for parameters, _ in rated]
         fused = self.device.type in FUSED
         self.optimizer = torch.optim.Adam(groups, lr=recipe.fit.learning_rate, fused=fused)
+        average = get_ema_multi_avg_fn(recipe.fit.ema)
+        self.average = AveragedModel(field, multi_avg_fn=average)
+        self.watch = Watch(task, recipe.eval)
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
         self.noise = Noise(recipe.noise.channels, recipe.noise.sizes, noise)
@@ -75,26 +84,20 @@ class Step:
         self.decay = 1.0  # of the learning rate and of the hints' weight
         self.chance = 0  # seed of what networks draw in this step
 
-    def set_rate(self, number: int, total: int, factor: float) -> None:
-        """The learning rate of step ``number`` of ``total``: a rise, then half a cosine."""
-        rise = min(1.0, (number + 1) / max(1, self.recipe.fit.rising_steps))
-        self.decay = 0.5 * (1 + math.cos(math.pi * number / total))
-        for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
-            # Not the group's own rate, which a saved state brings back from an earlier recipe.
-            group["lr"] = self.recipe.fit.learning_rate * rise * self.decay * factor * own
-
-    def take(self, index: Tensor, warm: bool = False) -> dict[str, float] | None:
-        """One step on the training images ``index``.
+    def take(self, index: Tensor, place: Place = START) -> dict[str, float] | None:
+        """One step on the training images ``index``; the first ones on the reconstruction alone.
 
         Args:
             index: (b,), of all processes together.
-            warm: on the reconstruction alone.
+            place: of the step in the fit.
 
         Returns:
             The parts of its loss, or None if it was skipped: the loss or its gradient is not
             finite, and nothing has changed.
 
         """
+        self._set_rate(place)
+        warm = place.step < self.recipe.fit.warmup_steps
         parts: dict[str, float] = {}
         parameters = list(self.manifold.field.parameters())
         self.optimizer.zero_grad()
@@ -107,7 +110,16 @@ class Step:
         if not math.isfinite(float(norm) + total):
             return None
         self.optimizer.step()
+        self.average.update_parameters(self.manifold.field)
         return {"loss": total} | parts
+
+    def _set_rate(self, place: Place) -> None:
+        """A rise, then half a cosine."""
+        rise = min(1.0, (place.step + 1) / max(1, self.recipe.fit.rising_steps))
+        self.decay = place.decay
+        for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
+            # Not the group's own rate, which a saved state brings back from an earlier recipe.
+            group["lr"] = self.recipe.fit.learning_rate * rise * self.decay * place.factor * own
 
     def rehearse(self, precision: str, number: int, images: int) -> None:
         """What a step computes up to its gradients, leaving everything as it was.
@@ -130,6 +142,34 @@ class Step:
             self.lowered = lowered
             for generator, state in zip(generators, before, strict=True):
                 generator.set_state(state)
+
+    def look(self) -> tuple[dict[str, float], str]:
+        """How accurate the averaged INR is at a few widths, also for a line of progress."""
+        seen = self.watch.look(self.manifold, self.average.module)
+        return seen, self.watch.tell(seen)
+
+    def shared(self) -> Iterable[Tensor]:
+        """The manifold, and the weights that it is to learn."""
+        return [*self.manifold.state_dict().values(), *self.original.values()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+        return {
+            "field": self.manifold.field.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.generator.get_state(),
+            "checkpoint": self.manifold.provenance.sha256,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Be again as ``state_dict`` found it."""
+        if state["checkpoint"] != self.manifold.provenance.sha256:
+            raise ValueError("another checkpoint")
+        self.manifold.field.load_state_dict(state["field"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors
+        self.noise.generator.set_state(state["noise"].cpu())
 
     def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
         """The loss at each width of a step times its share of the weights; adds up its parts."""

@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from neumeta_cli.checkpoint.settings import ModelSection
-from neumeta_cli.distill.settings import FitSection, LossSection, TrainSection
+from neumeta_cli.distill.settings import FitSection, LossSection
 from neumeta_cli.manifold import KINDS, AnyInrSettings, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection, NormSection
 from neumeta_cli.permute.settings import PermuteSection
@@ -15,6 +15,7 @@ from neumeta_cli.recipe.tables import CompareSection, EvalSection
 from neumeta_cli.settings import Section
 from neumeta_cli.tasks import TASKS
 from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
+from neumeta_cli.training.settings import TrainSection
 
 
 class Recipe(Section):

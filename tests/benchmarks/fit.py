@@ -106,7 +106,7 @@ def fit_step(recipe: Recipe, steps: int) -> tuple[float, str]:
         model, arch, (3, 32, 32), recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise
     )
     fitter = Fitter(manifold, tensors, random_task(recipe.data), recipe)
-    precision = fitter.settle_precision()
+    precision = fitter.loop.settle_precision()
     if recipe.fit.mixed:
         remember_pool(fitter)
     pool, drawn = fitter.stepper.widths, []
@@ -117,9 +117,11 @@ def fit_step(recipe: Recipe, steps: int) -> tuple[float, str]:
         return drawn[-1]
 
     def step() -> int:
-        parts = fitter.train_step(torch.randint(IMAGES, (BATCH,), generator=generator))
+        parts = fitter.stepper.take(
+            torch.randint(IMAGES, (BATCH,), generator=generator), fitter.loop.place
+        )
         assert parts is not None
-        fitter.step += 1
+        fitter.loop.step += 1
         return len(drawn[-1])
 
     counts = Counter(len(draw(generator)) for _ in range(DRAWS))

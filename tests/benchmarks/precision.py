@@ -22,14 +22,15 @@ from rich.table import Table
 
 from neumeta_cli.checkpoint import Arch, resolve
 from neumeta_cli.distill import Fitter
-from neumeta_cli.distill.plain import TimedSteps
-from neumeta_cli.distill.precision import PRECISIONS, choose_precision
 from neumeta_cli.hardware import keep_freed_memory
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import load_recipe
 from neumeta_cli.tasks import Classification, Task
 from neumeta_cli.tasks.images import Images
 from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.training import Processes
+from neumeta_cli.training.plain import PlainStep
+from neumeta_cli.training.precision import PRECISIONS, choose_precision
 
 CPU, IMAGES, STEPS_OF_A_FIT = torch.device("cpu"), 256, 10_000
 PLAIN = [  # architecture, pixels, batch
@@ -58,7 +59,9 @@ def random_task(arch: Arch, pixels: int) -> Classification:
 def plain_step(name: str, pixels: int) -> Step:
     torch.manual_seed(0)
     arch = resolve(name)
-    return TimedSteps(arch.build("cpu"), random_task(arch, pixels), CPU).step
+    model, task = arch.build("cpu"), random_task(arch, pixels)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return PlainStep(model, task, optimizer, 0.0, 0, CPU, Processes()).rehearse
 
 
 def fit_step(name: str, pixels: int, batch: int) -> Step:

@@ -1,7 +1,7 @@
-"""Several processes of ``accelerate launch`` that fit one manifold as one process would.
+"""Several processes of ``accelerate launch`` that train as one process would.
 
-Every process draws the same widths, noise and order of images and takes its own part of each batch;
-gradients and the statistics of batch norms are those of the whole batch.
+Every process draws the same order of images (in a fit the same widths and noise, too) and takes its
+own part of each batch; gradients and the statistics of batch norms are those of the whole batch.
 """
 
 from collections.abc import Iterable
@@ -16,14 +16,17 @@ from neumeta_cli.hardware import launched_processes
 class Processes:
     """The processes of this launch, or this one alone.
 
+    Args:
+        launched: how many there are and which this is, as the launcher says if None.
+
     Attributes:
         count: how many there are.
         rank: of this one.
 
     """
 
-    def __init__(self) -> None:
-        self.count, self.rank = launched_processes()
+    def __init__(self, launched: tuple[int, int] | None = None) -> None:
+        self.count, self.rank = launched or launched_processes()
 
     @property
     def main(self) -> bool:
@@ -59,6 +62,8 @@ class Processes:
                 f"{accelerator.process_index} of {accelerator.num_processes} for accelerate; "
                 "begin them with accelerate launch"
             )
+        if device.type == "cpu":  # accelerate's has a number, which saved states do not know
+            return device
         return torch.device(accelerator.device)
 
     def check_same(self, tensors: Iterable[Tensor], device: torch.device) -> None:
@@ -75,7 +80,7 @@ class Processes:
         if self.any(not same, device):
             raise NeumetaError(
                 "the processes begin with different weights or at different steps; they need the "
-                "same run folder, and no permute.time_limit"
+                "same files, the same folder of the run, and no permute.time_limit"
             )
 
     def part(self, count: int) -> slice:
@@ -88,7 +93,7 @@ class Processes:
         if count < self.count:
             raise NeumetaError(
                 f"a batch of {count} images is too small for {self.count} processes; "
-                "raise fit.batch_size or launch fewer"
+                "raise batch_size or launch fewer"
             )
         return slice(self.rank, None, self.count)
 
@@ -123,4 +128,4 @@ class Processes:
         try:
             return reduce(values, "mean")
         except RuntimeError as error:
-            raise NeumetaError("another process of this fit ended; see what it says") from error
+            raise NeumetaError("another process of this run ended; see what it says") from error

@@ -1,4 +1,4 @@
-"""What a fit leaves in its folder as it goes, and how it is stopped."""
+"""What a training leaves in its folder as it goes, and how it is stopped."""
 
 import json
 import signal
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from neumeta_cli.checkpoint import write_atomically, write_text
-from neumeta_cli.distill.running import how_it_died, noted_as_running
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
+from neumeta_cli.training.running import how_it_died, noted_as_running
 
 STATE_FILE = "state.pt"
 METRICS_FILE = "metrics.jsonl"
 
 
 class Journal:
-    """The state and the metrics of a fit in its folder, and TensorBoard's if it is installed.
+    """The state and the metrics of a training in its folder, and TensorBoard's if it is installed.
 
     Args:
         folder: nothing is written if None.
@@ -89,7 +89,7 @@ class Journal:
             board.add_scalar(name, value, int(values["step"]))
 
     def forget_after(self, step: int) -> None:
-        """Leave out metrics of steps that a resumed fit takes again."""
+        """Leave out metrics of steps that a resumed training takes again."""
         if self.folder is None or not self.writes or not (self.folder / METRICS_FILE).exists():
             return
         path = self.folder / METRICS_FILE

@@ -110,12 +110,22 @@ def choose_precision(
 def settled_precision(
     asked: str,
     choose: Callable[[], Choice],
+    section: str,
     folder: Path | None,
     resumed: bool,
     writes: bool,
     reporter: Reporter,
 ) -> str:
     """What a recipe asks for; for ``auto``, what the folder says when resumed, or is found now.
+
+    Args:
+        asked: by the recipe.
+        choose: finds it.
+        section: of the recipe that asks.
+        folder: which keeps what was found; nowhere if None.
+        resumed: whether the folder's word counts.
+        writes: whether this process tells and keeps it.
+        reporter: is told.
 
     Raises:
         NeumetaError: the folder's file is damaged or cannot be written.
@@ -125,7 +135,7 @@ def settled_precision(
         return asked
     path = None if folder is None else folder / PRECISION_FILE
     if resumed and path is not None and path.exists():
-        return _read(path)
+        return _read(path, section)
     choice = choose()
     if writes:
         reporter.tell(choice.told())
@@ -134,14 +144,14 @@ def settled_precision(
     return choice.precision
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, section: str) -> str:
     try:
         precision = json.loads(path.read_text("utf-8"))["precision"]
         if precision not in PRECISIONS:
             raise ValueError(f"no precision {precision!r}")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise NeumetaError(
-            f"{path} is damaged; say which precision the run had: --set fit.precision=float32"
+            f"{path} is damaged; say which precision the run had: --set {section}.precision=float32"
         ) from error
     return str(precision)
 

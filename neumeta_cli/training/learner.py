@@ -1,0 +1,94 @@
+"""What a training loop is given: something that takes steps, and what a recipe says of them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a training a step lies.
+
+    Attributes:
+        step: how many steps were taken before.
+        total: steps of the whole training.
+        factor: of the learning rate, halved each time that the loop goes back.
+
+    """
+
+    step: int = 0
+    total: int = 1
+    factor: float = 1.0
+
+    @property
+    def decay(self) -> float:
+        """Half a cosine, from 1 at the first step to 0 after the last."""
+        return 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+
+
+START = Place()
+
+
+class Learner(Protocol):
+    """What a loop trains. In each of several processes it does the same to its part of a batch.
+
+    Attributes:
+        device: where it computes.
+        choices: draws the order of images, and whatever else all processes draw alike.
+        lowered: whether it computes in bfloat16; the loop sets it.
+
+    """
+
+    device: torch.device
+    choices: torch.Generator
+    lowered: bool
+
+    def take(self, index: Tensor, place: Place) -> dict[str, float] | None:
+        """One step on the training images ``index``, (b,), of all processes together.
+
+        Returns:
+            The parts of its loss, or None if it was skipped: the loss or its gradient is not
+            finite, and nothing has changed but generators.
+
+        """
+
+    def rehearse(self, precision: str, number: int, images: int) -> None:
+        """What a step computes up to its gradients, leaving everything as it was.
+
+        Args:
+            precision: to compute it in.
+            number: each draws other numbers, the same in every precision.
+            images: how many training images, the first ones.
+
+        """
+
+    def look(self) -> tuple[dict[str, float], str]:
+        """What is measured at an epoch's end, and how a line of progress tells it."""
+
+    def shared(self) -> Iterable[Tensor]:
+        """What must be the same in every process when the loop begins."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Be again as ``state_dict`` found it; any exception says that it is another's state."""
+
+
+class LoopSettings(Protocol):
+    """What a section of a recipe says of a loop."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def save_steps(self) -> int: ...

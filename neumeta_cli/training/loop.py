@@ -1,0 +1,261 @@
+"""The training loop: epochs, skipped steps, going back, saving, stopping and resuming."""
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neumeta_cli.errors import NeumetaError, StoppedRunError
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.training.journal import STATE_FILE, Journal, StopSignals
+from neumeta_cli.training.learner import Learner, LoopSettings, Place
+from neumeta_cli.training.precision import choose_precision, settled_precision
+from neumeta_cli.training.processes import Processes
+
+BAD_STEPS = 5  # steps in a row whose loss or gradient is not finite, before going back
+GOING_BACK = 3  # times, each at half the rate, before giving up
+
+
+class Loop:
+    """Takes all steps of a training; stopped between any two, it goes on to the same bits.
+
+    The state is saved every ``save_steps`` steps, at the end of each epoch and when a signal stops
+    it. A step whose loss or gradient is not finite changes nothing but is counted; after a few in a
+    row the loop goes back to the last regular save and on at half the rate.
+
+    Args:
+        learner: what is trained.
+        section: of the recipe, by name, which ``settings`` are.
+        settings: of the loop.
+        images: in the training data.
+        journal: where the state and the metrics go.
+        processes: that share each batch.
+        reporter: is told of the progress.
+        advice: what helps against a loss that stays not finite, beside a lower rate.
+
+    Attributes:
+        step, skipped, times_back: of the whole training, before and after it was resumed.
+        seconds: in the steps.
+        precision: of the steps, once they have begun.
+
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        section: str,
+        settings: LoopSettings,
+        images: int,
+        journal: Journal,
+        processes: Processes,
+        reporter: Reporter,
+        advice: str = "",
+    ) -> None:
+        self.learner, self.section, self.settings = learner, section, settings
+        self.images, self.advice = images, advice
+        self.journal, self.processes, self.reporter = journal, processes, reporter
+        self.good: Mapping[str, Any] = {}  # the last regular save, to go back to
+        self.step = self.skipped = self.skipped_in_row = self.times_back = 0
+        self.seconds, self.precision, self.resumed = 0.0, settings.precision, False
+        self.batches: tuple[Tensor, ...] = ()  # of this epoch, drawn when they are needed
+        self.order_state = learner.choices.get_state()  # as the epoch's order was drawn
+        self.sums: dict[str, float] = {}  # of the parts of this epoch's losses
+        self.seen = ""  # what the learner measured last
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.images // self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def place(self) -> Place:
+        """Of the next step."""
+        return Place(self.step, self.total_steps, 0.5**self.times_back)
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            StoppedRunError: by Ctrl-C or a signal to end; the state is saved.
+            NeumetaError: the loss stays not finite, or the state cannot be written.
+
+        """
+        with self.journal.running():
+            self.settle_precision()
+            self.reporter.start(self.section, self.total_steps - self.step)
+            if self.step == 0:
+                self.good = copy.deepcopy(self.state_dict())
+            begun = (torch.tensor(self.step), *self.learner.shared())
+            self.processes.check_same(begun, self.learner.device)
+            with StopSignals(patient=self.processes.count > 1) as stop:
+                while self.step < self.total_steps:
+                    self._advance()
+                    if self._any(stop.requested):
+                        self._stop()
+            self.reporter.finish()
+
+    def settle_precision(self) -> str:
+        """The precision that the steps are to have: the recipe's, or the quicker one here."""
+        main = self.processes.main
+        self.precision = settled_precision(
+            self.settings.precision,
+            lambda: choose_precision(
+                self.learner.rehearse,
+                min(self.settings.batch_size, self.images),
+                self.total_steps,
+                self.learner.device,
+                lambda flag: self._any(flag and main),
+                max(4, self.processes.count),
+            ),
+            self.section,
+            self.journal.folder,
+            self.resumed,
+            main,
+            self.reporter,
+        )
+        self.learner.lowered = self.precision == "bfloat16"
+        return self.precision
+
+    def _any(self, flag: bool) -> bool:
+        return self.processes.any(flag, self.learner.device)
+
+    def _advance(self) -> None:
+        """Take a step, and do what is due after it."""
+        start = time.perf_counter()
+        parts = self.learner.take(self._batch(), self.place)
+        self.step += 1
+        if parts is not None:
+            self._count(parts)
+        went_back = parts is None and self._skip()
+        self.seconds += time.perf_counter() - start
+        if went_back:
+            return
+        if self.step % self.steps_per_epoch == 0:
+            self._end_epoch()
+        elif self.step % self.settings.save_steps == 0:
+            self._save()
+
+    def _batch(self) -> Tensor:
+        """The images of this step; within an epoch their order is drawn again as it was."""
+        place, choices = self.step % self.steps_per_epoch, self.learner.choices
+        if place == 0:
+            self.order_state, self.sums = choices.get_state(), {}
+        if place == 0 or not self.batches:
+            now = choices.get_state()
+            choices.set_state(self.order_state)
+            order = torch.randperm(self.images, generator=choices)
+            self.batches = order.split(self.settings.batch_size)
+            if place:
+                choices.set_state(now)
+        return self.batches[place]
+
+    def _count(self, parts: Mapping[str, float]) -> None:
+        self.skipped_in_row = 0
+        for name, value in {**parts, "steps": 1.0}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        epoch = (self.step - 1) // self.steps_per_epoch + 1
+        told = ", ".join(f"{name} {mean:.3f}" for name, mean in self._means().items() if mean)
+        self.reporter.advance(1, f"epoch {epoch}/{self.settings.epochs}: {told}{self.seen}")
+
+    def _means(self) -> dict[str, float]:
+        """Of the parts of the loss, over the steps of this epoch that were not skipped."""
+        return {n: v / self.sums["steps"] for n, v in self.sums.items() if n != "steps"}
+
+    def _skip(self) -> bool:
+        """Count a step that was skipped; tells whether that made the loop go back."""
+        self.skipped += 1
+        self.skipped_in_row += 1
+        self.reporter.advance(1, f"{self.skipped} steps skipped: not finite")
+        if self.skipped_in_row < BAD_STEPS:
+            return False
+        if self.times_back == GOING_BACK:
+            raise NeumetaError(
+                f"the loss is not finite at step {self.step}, also after {GOING_BACK} returns to "
+                f"an earlier state at half the rate; lower {self.section}.learning_rate (now "
+                f"{self.settings.learning_rate:g}){self.advice}"
+            )
+        skipped, times = self.skipped, self.times_back + 1
+        self.restore(self.good)
+        self.skipped, self.times_back = skipped, times
+        self.batches = ()
+        self.journal.forget_after(self.step)
+        return True
+
+    def _end_epoch(self) -> None:
+        counts = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
+        times = {"seconds": round(self.seconds, 2), "skipped": self.skipped}
+        seen, self.seen = self.learner.look() if self.processes.main else ({}, "")
+        self.journal.record({**counts, **times, **self._means(), **seen})
+        self._save()
+
+    def _save(self) -> None:
+        """Save, unless the last step was skipped: then the state is not known to be good."""
+        if self.skipped_in_row == 0:
+            state = self.state_dict()
+            self.good = copy.deepcopy(state)
+            self.journal.save(state)
+
+    def _stop(self) -> None:
+        if self.journal.folder is None:
+            raise KeyboardInterrupt
+        try:
+            self.journal.save(self.state_dict() | {"good": self.good})
+        finally:  # a launcher ends all processes when the first one leaves
+            self._any(False)
+        self.reporter.finish()
+        raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {
+            **self.learner.state_dict(),
+            "choices": self.learner.choices.get_state(),
+            "order": self.order_state,
+            "sums": dict(self.sums),
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "times_back": self.times_back,
+            "seconds": self.seconds,
+            "images": self.images,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back, or on, to where ``state_dict`` was taken."""
+        if state.get("images", self.images) != self.images:
+            raise ValueError("other data")
+        self.learner.restore(state)
+        self.learner.choices.set_state(state["choices"].cpu())
+        self.order_state = state["order"].cpu()
+        self.sums = dict(state["sums"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.skipped_in_row, self.times_back = state["skipped_in_row"], state["times_back"]
+        self.seconds = state["seconds"]
+
+    def resume(self) -> None:
+        """Go on where the state in the folder was saved, if there is one.
+
+        Raises:
+            NeumetaError: the file is damaged or of another training.
+
+        """
+        self.resumed = True
+        self.journal.tell_of_death(self.reporter)
+        state = self.journal.load(self.learner.device)
+        if state is None:
+            return
+        try:
+            self.restore(state)
+            self.good = state.get("good", state)
+        except Exception as error:  # torch raises many kinds on states of other networks
+            raise NeumetaError(
+                f"cannot resume from {STATE_FILE}: it is of another recipe or checkpoint, of other "
+                "data or of an earlier neumeta; leave out --resume"
+            ) from error
+        self.journal.forget_after(self.step)
