@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from neumeta_cli.checkpoint import Checkpoint
+from neumeta_cli.checkpoint import Checkpoint, write_text
+from neumeta_cli.cli.console import note
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import Recipe, load_recipe
-from neumeta_cli.shipped import recipe_files
-from neumeta_cli.tasks import NOTHING_TO_READ, Task, task_class
+from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe
+from neumeta_cli.resize import open_frame
+from neumeta_cli.tasks import NOTHING_TO_READ, Task, find_images, task_class
 from neumeta_cli.tasks.settings import DataSection
 
 
@@ -21,14 +22,7 @@ def adapted(
     download: bool = False,
 ) -> Recipe:
     """A recipe with what the command line says in place of its own fields."""
-    extra = list(overrides or [])
-    if download:
-        extra.append("data.download=true")
-    if epochs is not None:
-        extra.append(f"fit.epochs={epochs}")
-    if seed is not None:
-        extra.append(f"seed={seed}")
-    recipe = load_recipe(name, extra)
+    recipe = load_recipe(name, _said(overrides, epochs, seed, download))
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.at(data)})
     if checkpoint is not None:
@@ -37,23 +31,48 @@ def adapted(
     return recipe
 
 
-def recipe_for(checkpoint: Checkpoint) -> str:
-    """The recipe that comes with neumeta for this architecture."""
-    from neumeta_cli.pipeline import recipe_arch
+def automatic(
+    checkpoint: Checkpoint,
+    overrides: list[str] | None,
+    data: str | None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    save: Path | None = None,
+) -> Recipe:
+    """The automatic recipe for a network and a folder of images, told and perhaps kept in a file.
 
-    fitting = []
-    for name in recipe_files():
-        recipe = load_recipe(name)
-        fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
-        if fits and not recipe.compare.vary:  # which are ablations
-            same = recipe_arch(recipe).kwargs == checkpoint.arch.kwargs
-            fitting.append((not same, name))
-    if fitting:
-        return min(fitting)[1]
-    raise NeumetaError(
-        f"no recipe for {checkpoint.arch.name} comes with neumeta; give one with --recipe "
-        "(start from: neumeta recipes show imagenet_r18)"
-    )
+    Raises:
+        NeumetaError: no folder is given, it does not hold images, or the file cannot be written.
+
+    """
+    section = DataSection(root=data)
+    images = find_images(section, "train", checkpoint.input_size)
+    frame = open_frame(checkpoint.model, checkpoint.input_size)
+    root = {} if data is None else {"root": str(Path(data).absolute())}
+    said = _said(overrides, epochs, seed, download)
+    found = auto_recipe(checkpoint, frame, len(images), root, overrides=said)
+    note("automatic recipe, for the whole network:")
+    for reason in found.reasons:
+        note(f"  {reason}")
+    if save is not None:
+        write_text(save, found.as_yaml())
+        note(f"written: {save}; use it with --recipe {save}")
+    return found.recipe
+
+
+def _said(
+    overrides: list[str] | None, epochs: int | None, seed: int | None, download: bool
+) -> list[str]:
+    """Options that stand for a field, beside ``--set``."""
+    said = list(overrides or [])
+    if download:
+        said.append("data.download=true")
+    if epochs is not None:
+        said.append(f"fit.epochs={epochs}")
+    if seed is not None:
+        said.append(f"seed={seed}")
+    return said
 
 
 def how_to_read(

@@ -18,6 +18,8 @@ from neumeta_cli.cli.options import (
     EpochsOption,
     Json,
     RecipeName,
+    RecipeOption,
+    SaveRecipe,
     SetOption,
     choose_device,
 )
@@ -27,9 +29,10 @@ from neumeta_cli.runs import RECIPE_FILE
 
 
 def fit(
-    recipe: RecipeName,
+    recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
     data: DataOption = None,
+    arch: ArchOption = None,
     download: DownloadOption = False,
     run: Annotated[
         Path | None,
@@ -37,6 +40,7 @@ def fit(
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
+    save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
@@ -44,24 +48,45 @@ def fit(
 ) -> None:
     """Trace, permute, distill and evaluate, in one run folder.
 
-    Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
+    Without --recipe, one is made for the network and the images, and told.
+
+    Example: neumeta fit --checkpoint resnet18.pth --data my_images/
 
     On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (the same up to rounding).
     """
     from neumeta_cli import pipeline
-    from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.cli.adapting import adapted, automatic
     from neumeta_cli.cli.measured import rows_table
+    from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import telling_how_to_go_on
     from neumeta_cli.recipe import load_recipe
 
-    named = load_recipe(recipe)
-    folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
-    resolved = folder / RECIPE_FILE  # with what was said when the run began
-    source = str(resolved) if resume and resolved.exists() else recipe
-    chosen = adapted(source, set_, checkpoint, data, epochs, seed, download)
     reporter = TerminalReporter()
+    begun = None if run is None or not resume else run / RECIPE_FILE
+    if recipe is None and begun is not None and begun.exists():
+        recipe = str(begun)
+    if recipe is None:
+        if checkpoint is None:
+            raise NeumetaError(
+                "name a recipe (--recipe; see: neumeta recipes list), or a checkpoint and images "
+                "for an automatic one: --checkpoint FILE --data DIR"
+            )
+        loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
+        tell_arch(loaded)
+        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe)
+        folder = run or (pipeline.last_folder(chosen) if resume else pipeline.new_folder(chosen))
+    else:
+        if save_recipe is not None:
+            raise NeumetaError("--save-recipe keeps an automatic recipe; leave out --recipe")
+        extra = [*(set_ or []), *([] if arch is None else [f"model.arch={arch}"])]
+        named = load_recipe(recipe)
+        folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
+        resolved = folder / RECIPE_FILE  # with what was said when the run began
+        source = str(resolved) if resume and resolved.exists() else recipe
+        chosen = adapted(source, extra, checkpoint, data, epochs, seed, download)
     _tell_processes()
-    again = f"neumeta fit --recipe {recipe} --run {folder} --resume"
+    again = f"neumeta fit --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     if result is None:
@@ -83,31 +108,28 @@ def distill(
     checkpoint: CheckpointArgument,
     data: DataOption = None,
     download: DownloadOption = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", metavar="NAME|FILE", help="Default: the one for the architecture."
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")] = Path(
         "manifold.safetensors"
     ),
     arch: ArchOption = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
+    save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
 ) -> None:
     """Fit a manifold to one checkpoint as it is.
 
-    The checkpoint is usually a permuted one. While it runs, its state is kept in OUTPUT.training/;
-    --resume continues from there.
+    Without --recipe, one is made for the network and the images, and told. Channels are not
+    reordered: see neumeta permute. While it runs, its state is kept in OUTPUT.training/; --resume
+    continues from there.
 
-    Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
+    Example: neumeta distill resnet18.pth --data my_images/
     """
     from neumeta_cli.checkpoint import load_checkpoint
-    from neumeta_cli.cli.adapting import adapted, recipe_for
+    from neumeta_cli.cli.adapting import adapted, automatic
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.distill import distill_checkpoint
@@ -119,9 +141,10 @@ def distill(
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
     tell_arch(loaded)
-    name = recipe or recipe_for(loaded)
-    note(f"recipe: {name}")
-    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download)
+    if recipe is None:
+        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe)
+    else:
+        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
     task = load_task(

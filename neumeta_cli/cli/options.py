@@ -25,6 +25,20 @@ RecipeName = Annotated[
         help="Name or file of a recipe; see: neumeta recipes list.",
     ),
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="Name or file of a recipe; see: neumeta recipes list. Default: one made for the "
+        "network and the images.",
+    ),
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep the automatic recipe in this file, to edit it."),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -34,13 +34,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _find(name)
     files = _with_bases(path)
-    content: dict[str, Any] = {}
-    for _, said in reversed(files):  # the last base first
-        content = _derived(content, said)
+    content = _composed(files)
     asked: dict[str, Any] = {}
-    for override in sorted(overrides, key=_not_of_kind):
-        _override(content, override)
-        _override(asked, override)
+    override_all(content, overrides)
+    override_all(asked, overrides)
 
     def source(where: Sequence[int | str]) -> str:
         said_in = (file for file, said in [(path, asked), *files] if _says(said, where))
@@ -53,6 +50,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         )
         recipe = recipe.model_copy(update={"model": model})
     return recipe
+
+
+def over_base(own: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe of a file that says this, its ``base`` one that comes with neumeta.
+
+    Raises:
+        NeumetaError: see ``parse_recipe``.
+
+    """
+    path = base_file(str(own["base"]), Path())
+    assert path is not None
+    said = {key: value for key, value in own.items() if key != "base"}
+    return parse_recipe(_derived(_composed(_with_bases(path)), said), source)
+
+
+def override_all(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put ``section.field=value`` overrides in place of what a recipe's file says.
+
+    Raises:
+        NeumetaError: one of them is not written so, or names no field.
+
+    """
+    for override in sorted(overrides, key=_not_of_kind):
+        _override(content, override)
 
 
 def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
@@ -146,6 +167,14 @@ def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         files.append((following, said))
         following = None if base is None else _base_of(following, base, [f for f, _ in files])
     return files
+
+
+def _composed(files: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """What a recipe and its bases say together."""
+    content: dict[str, Any] = {}
+    for _, said in reversed(files):  # the last base first
+        content = _derived(content, said)
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -41,13 +41,28 @@ def load_images(
     input_size: tuple[int, int, int],
     reporter: Reporter | None = None,
 ) -> Images:
-    """Open the split ``train`` or ``test`` of a data set.
+    """Open the split ``train`` or ``test`` of a data set, decoded if it fits in memory.
 
     Args:
         data: the recipe's section.
         split: which.
         input_size: (C, H, W) that the network takes.
         reporter: is told of the progress.
+
+    Raises:
+        NeumetaError: see ``find_images``.
+
+    """
+    return find_images(data, split, input_size).held(reporter or Silent(), split)
+
+
+def find_images(data: DataSection, split: str, input_size: tuple[int, int, int]) -> Images:
+    """Find the images of the split ``train`` or ``test`` of a data set.
+
+    Args:
+        data: the recipe's section.
+        split: which.
+        input_size: (C, H, W) that the network takes.
 
     Raises:
         NeumetaError: no folder given, or one that does not hold what is expected.
@@ -67,7 +82,7 @@ def load_images(
         raise NeumetaError(
             f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
         ) from error
-    return replace(images, channels=input_size[0]).held(reporter or Silent(), split)
+    return replace(images, channels=input_size[0])
 
 
 def require_root(data: DataSection) -> Path:
