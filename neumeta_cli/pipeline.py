@@ -15,6 +15,7 @@ from neumeta_cli.checkpoint import (
     Weights,
     load_checkpoint,
     resolve,
+    suffix_of,
     write_text,
     write_weights,
 )
@@ -73,7 +74,8 @@ PICTURE_FILE = "report/over_gamma.png"
 class RunResult:
     """What a run gave: its folder, the table, what the fit took, and the cost of an epoch.
 
-    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder.
+    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder;
+    ``weights`` tells which tensors of the checkpoint's file were taken.
     """
 
     folder: Path
@@ -86,6 +88,7 @@ class RunResult:
     test_images: int
     metrics: list[Metric]
     pictures: list[str]
+    weights: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """As the run's ``table.json`` has it."""
@@ -105,6 +108,7 @@ class RunResult:
             "test_images": self.test_images,
             "metrics": [m.as_dict() for m in self.metrics],
             "pictures": self.pictures,
+            "weights": self.weights,
             "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
         }
 
@@ -180,6 +184,7 @@ def run_recipe(
         len(task.test),
         shown(task.metrics, rows),
         list(pictures),
+        checkpoint.source(),
     )
     write_text(folder / TABLE_FILE, json.dumps(run.as_dict(), indent=1, ensure_ascii=False))
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
@@ -222,7 +227,11 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
     assert recipe.model.checkpoint is not None
     require_root(recipe.data)
     checkpoint = load_checkpoint(
-        Path(recipe.model.checkpoint), recipe_arch(recipe), recipe.model.input_size, reporter
+        Path(recipe.model.checkpoint),
+        recipe_arch(recipe),
+        recipe.model.input_size,
+        reporter,
+        recipe.model.weights_key,
     )
     task = load_task(
         recipe.data,
@@ -251,10 +260,10 @@ def recipe_arch(recipe: Recipe) -> Arch:
 
 def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
     """Write a permuted checkpoint; a ``.safetensors`` file also tells its architecture."""
-    if path.suffix == ".safetensors":
+    if suffix_of(path) == ".safetensors":
         told = checkpoint_metadata(checkpoint) | {"permuted": True}
-        permuted = replace(permuted, metadata=told, prefix="")
-    elif checkpoint.path.suffix == ".safetensors":
+        permuted = replace(permuted, metadata=told, names={})
+    elif suffix_of(checkpoint.path) == ".safetensors":
         permuted = replace(permuted, metadata={})
     return write_weights(path, permuted)
 

@@ -131,7 +131,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         _override(content, override)
     recipe = parse_recipe(content, str(path))
     if recipe.model.checkpoint is not None:
-        beside = (path.parent / recipe.model.checkpoint).resolve()
+        # A link stays one, as what it points to may have no ending (Hugging Face's cache, DVC).
+        beside = (path.parent / recipe.model.checkpoint).absolute()
         recipe = recipe.model_copy(
             update={"model": recipe.model.model_copy(update={"checkpoint": str(beside)})}
         )

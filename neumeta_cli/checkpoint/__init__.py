@@ -17,6 +17,7 @@ from neumeta_cli.checkpoint.weights import (
     Weights,
     file_hash,
     read_weights,
+    suffix_of,
     write_weights,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "recorded_arch",
     "refusing",
     "resolve",
+    "suffix_of",
     "take_weights",
     "write_atomically",
     "write_text",

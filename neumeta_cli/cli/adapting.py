@@ -21,6 +21,7 @@ def adapted(
     epochs: int | None = None,
     seed: int | None = None,
     download: bool = False,
+    weights_key: str | None = None,
 ) -> Recipe:
     """A recipe with what the command line says in place of its own fields."""
     extra = list(overrides or [])
@@ -33,10 +34,13 @@ def adapted(
     recipe = load_recipe(name, extra)
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.at(data)})
-    if checkpoint is not None:
-        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint.resolve())})
-        recipe = recipe.model_copy(update={"model": model})
-    return recipe
+    said = {
+        # A link stays one, as what it points to may have no ending.
+        "checkpoint": None if checkpoint is None else str(checkpoint.absolute()),
+        "weights_key": weights_key,
+    }
+    model = recipe.model.model_copy(update={k: v for k, v in said.items() if v is not None})
+    return recipe.model_copy(update={"model": model})
 
 
 def recipe_for(checkpoint: Checkpoint) -> str:

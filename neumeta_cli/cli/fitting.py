@@ -19,6 +19,7 @@ from neumeta_cli.cli.options import (
     Json,
     RecipeName,
     SetOption,
+    WeightsKeyOption,
     choose_device,
 )
 from neumeta_cli.errors import NeumetaError
@@ -28,6 +29,7 @@ from neumeta_cli.hardware import launched_processes
 def fit(
     recipe: RecipeName,
     checkpoint: CheckpointOption = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     download: DownloadOption = False,
     run: Annotated[
@@ -57,7 +59,7 @@ def fit(
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
     resolved = folder / pipeline.RECIPE_FILE  # with what was said when the run began
     source = str(resolved) if resume and resolved.exists() else recipe
-    chosen = adapted(source, set_, checkpoint, data, epochs, seed, download)
+    chosen = adapted(source, set_, checkpoint, data, epochs, seed, download, weights_key)
     reporter = TerminalReporter()
     if launched_processes()[0] > 1:
         note(f"{launched_processes()[0]} processes share each batch")
@@ -94,6 +96,7 @@ def distill(
         "manifold.safetensors"
     ),
     arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
@@ -118,11 +121,11 @@ def distill(
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
-    loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
     name = recipe or recipe_for(loaded)
     note(f"recipe: {name}")
-    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download)
+    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download, weights_key)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
     task = load_task(
@@ -157,6 +160,7 @@ def train(
             "network, such as a ResNet-18 for a U-Net's encoder.",
         ),
     ] = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     download: DownloadOption = False,
     epochs: EpochsOption = None,
@@ -181,6 +185,7 @@ def train(
         Checkpoint,
         Weights,
         read_weights,
+        suffix_of,
         take_weights,
         write_weights,
     )
@@ -189,14 +194,14 @@ def train(
     from neumeta_cli.distill import train_network
     from neumeta_cli.tasks import load_task, task_class
 
-    if output.suffix not in SUFFIXES:  # before the training, not after it
+    if suffix_of(output) not in SUFFIXES:  # before the training, not after it
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
     kind = task_class(chosen.task, trust_code=True)
     model, arch = pipeline.build_untrained(chosen)
     if init is not None:
-        taken = take_weights(model, read_weights(init).tensors)
+        taken = take_weights(model, read_weights(init, weights_key).tensors)
         if not taken:
             raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
         note(f"{taken} of {len(model.state_dict())} tensors from {init}")
@@ -208,7 +213,7 @@ def train(
         train_network(model, task, chosen.train, chosen.seed, place, folder, resume, reporter)
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
-    inside = metadata if output.suffix == ".safetensors" else {}
+    inside = metadata if suffix_of(output) == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)
     found = task.measure(model)

@@ -160,7 +160,8 @@ def _matrices(document: Mapping[str, Any], run: Path) -> Figure | None:
     if source is None or not Path(source).exists() or not permuted.exists():
         return None
     try:
-        before = load_checkpoint(Path(source), document["recipe"]["model"]["arch"])
+        asked = document["recipe"]["model"]
+        before = load_checkpoint(Path(source), asked["arch"], weights_key=asked.get("weights_key"))
     except NeumetaError:
         return None
     old, new = before.model.state_dict(), read_weights(permuted).tensors
