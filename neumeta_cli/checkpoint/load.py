@@ -124,7 +124,7 @@ def _refuse(path: Path, fitted: Fitted) -> None:
     """Refuse a file that does not fit, or whose names fit in several ways."""
     reading = fitted.reading
     if fitted.mismatch:
-        quantised = looks_quantised(fitted.mismatch.unexpected)
+        quantised = looks_quantised((*fitted.mismatch.unexpected, *reading.left_out))
         hint = "; it is quantised: give the weights from before" if quantised else ""
         raise NeumetaError(f"{path} does not fit {fitted.arch.name}: {fitted.mismatch}{hint}")
     if reading.rivals:

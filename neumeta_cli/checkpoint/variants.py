@@ -98,16 +98,17 @@ def _auxiliary(mismatch: "Mismatch") -> dict[str, Any]:
 
 def _heads(arch: Arch, model: nn.Module, mismatch: "Mismatch") -> dict[str, Any]:
     """What timm puts between the features and the classes."""
-    if _all_begin(mismatch.unexpected, "attn_pool."):
+    missing, unexpected = mismatch.missing, mismatch.unexpected
+    if any(name.startswith("attn_pool.") for name in unexpected):
         return {"global_pool": "map"}
-    averaged = _all_begin(mismatch.unexpected, "fc_norm.")
-    if averaged and _all_begin(mismatch.missing, "norm."):
+    if _all_begin(unexpected, "fc_norm.") and _all_begin(missing, "norm.", "attn_pool."):
         return {"global_pool": "avg"}
-    if _all_begin(mismatch.unexpected, "norm.") and _all_begin(mismatch.missing, "fc_norm."):
+    normed = all(name.startswith("norm.") for name in unexpected)
+    if normed and _all_begin(missing, "fc_norm.", "attn_pool."):
         return {"global_pool": "token"}
     classifiers = getattr(model, "default_cfg", {}).get("classifier") or ()
     heads = (classifiers,) if isinstance(classifiers, str) else classifiers
-    headless = _all_begin(mismatch.missing, *(f"{head}." for head in heads))
+    headless = _all_begin(missing, *(f"{head}." for head in heads))
     if headless and "num_classes" not in arch.kwargs:  # else a user wants them
         return {"num_classes": 0}
     return {}
@@ -123,7 +124,8 @@ def _by_modules(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
     for name, module in model.named_modules():
         kind = type(module)
         own = kind._load_from_state_dict is not nn.Module._load_from_state_dict
-        if own and not kind.__module__.startswith("torch.") or module._load_state_dict_pre_hooks:
+        users = own and not kind.__module__.startswith("torch.")
+        if users or module._load_state_dict_pre_hooks:
             with warnings.catch_warnings(action="ignore"):  # nothing is copied to the meta device
                 module._load_from_state_dict(state, f"{name}." * bool(name), {}, False, [], [], [])
     return dict(state)
