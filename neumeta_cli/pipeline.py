@@ -75,7 +75,7 @@ class RunResult:
     """What a run gave: its folder, the table, what the fit took, and the cost of an epoch.
 
     ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder;
-    ``weights`` tells which tensors of the checkpoint's file were taken.
+    ``source`` tells which tensors of the checkpoint's file were taken.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class RunResult:
     test_images: int
     metrics: list[Metric]
     pictures: list[str]
-    weights: dict[str, Any]
+    source: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """As the run's ``table.json`` has it."""
@@ -108,7 +108,7 @@ class RunResult:
             "test_images": self.test_images,
             "metrics": [m.as_dict() for m in self.metrics],
             "pictures": self.pictures,
-            "weights": self.weights,
+            "source": self.source,
             "total_variation": {o.clique: [o.before, o.after] for o in self.orders},
         }
 

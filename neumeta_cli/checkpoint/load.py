@@ -163,16 +163,14 @@ def _remarks(asked: Arch, arch: Arch, weights: Weights) -> list[str]:
             f"{', '.join(weights.copies)}; --weights-key chooses"
         )
     if weights.left_out:
-        lines.append(
-            f"left out {len(weights.left_out)} tensors for which {arch.name} has no place: "
-            f"{_some(weights.left_out)}"
-        )
+        lines.append(f"left out what {arch.name} has no place for: {_some(weights.left_out)}")
     return lines
 
 
 def _some(names: Iterable[str]) -> str:
     every = list(names)
-    return ", ".join(every[:MOST_NAMED]) + (", …" if len(every) > MOST_NAMED else "")
+    more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
+    return ", ".join(every[:MOST_NAMED]) + more
 
 
 def parse_size(numbers: Any) -> InputSize:

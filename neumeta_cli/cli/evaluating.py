@@ -81,7 +81,7 @@ def evaluate(
     if kind_of(file, weights_key) == "checkpoint":
         asked = load_recipe(recipe).model.input_size if recipe else None
         opened = load_checkpoint(file, arch, asked, reporter, weights_key)
-        loaded, size, told = opened.model, opened.input_size, {"weights": opened.source()}
+        loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
         section, kind = how_to_read(data, recipe, opened.weights.metadata, trust_code, download)
         method, width = CHECKPOINT, 1.0
     elif isinstance(loaded := load(file, arch, trust_code), Manifold):

@@ -62,7 +62,7 @@ def trace(
         reporter = TerminalReporter()
         checkpoint = load_checkpoint(Path(target), arch, reporter=reporter, weights_key=weights_key)
         tell_arch(checkpoint)
-        told = {"weights": checkpoint.source()}
+        told = {"source": checkpoint.source()}
         model, name = checkpoint.model, checkpoint.arch.name
         inputs = given or checkpoint.input_size
     else:
@@ -156,7 +156,7 @@ def permute(
     document = {
         "output": str(target),
         "arch": loaded.arch.name,
-        "weights": loaded.source(),
+        "source": loaded.source(),
         "solver": solver,
         "seed": seed,
         "norm": norm,

@@ -11,6 +11,7 @@ from neumeta_cli.checkpoint import (
     Checkpoint,
     Weights,
     file_hash,
+    first_line,
     load_checkpoint,
     read_weights,
     refusing,
@@ -158,15 +159,19 @@ def _checkpoint(path: Path, weights: Weights, opening: Callable[[], Checkpoint])
     known |= {"kind": "checkpoint", "provenance": {"sha256": file_hash(path)}}
     try:
         checkpoint = opening()
-        cost = measure_cost(checkpoint.model, checkpoint.input_size)
     except NeumetaError as error:
         return known | {"warnings": [f"architecture not known: {error}"]}
     others = ", ".join(arch.name for arch in checkpoint.others)
+    warnings = [f"fits {others} too"] if others else []
+    try:
+        cost = measure_cost(checkpoint.model, checkpoint.input_size)
+        known |= {"parameters": cost.parameters, "macs": cost.macs}
+    except Exception as error:  # whatever a network raises on inputs that it is not made for
+        size = "×".join(map(str, checkpoint.input_size))
+        warnings.append(f"cost not known: inputs of {size} do not pass ({first_line(error)})")
     return known | {
         "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
         "input_size": list(checkpoint.input_size),
-        "weights": checkpoint.source(),
-        "parameters": cost.parameters,
-        "macs": cost.macs,
-        "warnings": [f"fits {others} too"] if others else [],
+        "source": checkpoint.source(),
+        "warnings": warnings,
     }
