@@ -13,6 +13,8 @@ from neumeta_cli.checkpoint import (
     Arch,
     Checkpoint,
     Weights,
+    check_resizable,
+    first_line,
     load_checkpoint,
     resolve,
     suffix_of,
@@ -42,9 +44,9 @@ from neumeta_cli.evaluate import (
     shown,
     sweep,
 )
-from neumeta_cli.manifold import save_manifold
+from neumeta_cli.manifold import load_manifold, save_manifold
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
-from neumeta_cli.recipe import Recipe
+from neumeta_cli.recipe import Recipe, load_recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.runs import MANIFOLD_FILE, RUNS
@@ -172,6 +174,7 @@ def run_recipe(
     metrics = {"table": [row.as_dict() for row in rows]}
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
+    check_opens(path)
     sizes = path.stat().st_size, checkpoint.path.stat().st_size
     run = RunResult(
         folder,
@@ -196,11 +199,39 @@ def run_recipe(
 def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     refuse_if_running(folder)
+    _refuse_other_weights(folder / RECIPE_FILE, recipe, resume)
     if not resume:
         for stale in (STATE_FILE, METRICS_FILE, PRECISION_FILE, RUNNING_FILE, DIED_FILE):
             (folder / stale).unlink(missing_ok=True)
     write_text(folder / RECIPE_FILE, recipe.as_yaml())
     write_text(folder / "trace.json", json.dumps(trace.as_dict(), indent=1))
+
+
+def _refuse_other_weights(begun: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse to continue a run with other weights of the same file."""
+    if resume and begun.exists():
+        key = load_recipe(str(begun)).model.weights_key
+        if key != recipe.model.weights_key:
+            raise NeumetaError(
+                f"{begun.parent} was begun with the weights under {key or 'no key'}; leave out "
+                "--weights-key or --resume"
+            )
+
+
+def check_opens(path: Path) -> None:
+    """Make sure that a manifold's file gives a network, before anybody is told of success.
+
+    Raises:
+        NeumetaError: it does not.
+
+    """
+    try:
+        load_manifold(path, trust_code=True).sample(1.0, samples=0)
+    except Exception as error:  # whatever a network raises
+        raise NeumetaError(
+            f"{path} was written and cannot be used: {first_line(error)}; please report this "
+            "architecture"
+        ) from error
 
 
 def ordering_of(recipe: Recipe) -> Ordering:
@@ -233,6 +264,7 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
         reporter,
         recipe.model.weights_key,
     )
+    check_resizable(checkpoint.arch.name, checkpoint.model, recipe.norm.fold)
     task = load_task(
         recipe.data,
         checkpoint.model,

@@ -14,8 +14,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from neumeta_cli.checkpoint import Arch, load_checkpoint, read_weights, take_weights, write_weights
+from neumeta_cli.checkpoint import (
+    Arch,
+    check_resizable,
+    load_checkpoint,
+    read_weights,
+    take_weights,
+    write_weights,
+)
 from neumeta_cli.checkpoint.fitting import fit_arch
 from neumeta_cli.checkpoint.known import WithoutValues
 from neumeta_cli.checkpoint.naming import IGNORED
@@ -575,6 +583,65 @@ def test_embeddings_of_another_size_are_not_interpolated() -> None:
         state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)
         found = fit_arch(Arch("timm/test_vit", {"img_size": 160}), state)
     assert found.mismatch or found.tensors["pos_embed"] is state["pos_embed"]
+
+
+# Layers that cannot be resized.
+
+
+def small(change: Callable[[nn.Module], nn.Module], norm: bool = True) -> nn.Module:
+    return nn.Sequential(change(nn.Conv2d(3, 4, 3)), *([nn.BatchNorm2d(4)] if norm else []))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            small(nn.utils.weight_norm),
+            r"weight of 0, .* parametrizations.weight_norm",
+        ),
+        (small(nn.utils.weight_norm, norm=False), r"hook makes the weight of 0, "),
+        (small(lambda m: prune.l1_unstructured(m, "weight", 0.5)), r"weight of 0, .* prune.remove"),
+        (small(lambda m: prune.random_structured(m, "weight", 0.5, 0)), r"weight of 0, "),
+        (small(nn.utils.spectral_norm), r"weight of 0, .* norm.fold=false"),
+        (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "0 keeps no statistics"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_the_fit(model: nn.Module, said: str) -> None:
+    with pytest.raises(NeumetaError, match=said):
+        check_resizable("mine:Net", model, fold=True)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        small(nn.utils.parametrizations.weight_norm),
+        small(nn.utils.parametrizations.spectral_norm),
+        small(nn.utils.spectral_norm, norm=False),
+        plain(),
+    ],
+)
+def test_what_can_be_sampled_is_not_refused(model: nn.Module) -> None:
+    check_resizable("mine:Net", model, fold=True)
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(4, 3))
+
+
+def orthogonal() -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(5, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [(lazy, "0.weight has no size yet"), (orthogonal, "orthogonal cannot be built: .*meta device")],
+)
+def test_a_factory_that_cannot_be_built_is_named(tmp_path: Path, factory, said: str) -> None:
+    torch.save(plain().state_dict(), tmp_path / "x.pth")
+    with pytest.raises(NeumetaError, match=said):
+        opened(tmp_path / "x.pth", factory)
 
 
 # Architectures that nobody names.

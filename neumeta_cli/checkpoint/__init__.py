@@ -11,6 +11,7 @@ from neumeta_cli.checkpoint.load import (
     materialise,
     parse_size,
 )
+from neumeta_cli.checkpoint.usable import check_resizable
 from neumeta_cli.checkpoint.weights import (
     METADATA_KEY,
     SUFFIXES,
@@ -29,6 +30,7 @@ __all__ = [
     "InputSize",
     "Weights",
     "check_archive",
+    "check_resizable",
     "file_hash",
     "first_line",
     "import_attribute",

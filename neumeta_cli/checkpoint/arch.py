@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from neumeta_cli.checkpoint.integrity import first_line
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
@@ -44,10 +46,28 @@ class Arch:
         """Build the network in evaluation mode, by default without allocating its weights."""
         factory = _factory(self.name)
         with torch.device(device):
-            model = factory(**self.kwargs)
+            model = factory(**self.kwargs) if ":" not in self.name else self._build_own(factory)
         if not isinstance(model, nn.Module):
             raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
         return model.eval()
+
+    def _build_own(self, factory: Any) -> Any:
+        """Call a user's factory, which may do anything."""
+        try:
+            model = factory(**self.kwargs)
+        except Exception as error:
+            raise NeumetaError(
+                f"{self.name} cannot be built: {first_line(error)} (networks are also built on the "
+                "meta device, where tensors have no values)"
+            ) from error
+        if isinstance(model, nn.Module):
+            lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
+            if lazy:
+                raise NeumetaError(
+                    f"{self.name}: {lazy[0]} has no size yet; give its layer all sizes instead of "
+                    "a Lazy one"
+                )
+        return model
 
     @property
     def short(self) -> str:

@@ -1,15 +1,19 @@
-"""Tensors that are no weights to compute with: refused by name."""
+"""Tensors that are no weights, and layers that cannot be resized: refused by name."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from neumeta_cli.checkpoint.weights import Weights
 from neumeta_cli.errors import NeumetaError
 
 EARLIER = "its training has failed: take an earlier checkpoint"
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 STATISTICS = ("running_mean", "running_var")
 
 
@@ -64,3 +68,36 @@ def _values(tensor: Tensor, finite: bool) -> str:
 def looks_quantised(names: Iterable[str]) -> bool:
     """Whether names in a state dict are those of torch's quantised layers."""
     return any(n.endswith((".zero_point", "_packed_params.dtype")) for n in names)
+
+
+def check_resizable(name: str, model: nn.Module, fold: bool) -> None:
+    """Refuse layers of which a fit would end well and its manifold could not be used.
+
+    Args:
+        name: of the architecture, for messages.
+        model: the network.
+        fold: whether batch norms are to be folded into the layers before them.
+
+    Raises:
+        NeumetaError: names the first such layer and what to do.
+
+    """
+    norms = [m for m in model.modules() if isinstance(m, NORMS)]
+    for where, module in model.named_modules():
+        hooks = list(module._forward_pre_hooks.values())
+        if any(isinstance(hook, WeightNorm) for hook in hooks):
+            instead = "use torch.nn.utils.parametrizations.weight_norm, or remove_weight_norm"
+        elif any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
+            instead = "call torch.nn.utils.prune.remove on it and save the network again"
+        elif fold and norms and any(isinstance(hook, SpectralNorm) for hook in hooks):
+            instead = "use torch.nn.utils.parametrizations.spectral_norm, or norm.fold=false"
+        elif isinstance(module, NORMS) and module.running_mean is None:
+            raise NeumetaError(
+                f"{name}: {where} keeps no statistics, which narrower networks need; "
+                "build it with track_running_stats=True"
+            )
+        else:
+            continue
+        raise NeumetaError(
+            f"{name}: a hook makes the weight of {where}, which cannot be resized; {instead}"
+        )

@@ -110,12 +110,13 @@ def distill(
 
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
-    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.checkpoint import check_resizable, load_checkpoint
     from neumeta_cli.cli.adapting import adapted, recipe_for
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.distill import distill_checkpoint
     from neumeta_cli.manifold import save_manifold
+    from neumeta_cli.pipeline import check_opens
     from neumeta_cli.tasks import load_task, task_class
 
     reporter = TerminalReporter()
@@ -126,6 +127,7 @@ def distill(
     name = recipe or recipe_for(loaded)
     note(f"recipe: {name}")
     chosen = adapted(name, set_, checkpoint, data, epochs, seed, download, weights_key)
+    check_resizable(loaded.arch.name, loaded.model, chosen.norm.fold)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
     task = load_task(
@@ -143,7 +145,7 @@ def distill(
         )
     if launched_processes()[1]:
         return
-    save_manifold(output, manifold)
+    check_opens(save_manifold(output, manifold))
     shutil.rmtree(folder)
     say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
     say(f"written: {escape(str(output))}")
