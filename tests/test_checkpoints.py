@@ -30,6 +30,7 @@ from neumeta_cli.checkpoint.naming import IGNORED
 from neumeta_cli.cli.adapting import adapted
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import describe, load
+from neumeta_cli.pipeline import check_opens, run_recipe
 from neumeta_cli.recipe import load_recipe
 
 HERE = "test_checkpoints"
@@ -598,10 +599,10 @@ def small(change: Callable[[nn.Module], nn.Module], norm: bool = True) -> nn.Mod
     [
         (
             small(nn.utils.weight_norm),
-            r"weight of 0, .* parametrizations.weight_norm",
+            r"weight of 0, .*parametrizations.weight_norm",
         ),
         (small(nn.utils.weight_norm, norm=False), r"hook makes the weight of 0, "),
-        (small(lambda m: prune.l1_unstructured(m, "weight", 0.5)), r"weight of 0, .* prune.remove"),
+        (small(lambda m: prune.l1_unstructured(m, "weight", 0.5)), r"weight of 0, .*prune.remove"),
         (small(lambda m: prune.random_structured(m, "weight", 0.5, 0)), r"weight of 0, "),
         (small(nn.utils.spectral_norm), r"weight of 0, .* norm.fold=false"),
         (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "0 keeps no statistics"),
@@ -629,14 +630,15 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyConv2d(4, 3))
 
 
-def orthogonal() -> nn.Module:
-    return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(5, 3)))
+def valued() -> nn.Module:
+    """Looks at values, as the constructor of an orthogonal layer does."""
+    return nn.Linear(int(torch.full((1,), 3.0).item()), 2)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("factory", "said"),
-    [(lazy, "0.weight has no size yet"), (orthogonal, "orthogonal cannot be built: .*meta device")],
+    [(lazy, "0.weight has no size yet"), (valued, "valued cannot be built: .*meta device")],
 )
 def test_a_factory_that_cannot_be_built_is_named(tmp_path: Path, factory, said: str) -> None:
     torch.save(plain().state_dict(), tmp_path / "x.pth")
@@ -677,3 +679,36 @@ def test_an_architecture_that_is_given_is_not_searched_for(tmp_path: Path, monke
     assert document["arch"]["name"] == f"{HERE}:plain"
     assert document["source"] == {"key": "", "copies": [], "left_out": []}
     assert json.dumps(document)
+
+
+def test_the_state_of_a_stopped_fit_is_told_as_one(tmp_path: Path) -> None:
+    """It has several state dicts, of which nobody has to choose."""
+    state = trained(plain).state_dict()
+    content = {"field": state, "average": state, "optimizer": {}, "step": 7, "sums": {"loss": 0.1}}
+    torch.save({**content, "good": content, "noise": torch.get_rng_state()}, tmp_path / "state.pt")
+    assert describe(tmp_path / "state.pt")["kind"] == "state of a fit"
+    assert describe(tmp_path / "state.pt")["step"] == 7
+
+
+def test_a_run_is_not_resumed_with_other_weights_of_its_file(tmp_path: Path) -> None:
+    recipe = adapted("digits_lenet", None, tmp_path / "x.pth", weights_key="ema")
+    model = recipe.model.model_copy(
+        update={"weights_key": None, "arch": f"{HERE}:flat", "input_size": (1, 8, 8)}
+    )
+    other = recipe.model_copy(update={"model": model})
+    torch.save(flat().state_dict(), tmp_path / "x.pth")
+    (tmp_path / "recipe.yaml").write_text(recipe.as_yaml(), "utf-8")
+    with pytest.raises(NeumetaError, match="begun with the weights under ema"):
+        run_recipe(other, tmp_path, resume=True)
+
+
+def flat() -> nn.Module:
+    """For the 8×8 digits."""
+    inner = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*inner, nn.Linear(4, 10))
+
+
+def test_a_manifold_that_gives_no_network_is_no_success(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(NeumetaError, match="was written and cannot be used"):
+        check_opens(tmp_path / "m.safetensors")

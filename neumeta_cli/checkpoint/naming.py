@@ -96,7 +96,9 @@ def _read(
             break
     hits, prefixes = found
     within = {name.removeprefix(shared): own for name, own in places.items()}
-    return _reading(tensors, bare, within, prefixes if hits >= needed else prefixes[:1] or [""])
+    if hits < needed:  # it does not fit; names are cut only where that explains most of them
+        prefixes = prefixes[:1] if 2 * hits > needed else [""]
+    return _reading(tensors, bare, within, prefixes or [""])
 
 
 def _reading(
