@@ -9,7 +9,7 @@ import torch
 from timm.models import register_model
 
 from neumeta_cli.checkpoint import Arch, detect, known
-from neumeta_cli.checkpoint.arch import fit_arch
+from neumeta_cli.checkpoint.fitting import fit_arch
 from neumeta_cli.checkpoint.known import cache_file
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Silent
@@ -73,7 +73,7 @@ def by_building_all(tensors: dict[str, torch.Tensor]) -> list[Arch]:
             probe = Arch(f"{library}/{family}").build().state_dict()
             if {name.partition(".")[0] for name in probe} == tops:
                 tried = [fit_arch(Arch(f"{library}/{name}"), tensors) for name in members]
-                fitting += [arch for arch, mismatch in tried if not mismatch]
+                fitting += [fitted.arch for fitted in tried if not fitted.mismatch]
     return fitting
 
 

@@ -20,15 +20,19 @@ def adapted(
     epochs: int | None = None,
     seed: int | None = None,
     download: bool = False,
+    weights_key: str | None = None,
 ) -> Recipe:
     """A recipe with what the command line says in place of its own fields."""
     recipe = load_recipe(name, _said(overrides, epochs, seed, download))
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.at(data)})
-    if checkpoint is not None:
-        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint.resolve())})
-        recipe = recipe.model_copy(update={"model": model})
-    return recipe
+    said = {
+        # A link stays one, as what it points to may have no ending.
+        "checkpoint": None if checkpoint is None else str(checkpoint.absolute()),
+        "weights_key": weights_key,
+    }
+    model = recipe.model.model_copy(update={k: v for k, v in said.items() if v is not None})
+    return recipe.model_copy(update={"model": model})
 
 
 def automatic(
@@ -39,6 +43,7 @@ def automatic(
     seed: int | None = None,
     download: bool = False,
     save: Path | None = None,
+    weights_key: str | None = None,
 ) -> Recipe:
     """The automatic recipe for a network and a folder of images, told and perhaps kept in a file.
 
@@ -51,6 +56,7 @@ def automatic(
     frame = open_frame(checkpoint.model, checkpoint.input_size)
     root = {} if data is None else {"root": str(Path(data).absolute())}
     said = _said(overrides, epochs, seed, download)
+    said += [] if weights_key is None else [f"model.weights_key={weights_key}"]
     found = auto_recipe(checkpoint, frame, len(images), root, overrides=said)
     note("automatic recipe, for the whole network:")
     for reason in found.reasons:

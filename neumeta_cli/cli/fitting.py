@@ -21,6 +21,7 @@ from neumeta_cli.cli.options import (
     RecipeOption,
     SaveRecipe,
     SetOption,
+    WeightsKeyOption,
     choose_device,
 )
 from neumeta_cli.errors import NeumetaError
@@ -31,6 +32,7 @@ from neumeta_cli.runs import RECIPE_FILE
 def fit(
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     arch: ArchOption = None,
     download: DownloadOption = False,
@@ -72,9 +74,9 @@ def fit(
                 "name a recipe (--recipe; see: neumeta recipes list), or a checkpoint and images "
                 "for an automatic one: --checkpoint FILE --data DIR"
             )
-        loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
+        loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
         tell_arch(loaded)
-        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe)
+        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe, weights_key)
         folder = run or (pipeline.last_folder(chosen) if resume else pipeline.new_folder(chosen))
     else:
         if save_recipe is not None:
@@ -84,7 +86,7 @@ def fit(
         folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
         resolved = folder / RECIPE_FILE  # with what was said when the run began
         source = str(resolved) if resume and resolved.exists() else recipe
-        chosen = adapted(source, extra, checkpoint, data, epochs, seed, download)
+        chosen = adapted(source, extra, checkpoint, data, epochs, seed, download, weights_key)
     _tell_processes()
     again = f"neumeta fit --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
@@ -113,6 +115,7 @@ def distill(
         "manifold.safetensors"
     ),
     arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
     save_recipe: SaveRecipe = None,
@@ -128,23 +131,25 @@ def distill(
 
     Example: neumeta distill resnet18.pth --data my_images/
     """
-    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.checkpoint import check_resizable, load_checkpoint
     from neumeta_cli.cli.adapting import adapted, automatic
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.distill import distill_checkpoint
     from neumeta_cli.manifold import save_manifold
+    from neumeta_cli.pipeline import check_opens
     from neumeta_cli.tasks import load_task, task_class
 
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
-    loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
     if recipe is None:
-        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe)
+        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe, weights_key)
     else:
-        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download)
+        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key)
+    check_resizable(loaded.arch.name, loaded.model, chosen.norm.fold)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
     task = load_task(
@@ -162,7 +167,7 @@ def distill(
         )
     if launched_processes()[1]:
         return
-    save_manifold(output, manifold)
+    check_opens(save_manifold(output, manifold))
     shutil.rmtree(folder)
     say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
     say(f"written: {escape(str(output))}")
@@ -179,6 +184,7 @@ def train(
             "network, such as a ResNet-18 for a U-Net's encoder.",
         ),
     ] = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     download: DownloadOption = False,
     epochs: EpochsOption = None,
@@ -205,6 +211,7 @@ def train(
         Checkpoint,
         Weights,
         read_weights,
+        suffix_of,
         take_weights,
         write_weights,
     )
@@ -213,14 +220,14 @@ def train(
     from neumeta_cli.tasks import load_task, task_class
     from neumeta_cli.training import train_network
 
-    if output.suffix not in SUFFIXES:  # before the training, not after it
+    if suffix_of(output) not in SUFFIXES:  # before the training, not after it
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
     kind = task_class(chosen.task, trust_code=True)
     model, arch = pipeline.build_untrained(chosen)
     if init is not None:
-        taken = take_weights(model, read_weights(init).tensors)
+        taken = take_weights(model, read_weights(init, weights_key).tensors)
         if not taken:
             raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
         note(f"{taken} of {len(model.state_dict())} tensors from {init}")
@@ -235,7 +242,7 @@ def train(
         return
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
     metadata = pipeline.checkpoint_metadata(checkpoint)
-    inside = metadata if output.suffix == ".safetensors" else {}
+    inside = metadata if suffix_of(output) == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)
     found = task.measure(model)

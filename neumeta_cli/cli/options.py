@@ -88,6 +88,15 @@ SetOption = Annotated[
 CheckpointOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
 ]
+WeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        metavar="KEY",
+        help="Which weights in the file, if it has several: their key, such as state_dict_ema, or "
+        "the prefix of their names.",
+    ),
+]
 EpochsOption = Annotated[
     int | None, typer.Option(help="Number of epochs, instead of the recipe's.")
 ]

@@ -1,6 +1,7 @@
 """Reading recipes: files, the bases that they name, and overrides."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -208,8 +209,8 @@ def _base_of(path: Path, base: object, before: Sequence[Path]) -> Path:
 
 
 def _beside(path: Path, other: str) -> str:
-    """A path that a file names, from where it lies."""
-    return str((path.parent / other).resolve())
+    """A path that a file names, from where it lies; a link stays one, as its end may be unnamed."""
+    return os.path.abspath(path.parent / other)
 
 
 def _derived(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
