@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def run_main(*arguments: object) -> int:
     from neumeta_cli.cli.console import Settings
 
     Settings.quiet = Settings.debug = False
-    with pytest.MonkeyPatch.context() as patch:
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["neumeta", *map(str, arguments)])
         try:
             main()
