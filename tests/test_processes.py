@@ -78,11 +78,11 @@ from neumeta_cli import pipeline
 from neumeta_cli.distill import Fitter
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import load_recipe
+recipes = [load_recipe(path) for path in sys.argv[2:]]
+opened = [pipeline.open_inputs(recipe) for recipe in recipes]
 single = base.normalise  # in float64, or ReLUs near 0 flip and hide what is wrong
 base.normalise = lambda pixels, data: single(pixels, data).double()
-for path in sys.argv[2:]:
-    recipe = load_recipe(path)
-    checkpoint, task = pipeline.open_inputs(recipe)
+for path, recipe, (checkpoint, task) in zip(sys.argv[2:], recipes, opened):
     manifold, tensors = build_manifold(
         checkpoint.model.double(), checkpoint.arch, checkpoint.input_size, recipe.scope, False,
         recipe.inr, recipe.noise,
