@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.resize.network import (
@@ -29,6 +28,7 @@ from neumeta_cli.resize.network import (
 from neumeta_cli.resize.sizes import sizes_at
 from neumeta_cli.trace import (
     Clique,
+    DispatchMode,
     Inputs,
     Patch,
     Trace,
@@ -324,12 +324,8 @@ def _across(clique: Clique, others: Iterable[Clique]) -> list[Clique]:
     return [c for c in others if c is not clique and meets(c)]
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(DispatchMode):
     """Counts operators."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, for as long as itself
 
     def __init__(self) -> None:
         super().__init__()

@@ -126,18 +126,22 @@ def _decode(path: Path, size: tuple[int, int], grey: bool, whole: bool) -> Tenso
     from torchvision.transforms.v2 import functional as TF
 
     try:
-        image = decode_image(str(path), mode=ImageReadMode.GRAY if grey else ImageReadMode.RGB)
+        image: Tensor = decode_image(
+            str(path), mode=ImageReadMode.GRAY if grey else ImageReadMode.RGB
+        )
     except (RuntimeError, OSError) as error:
         raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
     if tuple(image.shape[-2:]) == size:
         return image
     if whole:
-        return TF.resize(image, list(size), antialias=True)
+        resized: Tensor = TF.resize(image, list(size), antialias=True)
+        return resized
     # As is usual for ImageNet: the short side to 8/7 of the crop, then the centre.
     scale = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
     larger = scale * 8 / 7 if scale < 1 else scale
     enlarged = [max(s, round(n * larger)) for n, s in zip(image.shape[-2:], size, strict=True)]
-    return TF.center_crop(TF.resize(image, enlarged, antialias=True), list(size))
+    cut: Tensor = TF.center_crop(TF.resize(image, enlarged, antialias=True), list(size))
+    return cut
 
 
 def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
@@ -158,7 +162,8 @@ def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
     mask = torch.from_numpy(values.astype(np.uint8))
     if tuple(mask.shape) == size:
         return mask
-    return TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+    resized: Tensor = TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
+    return resized[0]
 
 
 def normalise(pixels: Tensor, data: DataSection) -> Tensor:
