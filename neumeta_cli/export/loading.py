@@ -8,6 +8,7 @@ from torch import nn
 from neumeta_cli.checkpoint import Weights, load_checkpoint, read_weights, refusing
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.precision import check_dtype
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import (
     blueprint_from_json,
     check_version,
@@ -17,7 +18,6 @@ from neumeta_cli.manifold import (
 from neumeta_cli.resize import Frame
 
 KIND = "network"
-RUN_BY = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
 
 
 def load(path: str | Path, arch: str | None = None, trust_code: bool = False) -> Any:
@@ -37,8 +37,8 @@ def load(path: str | Path, arch: str | None = None, trust_code: bool = False) ->
 
     """
     path = Path(path)
-    if path.suffix in RUN_BY:
-        raise NeumetaError(f"{path} is a program, not weights; run it with {RUN_BY[path.suffix]}")
+    if program := PROGRAMS.get(path.suffix):
+        raise NeumetaError(f"{path} is a program, not weights; run it with {program.run_by}")
     weights = read_weights(path)
     kind = weights.metadata.get("kind")
     if kind == "manifold":

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from neumeta_cli.trace import DispatchMode, Inputs, random_inputs
+from neumeta_cli.trace import Inputs, random_inputs
+from neumeta_cli.trace.dispatch import DispatchMode
 
 
 def invariance_error(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int = 0) -> float:

@@ -13,7 +13,7 @@ from neumeta_cli.manifold.settings import NoiseSection, NormSection
 from neumeta_cli.permute.settings import PermuteSection
 from neumeta_cli.recipe.tables import CompareSection, EvalSection
 from neumeta_cli.settings import Section
-from neumeta_cli.tasks import TASKS
+from neumeta_cli.tasks import FORMATS, TASKS
 from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
 from neumeta_cli.training.settings import TrainSection
 
@@ -73,7 +73,7 @@ class Recipe(Section):
             raise ValueError("data.classes: segmentation needs the number of classes in masks")
         if self.data.format == "own" and ":" not in self.task:
             raise ValueError("data.format: own is for a task of your own, package.module:Class")
-        if self.task == "classification" and (masks or self.data.format == "celeba"):
+        if self.task == "classification" and FORMATS[self.data.format].labels != "class":
             raise ValueError(
                 f"data.format: {self.data.format} has no class for each image, which "
                 "classification needs"

@@ -28,7 +28,6 @@ from neumeta_cli.resize.network import (
 from neumeta_cli.resize.sizes import sizes_at
 from neumeta_cli.trace import (
     Clique,
-    DispatchMode,
     Inputs,
     Patch,
     Trace,
@@ -37,6 +36,7 @@ from neumeta_cli.trace import (
     on_meta,
     quick,
 )
+from neumeta_cli.trace.dispatch import DispatchMode
 
 LEVELS = 4  # how far above the module that failed its numbers are looked for
 SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks.settings import DataSection
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 DECODED_AT_ONCE = 1000
@@ -166,7 +168,7 @@ def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
     return resized[0]
 
 
-def normalise(pixels: Tensor, data: DataSection) -> Tensor:
+def normalise(pixels: Tensor, data: "DataSection") -> Tensor:
     """uint8 (b, C, H, W) to float32, minus the mean and over the standard deviation."""
     channels = pixels.shape[1]
     mean = torch.tensor(data.mean, device=pixels.device).view(-1, 1, 1)
@@ -182,7 +184,7 @@ def normalise(pixels: Tensor, data: DataSection) -> Tensor:
 def augment(
     pixels: Tensor,
     labels: Tensor,
-    data: DataSection,
+    data: "DataSection",
     generator: torch.Generator,
     count: int | None = None,
     part: slice = slice(None),
@@ -220,7 +222,7 @@ def augment(
     return torch.stack([image for image, _ in made]), torch.stack([label for _, label in made])
 
 
-def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
+def transforms(data: "DataSection", size: Sequence[int]) -> Any | None:
     """The recipe's augmentation as torchvision's transforms, None if there is none.
 
     Args:
@@ -249,7 +251,7 @@ def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
 
 
 def _flipped_and_shifted(
-    pixels: Tensor, data: DataSection, generator: torch.Generator, count: int, part: slice
+    pixels: Tensor, data: "DataSection", generator: torch.Generator, count: int, part: slice
 ) -> Tensor:
     """Random crops after zero padding and random flips of all images in one gather."""
     _, _, height, width = pixels.shape
