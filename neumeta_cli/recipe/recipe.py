@@ -19,7 +19,19 @@ from neumeta_cli.training.settings import TrainSection
 
 
 class Recipe(Section):
-    """One experiment: a network, its data, a scope, and how the manifold is fitted."""
+    """One experiment: a network, its data, a scope, and how the manifold is fitted.
+
+    What is not said has a default; fields that do not go together are refused::
+
+        >>> model = {"arch": "lenet_digits", "input_size": [1, 8, 8]}
+        >>> recipe = Recipe(name="mine", model=model, data={"format": "digits"}, fit={"epochs": 3})
+        >>> recipe.fit.epochs, recipe.task, recipe.eval.gammas[0]
+        (3, 'classification', 0.0)
+        >>> Recipe(name="mine", model=model, data={"format": "voc"})
+        Traceback (most recent call last):
+        pydantic_core._pydantic_core.ValidationError: 1 validation error for Recipe
+          Value error, data.format: voc has no class for each image, which classification needs ...
+    """
 
     name: str = Field(description="names the run folder")
     description: str = Field("", description="one line")
