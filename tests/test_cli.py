@@ -339,6 +339,42 @@ def test_usage_errors_exit_with_two(neumeta) -> None:
     assert neumeta("permute").code == 2
 
 
+WARNS = """
+import warnings
+from torch import nn
+
+class Warns(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, norm_first=True, batch_first=True)
+        self.encoder, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(16, 3)
+
+    def forward(self, x):
+        warnings.warn("these inputs are odd")
+        return self.last(self.encoder(x.flatten(2)).mean(1))
+
+def build():
+    return Warns()
+"""
+
+
+def test_a_command_silences_only_warnings_that_it_names(
+    neumeta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch warns of the encoder's speed, which no user can mend; the network warns of its own."""
+    (tmp_path / "warns.py").write_text(WARNS)
+    monkeypatch.syspath_prepend(tmp_path)
+    import warns
+
+    with pytest.warns(UserWarning, match="enable_nested_tensor"):
+        network = warns.build()
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    with pytest.warns(UserWarning, match="these inputs are odd") as heard:
+        result = neumeta("trace", "own.pth", "--arch", "warns:build", "--input-size", "3,4,4")
+    assert result.code == 0, result.stderr
+    assert {str(warning.message) for warning in heard} == {"these inputs are odd"}
+
+
 def test_debug_shows_the_traceback(neumeta) -> None:
     result = neumeta("permute", "none.pth", "--debug")
     assert result.code == 1

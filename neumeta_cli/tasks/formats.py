@@ -63,7 +63,7 @@ def load_images(
     return find_images(data, split, input_size).held(reporter or Silent(), split)
 
 
-def find_images(data: DataSection, split: str, input_size: tuple[int, int, int]) -> Images:
+def find_images(data: "DataSection", split: str, input_size: tuple[int, int, int]) -> Images:
     """Find the images of the split ``train`` or ``test`` of a data set.
 
     Args:
