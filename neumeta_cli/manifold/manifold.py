@@ -39,13 +39,8 @@ class Manifold(nn.Module):
     reads 16 instead of 32 maps of 2×2::
 
         >>> lenet = resolve("lenet_digits")
-<<<<<<< HEAD
         >>> made = lenet.build("cpu"), lenet, (1, 8, 8), "all", False
         >>> manifold, _ = build_manifold(*made, inr_settings(), NoiseSection())
-=======
-        >>> options = (1, 8, 8), "all", False, inr_settings(), NoiseSection()
-        >>> manifold, _ = build_manifold(lenet.build("cpu"), lenet, *options)
->>>>>>> strict
         >>> manifold.sample(0.5).fc1
         Linear(in_features=64, out_features=32, bias=True)
 
