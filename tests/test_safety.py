@@ -31,7 +31,7 @@ RECIPE = [
 ]
 
 
-# The program itself, but it waits for a signal after its third save: no fit is over before a test
+# The program itself, but it waits for a signal after its second save: no fit is over before a test
 # that a busy machine delays has stopped it.
 HELD = """
 import os, signal
@@ -42,7 +42,7 @@ reading, writing = os.pipe()
 os.set_blocking(writing, False)
 signal.set_wakeup_fd(writing)  # whatever signal comes is a byte to read, at once or later
 signal.signal(signal.SIGUSR1, lambda *_: None)
-save, left = Journal.save, 3
+save, left = Journal.save, 2
 def save_and_wait(self, state):
     global left
     save(self, state)
@@ -190,7 +190,7 @@ def test_a_stopped_distill_goes_on_to_the_same_bits(whole: Path, tmp_path: Path)
 
 
 def test_a_full_disk_stops_a_fit_and_leaves_its_last_state(whole: Path, tmp_path: Path) -> None:
-    """Files of this process may grow no more, as on a full disk, after its third save."""
+    """Files of this process may grow no more, as on a full disk, after its second save."""
     full = tmp_path / "full"
     process = begin(full, held=True)
     wait_until_held(process, tmp_path)
