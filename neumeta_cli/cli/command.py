@@ -32,17 +32,17 @@ class Group(TyperGroup):
 
 
 def _as_it_is(param: Any) -> Any:
-    """Take a value that is not given as None, whatever its type, and a text as it is.
+    """Take what is not given as None, whatever its type, and a text or a default as it is.
 
     Typer does so too, but since 0.29 it imports pydantic before it finds out, which takes longer
     than all the rest of a command that needs no torch.
     """
     process = type(param).process_value
-    takes_text = getattr(getattr(param, "type_descriptor", None), "annotation", None) is str
+    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
 
     def processed(ctx: Any, value: Any) -> Any:
-        text = takes_text and isinstance(value, str)
-        if not text and (value is not None or param.required):
+        nothing = value is None and (not param.required or ctx.resilient_parsing)  # completion
+        if not nothing and type(value) is not kind:
             return process(param, ctx, value)
         return value if param.callback is None else param.callback(ctx, param, value)
 
