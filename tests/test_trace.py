@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace import Trace, quick, trace_model
+from neumeta_cli.trace import Trace, fast_shapes, trace_model
 from neumeta_cli.trace.unions import Unions, components
 
 
@@ -140,9 +140,9 @@ def test_a_pooled_shape_is_pytorchs_and_so_is_what_it_refuses(
         expected = [(t.shape, t.dtype) for t in pool(*args)]
     except RuntimeError:
         with pytest.raises(RuntimeError):
-            quick.run(pool, (args[0].to("meta"), *args[1:]), {})
+            fast_shapes.run(pool, (args[0].to("meta"), *args[1:]), {})
     else:
-        found = quick.run(pool, (args[0].to("meta"), *args[1:]), {})
+        found = fast_shapes.run(pool, (args[0].to("meta"), *args[1:]), {})
         assert [(t.shape, t.dtype) for t in found] == expected
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neumeta_cli.trace.recorder import Operator, Recording, Refusal
-from neumeta_cli.trace.structure import Orbit, Structure
+from neumeta_cli.trace.symmetry import Orbit, Structure
 
 if TYPE_CHECKING:
     import networkx as nx

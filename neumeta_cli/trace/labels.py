@@ -20,7 +20,7 @@ product of a factor for heads and one for channels in a head, labelled jointly::
 
 ``q @ k.transpose(-1, -2)`` sums over the second factor, so it ties q0 to k0, q1 to k1, q2 to k2 and
 q3 to k3. Its result has one score a head: new atoms h0 and h1, the parents of the blocks {q0, q1}
-and {q2, q3}. What follows treats both heads alike, so that ``structure`` finds three things that
+and {q2, q3}. What follows treats both heads alike, so that ``symmetry`` finds three things that
 may change places: q0 with q1 (and k0 with k1), q2 with q3, and the heads as wholes, h0 with h1.
 Queries and keys of one head change places together; those of the other head need not.
 """

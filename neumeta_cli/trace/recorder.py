@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-import neumeta_cli.trace.quick as quick
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.trace.dispatch import DispatchMode
+from neumeta_cli.trace.fast_shapes import run as run_fast
 from neumeta_cli.trace.inputs import Inputs, describe, meta_inputs
 from neumeta_cli.trace.labels import Atoms, Labels
 from neumeta_cli.trace.rules import RULES, Call, RefusedError
@@ -157,7 +157,7 @@ class _Recorder(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = quick.run(func, args, kwargs)
+        out = run_fast(func, args, kwargs)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if outs:
