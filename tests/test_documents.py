@@ -2,8 +2,11 @@
 
 import re
 import shlex
+import tomllib
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -23,8 +26,11 @@ DOCUMENTS = sorted(
     ]
 )
 GUIDES = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "CONTRIBUTING.md")]
+TEXTS = [path for path in GUIDES if path.parent.name != "results"]  # these name other programs' too
 MOST_LINES = 150  # of README, which is a door and no lab book
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+OPTION = re.compile(r"`(--[a-z][a-z-]+)")
+EXTRA = re.compile(r"'\.\[(\w+)\]'")
 COMMAND = re.compile(r"^    (?:\$ )?(neumeta .*)$|`(neumeta [^`]+)`", re.MULTILINE)
 
 
@@ -43,6 +49,17 @@ def commands(path: Path) -> list[list[str]]:
     text = re.sub(r"\\\n\s*", "", path.read_text("utf-8"))
     found = (one or other for one, other in COMMAND.findall(text))
     return [shlex.split(line.replace("…", " "), comments=True)[1:] for line in found]
+
+
+def every_command(group: Any) -> Iterator[Any]:
+    yield group
+    for command in getattr(group, "commands", {}).values():
+        yield from every_command(command)
+
+
+def options_of(command: Any) -> set[str]:
+    names = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    return {*names, "--help"}
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=named)
@@ -66,10 +83,25 @@ def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
         while words and not words[0].startswith("-") and hasattr(command, "commands"):
             assert words[0] in command.commands, f"neumeta {words[0]}"
             command = command.commands[words.pop(0)]
-        options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+        options = options_of(command)
         for word in words:
             if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in options, f"{named(page)}: {word} of {words}"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=named)
+def test_every_option_that_a_sentence_names_exists(page: Path) -> None:
+    program = typer.main.get_command(app)
+    known = {option for command in every_command(program) for option in options_of(command)}
+    for option in OPTION.findall(page.read_text("utf-8")):
+        assert option in known, f"{named(page)}: {option}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=named)
+def test_every_extra_that_a_page_installs_exists(page: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    for extra in EXTRA.findall(page.read_text("utf-8")):
+        assert extra in project["optional-dependencies"]
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=named)
