@@ -77,6 +77,7 @@ def by_building_all(tensors: dict[str, torch.Tensor]) -> list[Arch]:
     return fitting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), SEARCHED, ids=[name for name, _ in SEARCHED])
 def test_a_search_finds_what_building_everything_finds(few: Path, name: str, kwargs) -> None:
     """The first, which learns the names, and the next, which knows them."""
@@ -116,6 +117,7 @@ def damages(whole: bytes) -> Iterator[bytes]:
     yield whole.replace(b"conv1", b"conv2")  # what it says is no longer what was written
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_names_is_learnt_again(few: Path) -> None:
     tensors = Arch("timm/mobilenetv3_small_075").build().state_dict()
     wanted = search(tensors)

@@ -200,7 +200,8 @@ def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
         extra["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         extra["init_weights"] = False
-    return tv_models.get_model(name, weights=None, **extra, **kwargs)
+    model: nn.Module = tv_models.get_model(name, weights=None, **extra, **kwargs)
+    return model
 
 
 def import_attribute(name: str, said_by: str) -> Any:

@@ -16,33 +16,45 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 SHARED = {"quiet": Quiet, "debug": Debug}
 
+# What libraries warn of that nobody who runs a command can mend: the beginning, and the category.
+SILENCED: tuple[tuple[str, type[Warning]], ...] = (
+    # torchvision since 0.29, of every image read; torchcodec, which it advises, is not needed here.
+    ("The image decoding and encoding capabilities of TorchVision", DeprecationWarning),
+    # torch, of a transformer encoder that it runs at its usual speed; the network is the user's.
+    ("enable_nested_tensor is True, but", UserWarning),
+    # torch-pruning, of parameters outside known layers; wrong shapes are refused after it.
+    ("Unwrapped parameters detected", UserWarning),
+)
+
 
 class Command(TyperCommand):
     """A command whose options cost nothing where they are not given."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_none_as_it_is(param) for param in super().get_params(ctx)]
+        return [_as_it_is(param) for param in super().get_params(ctx)]
 
 
 class Group(TyperGroup):
     """The same for a group of commands."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_none_as_it_is(param) for param in super().get_params(ctx)]
+        return [_as_it_is(param) for param in super().get_params(ctx)]
 
 
-def _none_as_it_is(param: Any) -> Any:
-    """Take a value that is not given as None, whatever its type.
+def _as_it_is(param: Any) -> Any:
+    """Take what is not given as None, whatever its type, and a text or a default as it is.
 
     Typer does so too, but since 0.29 it imports pydantic before it finds out, which takes longer
     than all the rest of a command that needs no torch.
     """
     process = type(param).process_value
+    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
 
     def processed(ctx: Any, value: Any) -> Any:
-        if value is not None or param.required:
+        nothing = value is None and (not param.required or ctx.resilient_parsing)  # completion
+        if not nothing and type(value) is not kind:
             return process(param, ctx, value)
-        return None if param.callback is None else param.callback(ctx, param, None)
+        return value if param.callback is None else param.callback(ctx, param, value)
 
     param.process_value = processed
     return param
@@ -56,7 +68,8 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
         Settings.quiet = Settings.quiet or quiet
         Settings.debug = Settings.debug or debug
         if not debug:
-            warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
+            for message, category in SILENCED:
+                warnings.filterwarnings("ignore", message, category)
         keep_freed_memory()
         function(**given)
 

@@ -8,6 +8,7 @@ from torch import nn
 from neumeta_cli.checkpoint import Weights, load_checkpoint, read_weights, refusing
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.precision import check_dtype
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import (
     blueprint_from_json,
     check_version,
@@ -17,7 +18,6 @@ from neumeta_cli.manifold import (
 from neumeta_cli.resize import Frame
 
 KIND = "network"
-RUN_BY = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
 
 
 def load(
@@ -63,8 +63,8 @@ def kind_of(path: Path, weights_key: str | None = None) -> str:
 
 
 def _read(path: Path, weights_key: str | None) -> tuple[str, Weights]:
-    if path.suffix in RUN_BY:
-        raise NeumetaError(f"{path} is a program, not weights; run it with {RUN_BY[path.suffix]}")
+    if program := PROGRAMS.get(path.suffix):
+        raise NeumetaError(f"{path} is a program, not weights; run it with {program.run_by}")
     weights = read_weights(path, weights_key)
     return str(weights.metadata.get("kind", "checkpoint")), weights
 

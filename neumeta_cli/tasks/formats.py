@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks.images import Images
-from neumeta_cli.tasks.settings import DataSection
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
 
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
-NOTHING_TO_READ = ("digits", "own")  # from a folder that must be given
 Size = tuple[int, int]
 
 
@@ -25,18 +26,24 @@ class Format:
 
     Attributes:
         read: opens a split: (root, ``train`` or ``test``, (height, width) of images).
+        about: the same in a few words, for whoever looks for a format.
         layout: what the folder is expected to hold.
+        labels: what each image has.
         download: fetches it into a folder; None where nobody may or can.
+        needs_folder: whether it is read from a folder that must be given.
 
     """
 
     read: Callable[[Path, str, Size], Images]
+    about: str
     layout: str
+    labels: Literal["class", "mask", "nothing"] = "class"
     download: Callable[[Path], object] | None = None
+    needs_folder: bool = True
 
 
 def load_images(
-    data: DataSection,
+    data: "DataSection",
     split: str,
     input_size: tuple[int, int, int],
     reporter: Reporter | None = None,
@@ -56,7 +63,7 @@ def load_images(
     return find_images(data, split, input_size).held(reporter or Silent(), split)
 
 
-def find_images(data: DataSection, split: str, input_size: tuple[int, int, int]) -> Images:
+def find_images(data: "DataSection", split: str, input_size: tuple[int, int, int]) -> Images:
     """Find the images of the split ``train`` or ``test`` of a data set.
 
     Args:
@@ -85,7 +92,7 @@ def find_images(data: DataSection, split: str, input_size: tuple[int, int, int])
     return replace(images, channels=input_size[0])
 
 
-def require_root(data: DataSection) -> Path:
+def require_root(data: "DataSection") -> Path:
     """The folder of a data set; it exists, or is made where the data are to be downloaded.
 
     Raises:
@@ -231,37 +238,61 @@ def _both_splits(name: str) -> Callable[[Path], object]:
     return download
 
 
+AS_TORCHVISION = "as torchvision has it"
 FORMATS: Mapping[str, Format] = {
-    "digits": Format(_digits, "nothing: they ship with scikit-learn"),
-    "own": Format(_own, "what your task reads"),
+    "digits": Format(
+        _digits,
+        "ships with scikit-learn",
+        "nothing: they ship with scikit-learn",
+        needs_folder=False,
+    ),
     "mnist": Format(
         _mnist,
+        AS_TORCHVISION,
         "MNIST/raw/train-images-idx3-ubyte and the other three files as published, unpacked",
-        _both_splits("MNIST"),
+        download=_both_splits("MNIST"),
     ),
     "cifar10": Format(
-        _cifar("CIFAR10"), "cifar-10-batches-py/ as published, unpacked", _both_splits("CIFAR10")
+        _cifar("CIFAR10"),
+        AS_TORCHVISION,
+        "cifar-10-batches-py/ as published, unpacked",
+        download=_both_splits("CIFAR10"),
     ),
     "cifar100": Format(
-        _cifar("CIFAR100"), "cifar-100-python/ as published, unpacked", _both_splits("CIFAR100")
+        _cifar("CIFAR100"),
+        AS_TORCHVISION,
+        "cifar-100-python/ as published, unpacked",
+        download=_both_splits("CIFAR100"),
     ),
     "image_folder": Format(
-        _image_folder, "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them"
+        _image_folder,
+        "train/<class>/, and test/ or val/ likewise",
+        "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them",
     ),
     "mask_folder": Format(
         _mask_folder,
+        "train/images/ and train/masks/, and test/ or val/ likewise",
         "train/images/*.png and train/masks/*.png of the same names, and test/ (or val/) likewise",
+        labels="mask",
     ),
     "voc": Format(
         _voc,
+        AS_TORCHVISION,
         "VOCdevkit/VOC2012/ with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ (for "
         "the augmented set also SegmentationClassAug/ and trainaug.txt)",
-        lambda root: _torchvision("VOCSegmentation")(str(root), image_set="train", download=True),
+        labels="mask",
+        download=lambda root: _torchvision("VOCSegmentation")(
+            str(root), image_set="train", download=True
+        ),
     ),
     "celeba": Format(
         _celeba,
+        AS_TORCHVISION,
         "celeba/ with img_align_celeba/*.jpg, list_eval_partition.txt and the other lists as "
         "published",
-        lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
+        labels="nothing",
+        download=lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
     ),
+    "own": Format(_own, "a task of your own reads it", "what your task reads", needs_folder=False),
 }
+NOTHING_TO_READ = tuple(name for name, form in FORMATS.items() if not form.needs_folder)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks.settings import DataSection
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 DECODED_AT_ONCE = 1000
@@ -126,18 +128,22 @@ def _decode(path: Path, size: tuple[int, int], grey: bool, whole: bool) -> Tenso
     from torchvision.transforms.v2 import functional as TF
 
     try:
-        image = decode_image(str(path), mode=ImageReadMode.GRAY if grey else ImageReadMode.RGB)
+        image: Tensor = decode_image(
+            str(path), mode=ImageReadMode.GRAY if grey else ImageReadMode.RGB
+        )
     except (RuntimeError, OSError) as error:
         raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
     if tuple(image.shape[-2:]) == size:
         return image
     if whole:
-        return TF.resize(image, list(size), antialias=True)
+        resized: Tensor = TF.resize(image, list(size), antialias=True)
+        return resized
     # As is usual for ImageNet: the short side to 8/7 of the crop, then the centre.
     scale = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
     larger = scale * 8 / 7 if scale < 1 else scale
     enlarged = [max(s, round(n * larger)) for n, s in zip(image.shape[-2:], size, strict=True)]
-    return TF.center_crop(TF.resize(image, enlarged, antialias=True), list(size))
+    cut: Tensor = TF.center_crop(TF.resize(image, enlarged, antialias=True), list(size))
+    return cut
 
 
 def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
@@ -158,10 +164,11 @@ def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
     mask = torch.from_numpy(values.astype(np.uint8))
     if tuple(mask.shape) == size:
         return mask
-    return TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+    resized: Tensor = TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
+    return resized[0]
 
 
-def normalise(pixels: Tensor, data: DataSection) -> Tensor:
+def normalise(pixels: Tensor, data: "DataSection") -> Tensor:
     """uint8 (b, C, H, W) to float32, minus the mean and over the standard deviation."""
     channels = pixels.shape[1]
     mean = torch.tensor(data.mean, device=pixels.device).view(-1, 1, 1)
@@ -177,7 +184,7 @@ def normalise(pixels: Tensor, data: DataSection) -> Tensor:
 def augment(
     pixels: Tensor,
     labels: Tensor,
-    data: DataSection,
+    data: "DataSection",
     generator: torch.Generator,
     count: int | None = None,
     part: slice = slice(None),
@@ -215,7 +222,7 @@ def augment(
     return torch.stack([image for image, _ in made]), torch.stack([label for _, label in made])
 
 
-def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
+def transforms(data: "DataSection", size: Sequence[int]) -> Any | None:
     """The recipe's augmentation as torchvision's transforms, None if there is none.
 
     Args:
@@ -244,7 +251,7 @@ def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
 
 
 def _flipped_and_shifted(
-    pixels: Tensor, data: DataSection, generator: torch.Generator, count: int, part: slice
+    pixels: Tensor, data: "DataSection", generator: torch.Generator, count: int, part: slice
 ) -> Tensor:
     """Random crops after zero padding and random flips of all images in one gather."""
     _, _, height, width = pixels.shape

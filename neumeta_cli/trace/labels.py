@@ -29,7 +29,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from networkx.utils import UnionFind
+
+from neumeta_cli.trace.unions import Unions
 
 FIXED = 0  # the atom that every immovable index is tied to
 
@@ -95,7 +96,7 @@ class Atoms:
     blocks: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     occurrences: list[np.ndarray] = field(default_factory=list)
     equal: list[np.ndarray] = field(default_factory=list)
-    _same: UnionFind = field(default_factory=UnionFind)
+    _same: Unions = field(default_factory=Unions)
     _alive: dict[int, np.ndarray] = field(default_factory=dict)  # an id stays one array's
     _seen: set[int] = field(default_factory=set)
     _projected: dict[tuple[int, tuple[int, ...]], np.ndarray] = field(default_factory=dict)
@@ -115,12 +116,12 @@ class Atoms:
         """Index i of ``a`` is the same channel as index i of ``b``."""
         if a is not b:
             if a.shape == b.shape:
-                self._same.union(*(self._key(x) for x in (a, b)))
+                self._same.unite(self._key(a), self._key(b))
             self.ties.append(tuple(x.ravel() for x in np.broadcast_arrays(a, b)))  # type: ignore[arg-type]
 
     def tied(self, arrays: Sequence[np.ndarray]) -> bool:
         """Whether these arrays are already known to be equal element by element."""
-        return len({self._same[self._key(a)] for a in arrays}) == 1
+        return len({self._same.root(self._key(a)) for a in arrays}) == 1
 
     def _key(self, array: np.ndarray) -> int:
         self._alive[id(array)] = array

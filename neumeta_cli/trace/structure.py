@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neumeta_cli.trace.labels import FIXED, Atoms
+from neumeta_cli.trace.unions import components
 
 ROUNDS = 4  # of refining colours; more would only help structures nested deeper than this
 
@@ -89,20 +90,17 @@ class Structure:
 
     def _solve(self) -> np.ndarray:
         """Channels, once no relation implies a further tie."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         a, b = (
             ([*side] for side in zip(*self._atoms.ties, strict=True))
             if self._atoms.ties
             else ([], [])
         )
+        channel: np.ndarray
         while True:
             rows = np.concatenate([*a, np.zeros(1, np.int64)])
             cols = np.concatenate([*b, np.zeros(1, np.int64)])
             size = self._atoms.count
-            graph = coo_array((np.ones(len(rows), bool), (rows, cols)), (size, size))
-            _, channel = connected_components(graph, directed=False)
+            channel = components(size, rows, cols)
             more = self._implied(channel)
             if not len(more):
                 return channel
@@ -140,8 +138,9 @@ class Structure:
             key, parent = key[order], parent[order]
             same = key[1:] == key[:-1]
             pairs.append(np.stack([parent[1:][same], parent[:-1][same]], 1))
-        found = np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
-        return found[found[:, 0] != found[:, 1]]
+        found: np.ndarray = np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
+        apart: np.ndarray = found[found[:, 0] != found[:, 1]]
+        return apart
 
     def _in_several_blocks(self, p: np.ndarray, c: np.ndarray) -> np.ndarray:
         """Rows that share a channel with another block: their places tell them apart."""
@@ -322,7 +321,8 @@ def _content_keys(c: np.ndarray) -> np.ndarray:
     ranked = np.sort(c, 1)
     new = np.ones_like(ranked, bool)
     new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
-    return np.where(new, _mix(ranked), 0).sum(1, dtype=np.uint64)
+    hashes: np.ndarray = np.where(new, _mix(ranked), 0).sum(1, dtype=np.uint64)
+    return hashes
 
 
 def _against(channels: np.ndarray, fixed: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from neumeta_cli.checkpoint import (
     refusing,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.loading import KIND, RUN_BY
-from neumeta_cli.export.programs import read_onnx, read_pt2_metadata
+from neumeta_cli.export.loading import KIND
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, load_manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
@@ -53,7 +53,7 @@ def describe(
     if not path.exists():
         raise NeumetaError(f"no such file: {path}")
     with refusing(path, "file"):
-        if path.suffix in RUN_BY and path.is_file():
+        if path.suffix in PROGRAMS and path.is_file():
             known = _program(path)
         else:
             opening = partial(load_checkpoint, path, arch, None, reporter, weights_key)
@@ -67,10 +67,7 @@ def describe(
 
 
 def _program(path: Path) -> dict[str, Any]:
-    if path.suffix == ".onnx":
-        metadata, seen = read_onnx(path)
-    else:
-        metadata, seen = read_pt2_metadata(path), {}
+    metadata, seen = PROGRAMS[path.suffix].read(path)
     if metadata:
         return _exported(metadata) | seen
     return {"kind": "program", **seen, "warnings": ["not written by neumeta"]}
