@@ -12,6 +12,7 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     Json,
+    SkipBrokenOption,
     TrustCode,
     choose_device,
     parse_counts,
@@ -24,7 +25,14 @@ def evaluate(
         Path, typer.Argument(metavar="MANIFOLD|EXPORT|CHECKPOINT", help="What to measure.")
     ],
     data: DataOption = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder of images in class folders, all of which are measured."
+        ),
+    ] = None,
     download: DownloadOption = False,
+    skip_broken: SkipBrokenOption = False,
     widths: Annotated[
         str,
         typer.Option(
@@ -62,24 +70,27 @@ def evaluate(
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
     """
-    from neumeta_cli.checkpoint import load_checkpoint
-    from neumeta_cli.cli.adapting import how_to_read
+    from neumeta_cli.checkpoint import Arch, load_checkpoint, resolve
+    from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
     from neumeta_cli.export import accept_float32, describe, load
     from neumeta_cli.manifold import Manifold
     from neumeta_cli.tasks import load_task
+    from neumeta_cli.tasks.preprocessing import PREPROCESSING, own_preprocessing
 
     place, reporter = choose_device(device), TerminalReporter()
     chosen = parse_widths(widths)
     counts = [] if samples is None else parse_counts(samples)
     batches = BATCHES if latency else ()
+    asked = Asked(data, test_data, recipe, download, skip_broken)
     loaded = load(file, arch, trust_code)
     if isinstance(loaded, Manifold):
         for width in chosen:
             loaded.frame.sizes(width)  # refuses a bad width before any data is read
-        section, kind = how_to_read(data, recipe, loaded.provenance.recipe, trust_code, download)
-        size = loaded.input_size
+        size, recorded = loaded.input_size, loaded.provenance.recipe
+        own = own_preprocessing(loaded.arch, size)
+        section, kind = how_to_read(asked, recorded, own, trust_code, reporter)
         network = loaded.sample(1.0, samples=0)
         task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
         loaded.to(place)
@@ -88,7 +99,9 @@ def evaluate(
         accept_float32(loaded)
         document = describe(file)
         size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
-        section, kind = how_to_read(data, recipe, document, trust_code, download)
+        named = Arch(document["arch"]["name"]) if arch is None else resolve(arch)
+        own = own_preprocessing(named, size, document.get(PREPROCESSING), file)
+        section, kind = how_to_read(asked, document, own, trust_code, reporter)
         task = load_task(section, loaded, size, train=False, reporter=reporter, kind=kind)
         exported = document["kind"] == "network"
         method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)

@@ -19,6 +19,8 @@ from neumeta_cli.cli.options import (
     Json,
     RecipeName,
     SetOption,
+    SkipBrokenOption,
+    TestDataOption,
     choose_device,
 )
 from neumeta_cli.errors import NeumetaError
@@ -36,6 +38,8 @@ def fit(
         typer.Option(metavar="DIR", help="Folder of the run. Default: runs/<recipe>/<time>."),
     ] = None,
     epochs: EpochsOption = None,
+    test_data: TestDataOption = None,
+    skip_broken: SkipBrokenOption = False,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     device: Device = "auto",
@@ -57,8 +61,11 @@ def fit(
     named = load_recipe(recipe)
     folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
     resolved = folder / RECIPE_FILE  # with what was said when the run began
-    source = str(resolved) if resume and resolved.exists() else recipe
-    chosen = adapted(source, set_, checkpoint, data, epochs, seed, download)
+    goes_on = resume and resolved.exists()
+    source = str(resolved) if goes_on else recipe
+    chosen = adapted(
+        source, set_, checkpoint, data, epochs, seed, download, test_data, skip_broken, goes_on
+    )
     reporter = TerminalReporter()
     _tell_processes()
     again = f"neumeta fit --recipe {recipe} --run {folder} --resume"
@@ -94,6 +101,8 @@ def distill(
     ),
     arch: ArchOption = None,
     epochs: EpochsOption = None,
+    test_data: TestDataOption = None,
+    skip_broken: SkipBrokenOption = False,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
     device: Device = "auto",
@@ -106,6 +115,7 @@ def distill(
 
     Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
     """
+    from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import adapted, recipe_for
     from neumeta_cli.cli.stages import tell_arch
@@ -113,6 +123,7 @@ def distill(
     from neumeta_cli.distill import distill_checkpoint
     from neumeta_cli.manifold import save_manifold
     from neumeta_cli.tasks import load_task, task_class
+    from neumeta_cli.tasks.preprocessing import resolved
 
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
@@ -121,9 +132,11 @@ def distill(
     tell_arch(loaded)
     name = recipe or recipe_for(loaded)
     note(f"recipe: {name}")
-    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download)
+    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download, test_data, skip_broken)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
+    section = resolved(chosen.data, pipeline.preprocessing_for(loaded), reporter)
+    chosen = pipeline.with_data(chosen, section)
     task = load_task(
         chosen.data,
         loaded.model,
@@ -188,6 +201,7 @@ def train(
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.tasks import load_task, task_class
+    from neumeta_cli.tasks.preprocessing import own_preprocessing, preprocessing_of, resolved
     from neumeta_cli.training import train_network
 
     if output.suffix not in SUFFIXES:  # before the training, not after it
@@ -203,7 +217,9 @@ def train(
         note(f"{taken} of {len(model.state_dict())} tensors from {init}")
     size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
-    task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
+    section = resolved(chosen.data, own_preprocessing(arch, size), reporter)
+    task = load_task(section, model, size, reporter=reporter, kind=kind)
+    task.require_labels("training")
     folder, place = working_folder(output, resume), choose_device(device)
     _tell_processes()
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
@@ -211,7 +227,9 @@ def train(
     if launched_processes()[1]:
         return
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
-    metadata = pipeline.checkpoint_metadata(checkpoint)
+    metadata = pipeline.checkpoint_metadata(
+        checkpoint, preprocessing_of(section, size[1:]).as_dict()
+    )
     inside = metadata if output.suffix == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)
