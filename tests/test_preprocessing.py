@@ -255,6 +255,7 @@ KEPT = {
 }
 
 
+@pytest.mark.slow
 def test_all_files_keep_what_was_taken_and_all_commands_take_it(neumeta, folder: Path) -> None:
     """Train, fit, export and eval; the recipe is said to the first two alone."""
     Path("mine.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")

@@ -114,7 +114,8 @@ class Images:
         reporter.finish()
         if broken := [f.name for i, f in enumerate(self.files) if i not in set(kept)]:
             named = ", ".join(broken[:NAMED]) + (", …" if len(broken) > NAMED else "")
-            reporter.tell(f"left out {len(broken)} broken {split} images of {len(self)}: {named}")
+            kind = "training" if split == "train" else split
+            reporter.tell(f"left out {len(broken)} broken {kind} images of {len(self)}: {named}")
         return self.chosen(torch.tensor(kept, dtype=torch.int64)) if broken else self
 
     def _is_readable(self, number: int) -> bool:
