@@ -21,6 +21,7 @@ from neumeta_cli.tasks.settings import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     IN_MEMORY_FORMATS,
+    MASK_FORMATS,
     DataSection,
 )
 from neumeta_cli.zoo import ZOO
@@ -105,28 +106,29 @@ class Preprocessing:
 
     def overridden(self, given: Mapping[str, Any], by: str) -> "Preprocessing":
         """With the fields that somebody gives, by the names that a recipe has for them."""
-        said = {name: given[name] for name in NAMES if given.get(name) is not None}
-        if not said:
-            return self
-        named = ", ".join(name.replace("_", " ") for name in said)
-        source = by if len(said) == len(NAMES) else f"{self.source}; {named}: {by}"
         values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in said.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name in NAMES
+            if (value := given.get(name)) is not None
         }
-        return replace(self, **values, source=source)
+        others = [n.replace("_", " ") for n, value in values.items() if value != getattr(self, n)]
+        source = f"{self.source}; {', '.join(others)}: {by}" if others else self.source
+        return replace(self, **values, source=by if len(values) == len(NAMES) else source)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by the names that a recipe has for them, as plain JSON types."""
         values = {name: getattr(self, name) for name in NAMES}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
-    def describe(self, resized: bool = True) -> str:
-        """One line; ``resized`` is false for images that come in the right size."""
+    def describe(self, form: str = "image_folder") -> str:
+        """One line on what happens to images of a format of data."""
         parts = ["×".join(map(str, self.size))]
-        if resized:
+        if form in MASK_FORMATS:
+            parts.append(f"{self.interpolation}, not cut")
+        elif form not in IN_MEMORY_FORMATS:
             mode = {"center": "", "cover": " of larger images"}
             cut = mode.get(self.crop_mode, f" ({self.crop_mode})")
-            parts += [self.interpolation, f"crop {self.crop_fraction:.4g}{cut}"]
+            parts.append(f"{self.interpolation}, crop {self.crop_fraction:.4g}{cut}")
         parts += [f"mean {_short(self.mean)}", f"std {_short(self.std)}"]
         return f"preprocessing: {', '.join(parts)} ({self.source})"
 
@@ -182,8 +184,7 @@ def resolved(
     size = section.image_size or own.size
     square = (size, size) if isinstance(size, int) else size
     chosen = replace(own, size=square).overridden(section.model_dump(), by)
-    resized = section.format not in IN_MEMORY_FORMATS
-    (reporter or Silent()).tell(chosen.describe(resized))
+    (reporter or Silent()).tell(chosen.describe(section.format))
     return section.model_copy(update=chosen.as_dict())
 
 
