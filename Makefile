@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A process for each core, with one thread each; what shares a fixture stays together till the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 .PHONY: demo compare quick test test-older-kernels lint clean
 
@@ -36,13 +38,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 quick: lint
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-older-kernels: $(STAMP)
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m kernels
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m kernels
 
 clean:
 	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -14,8 +14,11 @@ from neumeta_cli.checkpoint import (
     Arch,
     Checkpoint,
     Weights,
+    check_resizable,
+    first_line,
     load_checkpoint,
     resolve,
+    suffix_of,
     write_text,
     write_weights,
 )
@@ -34,9 +37,9 @@ from neumeta_cli.evaluate import (
     sweep,
 )
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.manifold import save_manifold
+from neumeta_cli.manifold import load_manifold, save_manifold
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
-from neumeta_cli.recipe import Recipe
+from neumeta_cli.recipe import Recipe, load_recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.runs import (
@@ -86,7 +89,8 @@ if TYPE_CHECKING:
 class RunResult:
     """What a run gave: its folder, the table, what the fit took, and the cost of an epoch.
 
-    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder.
+    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder;
+    ``source`` tells which tensors of the checkpoint's file were taken.
     """
 
     folder: Path
@@ -99,6 +103,7 @@ class RunResult:
     test_images: int
     metrics: list[Metric]
     pictures: list[str]
+    source: dict[str, Any]
 
     @property
     def table(self) -> FitTable:
@@ -119,6 +124,7 @@ class RunResult:
             test_images=self.test_images,
             metrics=self.metrics,
             pictures=self.pictures,
+            source=self.source,
             total_variation={o.clique: (o.before, o.after) for o in self.orders},
         )
 
@@ -187,6 +193,7 @@ def run_recipe(
     metrics = {"table": [row.as_dict() for row in rows]}
     manifold.provenance = replace(manifold.provenance, metrics=metrics)
     path = save_manifold(folder / MANIFOLD_FILE, manifold)
+    check_opens(path)
     sizes = path.stat().st_size, checkpoint.path.stat().st_size
     run = RunResult(
         folder,
@@ -199,6 +206,7 @@ def run_recipe(
         len(task.test),
         shown(task.metrics, rows),
         list(pictures),
+        checkpoint.source(),
     )
     run.table.write(folder / TABLE_FILE)
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
@@ -211,11 +219,39 @@ def run_recipe(
 def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     refuse_if_running(folder)
+    _refuse_other_weights(folder / RECIPE_FILE, recipe, resume)
     if not resume:
         for stale in (STATE_FILE, METRICS_FILE, PRECISION_FILE, RUNNING_FILE, DIED_FILE):
             (folder / stale).unlink(missing_ok=True)
     write_text(folder / RECIPE_FILE, recipe.as_yaml())
     write_text(folder / TRACE_FILE, json.dumps(trace.as_dict(), indent=1))
+
+
+def _refuse_other_weights(begun: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse to continue a run with other weights of the same file."""
+    if resume and begun.exists():
+        key = load_recipe(str(begun)).model.weights_key
+        if key != recipe.model.weights_key:
+            raise NeumetaError(
+                f"{begun.parent} was begun with the weights under {key or 'no key'}; leave out "
+                "--weights-key or --resume"
+            )
+
+
+def check_opens(path: Path) -> None:
+    """Make sure that a manifold's file gives a network, before anybody is told of success.
+
+    Raises:
+        NeumetaError: it does not.
+
+    """
+    try:
+        load_manifold(path, trust_code=True).sample(1.0, samples=0)
+    except Exception as error:  # whatever a network raises
+        raise NeumetaError(
+            f"{path} was written and cannot be used: {first_line(error)}; please report this "
+            "architecture"
+        ) from error
 
 
 def ordering_of(recipe: Recipe) -> Ordering:
@@ -244,8 +280,13 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
     assert recipe.model.checkpoint is not None
     require_root(recipe.data)
     checkpoint = load_checkpoint(
-        Path(recipe.model.checkpoint), recipe_arch(recipe), recipe.model.input_size, reporter
+        Path(recipe.model.checkpoint),
+        recipe_arch(recipe),
+        recipe.model.input_size,
+        reporter,
+        recipe.model.weights_key,
     )
+    check_resizable(checkpoint.arch.name, checkpoint.model, recipe.norm.fold)
     data = resolved(recipe.data, preprocessing_for(checkpoint), reporter)
     task = load_task(
         data,
@@ -285,11 +326,11 @@ def recipe_arch(recipe: Recipe) -> Arch:
 
 def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
     """Write a permuted checkpoint; a ``.safetensors`` file also tells its architecture."""
-    if path.suffix == ".safetensors":
+    if suffix_of(path) == ".safetensors":
         recorded = checkpoint.weights.metadata.get(PREPROCESSING)
         told = checkpoint_metadata(checkpoint, recorded) | {"permuted": True}
-        permuted = replace(permuted, metadata=told, prefix="")
-    elif checkpoint.path.suffix == ".safetensors":
+        permuted = replace(permuted, metadata=told, names={})
+    elif suffix_of(checkpoint.path) == ".safetensors":
         permuted = replace(permuted, metadata={})
     return write_weights(path, permuted)
 

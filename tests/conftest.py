@@ -1,11 +1,19 @@
 """What tests share: small real networks, weights files and data folders."""
 
+import contextlib
+import io
+import json
+import os
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import Tensor, nn
 
@@ -14,7 +22,12 @@ from neumeta_cli.checkpoint.arch import Arch, resolve
 from neumeta_cli.cli import main
 from neumeta_cli.evaluate import measure_latency
 
-torch.set_num_threads(2)
+# As many threads as OMP_NUM_THREADS says (make test: one, in a process for each core), or two; and
+# the processes that tests start have as many.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "2")))
+# A machine that is busy with other things draws its examples slowly.
+settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("tests")
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
@@ -86,11 +99,28 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@dataclass(frozen=True)
 class Result:
     """What a command printed, and its exit code."""
 
-    def __init__(self, code: int, stdout: str, stderr: str) -> None:
-        self.code, self.stdout, self.stderr = code, stdout, stderr
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run_main(*arguments: object) -> int:
+    """Run a command line as the installed program does, in this process; its exit code."""
+    from neumeta_cli.cli.console import Settings
+
+    Settings.quiet = Settings.debug = False
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["neumeta", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as exit_:
+            if exit_.code is not None:
+                return exit_.code if isinstance(exit_.code, int) else 1
+    return 0
 
 
 @pytest.fixture
@@ -101,19 +131,40 @@ def neumeta(
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Result:
-        from neumeta_cli.cli.console import Settings
-
-        Settings.quiet = Settings.debug = False
-        monkeypatch.setattr("sys.argv", ["neumeta", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-        out, err = capsys.readouterr()
-        return Result(code, out, err)
+        return Result(run_main(*arguments), *capsys.readouterr())
 
     return run
+
+
+# To try which precision is quicker takes longer than such a fit.
+ONE_EPOCH = ("--set", "fit.epochs=1", "--set", "noise.samples=2", "--set", "fit.precision=float32")
+
+
+@dataclass(frozen=True)
+class DigitsFit:
+    """A fit of the digits recipe after one epoch.
+
+    Attributes:
+        folder: that it ran in, with ``runs/latest``.
+        table: what it told as JSON.
+
+    """
+
+    folder: Path
+    table: dict[str, Any]
+
+    @property
+    def manifold(self) -> Path:
+        return self.folder / "runs" / "latest" / "manifold.safetensors"
+
+
+@pytest.fixture(scope="session")
+def digits_fit(tmp_path_factory: pytest.TempPathFactory) -> DigitsFit:
+    """One for all tests, which copy what they change."""
+    folder, told = tmp_path_factory.mktemp("digits"), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(told):
+        assert run_main("fit", "-r", "digits_lenet", *ONE_EPOCH, "-q", "--json", "-") == 0
+    return DigitsFit(folder, json.loads(told.getvalue()))
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:

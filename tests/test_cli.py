@@ -1,6 +1,5 @@
 """The commands as users type them, and what they say when something is wrong."""
 
-import contextlib
 import json
 import os
 import pickle
@@ -10,16 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import relative_error
+from conftest import ONE_EPOCH, DigitsFit, relative_error
 from safetensors.torch import save_file
 
 import neumeta_cli
 from neumeta_cli.checkpoint import load_checkpoint
-from neumeta_cli.cli import main
 from neumeta_cli.shipped import recipe_files
-
-SMALL = ["--set", "fit.epochs=1", "--set", "noise.samples=2", "--set", "inr.hidden=8", "-q"]
-SMALL = ["--set", "fit.precision=float32", *SMALL]  # to try which is quicker takes longer
 
 
 def fails(result, *words: str, code: int = 1) -> None:
@@ -33,45 +28,25 @@ def fails(result, *words: str, code: int = 1) -> None:
         assert word in lines[0]
 
 
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifold of the digits LeNet after one epoch."""
-    path = tmp_path_factory.mktemp("distilled") / "manifold.safetensors"
-    source = neumeta_cli.load_recipe("digits_lenet").model.checkpoint
-    arguments = ["neumeta", "distill", source, "-r", "digits_lenet", "-o", path, *SMALL]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", list(map(str, arguments)))
-        with contextlib.suppress(SystemExit):
-            main()
-    return path
-
-
 @pytest.fixture
-def manifold_file(distilled: Path, tmp_path: Path) -> Path:
-    """A copy of that, which a test may damage."""
-    return Path(shutil.copy(distilled, tmp_path))
+def manifold_file(digits_fit: DigitsFit, tmp_path: Path) -> Path:
+    """A copy of a manifold of the digits LeNet, which a test may damage."""
+    return Path(shutil.copy(digits_fit.manifold, tmp_path))
 
 
-@pytest.mark.slow
-def test_an_ablation_is_not_the_recipe_of_an_architecture(neumeta, tmp_path: Path) -> None:
-    source = neumeta_cli.load_recipe("digits_lenet").model.checkpoint
-    result = neumeta("distill", source, "-o", tmp_path / "manifold.safetensors", *SMALL[:-1])
-    assert result.code == 0
-    assert "recipe: digits_lenet" in result.stderr
-
-
-def test_the_main_job_from_recipe_to_small_network(neumeta, tmp_path: Path) -> None:
-    result = neumeta("fit", "--recipe", "digits_lenet", *SMALL, "--json", "-")
-    assert result.code == 0
-    table = json.loads(result.stdout)
-    methods = {(r["method"], r["gamma"]) for r in table["rows"]}
+def test_the_main_job_from_recipe_to_small_network(
+    neumeta, digits_fit: DigitsFit, tmp_path: Path
+) -> None:
+    shutil.copytree(digits_fit.folder / "runs", "runs", symlinks=True)
+    rows = digits_fit.table["rows"]
+    methods = {(r["method"], r["gamma"]) for r in rows}
     gammas = (0.0, 0.25, 0.5, 0.75)
     assert methods == {
         ("checkpoint", 0.0),
         *(("NeuMeta", g) for g in gammas),
         *(("ℓ1 pruning", g) for g in gammas),
     }
-    at = {(r["method"], r["gamma"]): r for r in table["rows"]}
+    at = {(r["method"], r["gamma"]): r for r in rows}
     assert at["NeuMeta", 0.5]["parameters"] == at["ℓ1 pruning", 0.5]["parameters"]
     whole = at["checkpoint", 0.0]["metrics"]
     assert at["ℓ1 pruning", 0.0]["metrics"] == whole
@@ -90,12 +65,10 @@ def test_the_main_job_from_recipe_to_small_network(neumeta, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_fit_goes_on_where_it_stopped(neumeta, tmp_path: Path) -> None:
-    first = neumeta("fit", "-r", "digits_lenet", *SMALL, "--run", "a run")
-    assert first.code == 0
-    again = neumeta(
-        "fit", "-r", "digits_lenet", *SMALL, "--run", "a run", "--resume", "--json", "-"
-    )
+def test_fit_goes_on_where_it_stopped(neumeta, digits_fit: DigitsFit) -> None:
+    shutil.copytree(digits_fit.folder / "runs" / "latest", "a run")
+    fit = ["fit", "-r", "digits_lenet", *ONE_EPOCH, "-q", "--run", "a run"]
+    again = neumeta(*fit, "--resume", "--json", "-")
     assert json.loads(again.stdout)["fit"]["epochs"] == 1
     fails(neumeta("fit", "-r", "cifar10_resnet20", "--resume"), "no run of cifar10_resnet20")
 
@@ -364,6 +337,42 @@ def test_usage_errors_exit_with_two(neumeta) -> None:
     assert neumeta("export").code == 2
     assert neumeta("fit", "--nonsense").code == 2
     assert neumeta("permute").code == 2
+
+
+WARNS = """
+import warnings
+from torch import nn
+
+class Warns(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, norm_first=True, batch_first=True)
+        self.encoder, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(16, 3)
+
+    def forward(self, x):
+        warnings.warn("these inputs are odd")
+        return self.last(self.encoder(x.flatten(2)).mean(1))
+
+def build():
+    return Warns()
+"""
+
+
+def test_a_command_silences_only_warnings_that_it_names(
+    neumeta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch warns of the encoder's speed, which no user can mend; the network warns of its own."""
+    (tmp_path / "warns.py").write_text(WARNS)
+    monkeypatch.syspath_prepend(tmp_path)
+    import warns
+
+    with pytest.warns(UserWarning, match="enable_nested_tensor"):
+        network = warns.build()
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    with pytest.warns(UserWarning, match="these inputs are odd") as heard:
+        result = neumeta("trace", "own.pth", "--arch", "warns:build", "--input-size", "3,4,4")
+    assert result.code == 0, result.stderr
+    assert {str(warning.message) for warning in heard} == {"these inputs are odd"}
 
 
 def test_debug_shows_the_traceback(neumeta) -> None:

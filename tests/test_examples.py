@@ -3,12 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
-
-from neumeta_cli.cli import main
+from conftest import REPOSITORY, DigitsFit
 
 pytestmark = pytest.mark.slow
 
@@ -22,26 +19,11 @@ SCRIPTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def manifold(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the digits recipe after two epochs."""
-    folder = tmp_path_factory.mktemp("examples")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        fit = ["fit", "-r", "digits_lenet", "--epochs", "2", "--run", "run", "-q"]
-        fit += ["--set", "fit.precision=float32"]
-        patch.setattr("sys.argv", ["neumeta", *fit])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert ended.value.code in (0, None)
-    return folder / "run" / "manifold.safetensors"
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_an_example_runs(manifold: Path, script: str) -> None:
+def test_an_example_runs(digits_fit: DigitsFit, script: str) -> None:
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, REPOSITORY / "examples" / script, manifold],
+        [sys.executable, REPOSITORY / "examples" / script, digits_fit.manifold],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,

@@ -170,18 +170,21 @@ SHARED_STEPS = {  # everything that a step of the recipe for whole networks draw
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fields", "stop_at"),
-    [({}, 4), ({"fit": {"views": 2}}, 4), ({}, 1), ({}, 3), (SHARED_STEPS, 1), (SHARED_STEPS, 3)],
+    ("fields", "stops"),
+    [({}, [1, 3, 4]), ({"fit": {"views": 2}}, [4]), (SHARED_STEPS, [1, 3])],
+    ids=["images", "views", "shared steps"],
 )
 def test_a_resumed_fit_equals_an_uninterrupted_one(
-    build, image_folder, tmp_path, fields: dict, stop_at: int
+    build, image_folder, tmp_path, fields: dict, stops: list[int]
 ) -> None:
     """Stopped in the middle of an epoch, at its end, and before anything was saved."""
     base = {"norm": {"fold": False}, "loss": {"distill": 1.0}}
     fit = {"epochs": 3, "save_steps": 2, **fields.get("fit", {})}
     recipe = recipe_for(image_folder, **(base | fields | {"fit": fit}))
 
-    def state(folder: Path, resume: bool, stop_at: int | None) -> dict[str, torch.Tensor]:
+    def state(
+        folder: Path, resume: bool = False, stop_at: int | None = None
+    ) -> dict[str, torch.Tensor]:
         folder.mkdir(exist_ok=True)
         manifold, tensors, task = prepared(build, recipe)
         fitter = Fitter(manifold, tensors, task, recipe, folder=folder)
@@ -197,15 +200,19 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
         fitter.run(resume)
         return manifold.field.state_dict()
 
-    whole = state(tmp_path / "whole", resume=False, stop_at=None)
-    with pytest.raises(StoppedError):
-        state(tmp_path / "cut", resume=False, stop_at=stop_at)
-    resumed = state(tmp_path / "cut", resume=True, stop_at=None)
-    assert all(torch.equal(resumed[name], t) for name, t in whole.items())
-    logs = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "cut")]
-    one, two = ([json.loads(line) | {"seconds": 0} for line in log] for log in logs)
-    assert one == two
-    assert len(one) == 3
+    def log(folder: Path) -> list[dict[str, object]]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) | {"seconds": 0} for line in lines]
+
+    whole = state(tmp_path / "whole")
+    assert len(log(tmp_path / "whole")) == 3
+    for stop_at in stops:
+        cut = tmp_path / f"cut at {stop_at}"
+        with pytest.raises(StoppedError):
+            state(cut, stop_at=stop_at)
+        resumed = state(cut, resume=True)
+        assert all(torch.equal(resumed[name], t) for name, t in whole.items())
+        assert log(cut) == log(tmp_path / "whole")
 
 
 def broken_at(fitter: Fitter, broken: Callable[[int], bool]) -> list[float]:

@@ -247,7 +247,7 @@ def test_an_export_computes_what_its_twin_in_memory_does(
         f"y = neumeta_cli.load({str(exported.path)!r})(x)\n"
         f"torch.save({{'y': y}}, {str(tmp_path / 'y.pt')!r})\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True)["y"], twin)
 
 

@@ -1,7 +1,6 @@
 """Several processes give what one process gives."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,14 +32,15 @@ eval: {{gammas: [0.5], watch: 8}}
 
 def run_processes(count: int, command: list[str], folder: Path) -> str:
     """Run a command in ``count`` processes as launchers do; what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # They meet in a store of this process, as those of torchrun do in its own: no port is looked
+    # for that another test could take meanwhile.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     begun = []
     for rank in range(count):
-        launch = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        launch = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": store.port}
         environment = os.environ | {n: str(v) for n, v in launch.items()}
         environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         begun.append(
             subprocess.Popen(
                 [sys.executable, *command],
@@ -56,12 +56,19 @@ def run_processes(count: int, command: list[str], folder: Path) -> str:
     return told
 
 
-def fitted(folder: Path, recipe: Path, count: int = 1) -> tuple[dict[str, torch.Tensor], str]:
-    """The INR that a fit in ``count`` processes gave, and what they said."""
-    command = ["-m", "neumeta_cli", "fit", "-r", str(recipe), "--device", "cpu"]
-    told = run_processes(count, [*command, "--run", str(folder)], folder.parent)
-    weights = read_weights(folder / "manifold.safetensors")
-    return {n: t for n, t in weights.tensors.items() if n.startswith("inr.")}, told
+@pytest.fixture
+def run_command(neumeta, tmp_path: Path):
+    """Run a command line in so many processes, one being this; gives what they said."""
+
+    def run(count: int, *command: object) -> str:
+        arguments = [*map(str, command), "--device", "cpu"]
+        if count > 1:
+            return run_processes(count, ["-m", "neumeta_cli", *arguments], tmp_path)
+        result = neumeta(*arguments)
+        assert result.code == 0, result.stderr
+        return result.stdout + result.stderr
+
+    return run
 
 
 GRADIENTS = """
@@ -71,19 +78,20 @@ from neumeta_cli import pipeline
 from neumeta_cli.distill import Fitter
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import load_recipe
-recipe = load_recipe(sys.argv[1])
-checkpoint, task = pipeline.open_inputs(recipe)
+recipes = [load_recipe(path) for path in sys.argv[2:]]
+opened = [pipeline.open_inputs(recipe) for recipe in recipes]
 single = base.normalise  # in float64, or ReLUs near 0 flip and hide what is wrong
 base.normalise = lambda pixels, data: single(pixels, data).double()
-manifold, tensors = build_manifold(
-    checkpoint.model.double(), checkpoint.arch, checkpoint.input_size, recipe.scope, False,
-    recipe.inr, recipe.noise,
-)
-fitter = Fitter(manifold.double(), tensors, task, recipe)
-fitter.stepper.take(torch.arange(25))
-gradients = {n: p.grad for n, p in manifold.field.named_parameters() if p.grad is not None}
-if fitter.loop.processes.main:
-    torch.save(gradients, sys.argv[2])
+for path, recipe, (checkpoint, task) in zip(sys.argv[2:], recipes, opened):
+    manifold, tensors = build_manifold(
+        checkpoint.model.double(), checkpoint.arch, checkpoint.input_size, recipe.scope, False,
+        recipe.inr, recipe.noise,
+    )
+    fitter = Fitter(manifold.double(), tensors, task, recipe)
+    fitter.stepper.take(torch.arange(25))
+    gradients = {n: p.grad for n, p in manifold.field.named_parameters() if p.grad is not None}
+    if fitter.loop.processes.main:
+        torch.save(gradients, path.replace(".yaml", f".{sys.argv[1]}.pt"))
 """
 
 
@@ -94,7 +102,7 @@ def write_recipe(build, image_folder, tmp_path: Path):
     torch.save(model.state_dict(), checkpoint)
 
     def write(scope: str, rate: float = 1e-3) -> Path:
-        path = tmp_path / f"tiny{rate}.yaml"
+        path = tmp_path / f"{scope}{rate}.yaml"
         fields = {"checkpoint": checkpoint, "data": image_folder, "scope": scope, "rate": rate}
         path.write_text(RECIPE.format(**fields), encoding="utf-8")
         return path
@@ -103,30 +111,30 @@ def write_recipe(build, image_folder, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scope", ["all", "paper"])
-def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path, scope: str) -> None:
-    """Of a step on 25 images at two widths, with batch norm."""
-    found = []
+def test_two_processes_have_the_gradients_of_one(write_recipe, tmp_path) -> None:
+    """Of a step on 25 images at two widths, with batch norm, of all layers and of the last."""
+    recipes = [write_recipe(scope) for scope in ("all", "paper")]
     for count in (1, 2):
-        path = tmp_path / f"gradients{count}.pt"
-        command = ["-c", GRADIENTS, str(write_recipe(scope)), str(path)]
-        run_processes(count, command, tmp_path)
-        found.append(torch.load(path, weights_only=True))
-    one, two = found
-    assert one.keys() == two.keys()
-    assert apart(two, one) < 1e-5 * apart(one, {n: torch.zeros(()) for n in one})
+        run_processes(count, ["-c", GRADIENTS, str(count), *map(str, recipes)], tmp_path)
+    for recipe in recipes:
+        one, two = (
+            torch.load(recipe.with_suffix(f".{count}.pt"), weights_only=True) for count in (1, 2)
+        )
+        assert one.keys() == two.keys()
+        assert apart(two, one) < 1e-5 * apart(one, {n: torch.zeros(()) for n in one})
 
 
 @pytest.mark.slow
-def test_two_processes_fit_together(write_recipe, tmp_path: Path) -> None:
+def test_two_processes_fit_together(write_recipe, run_command, tmp_path: Path) -> None:
     """Adam enlarges rounding where gradients vanish, so that ends of fits agree less closely."""
-    recipe = write_recipe("all")
-    one, _ = fitted(tmp_path / "one", recipe)
-    two, told = fitted(tmp_path / "two", recipe, 2)
-    before, _ = fitted(tmp_path / "before", write_recipe("all", 1e-30))
-    assert one.keys() == two.keys()
-    assert apart(two, one) < 0.15 * apart(one, before)
-    assert told.count("2 processes share each batch") == 1  # and one of them speaks
+    found = {}
+    for name, count, rate in (("one", 1, 1e-3), ("two", 2, 1e-3), ("before", 1, 1e-30)):
+        told = run_command(count, "fit", "-r", write_recipe("all", rate), "--run", tmp_path / name)
+        assert told.count("2 processes share each batch") == count - 1  # and one of them speaks
+        tensors = read_weights(tmp_path / name / "manifold.safetensors").tensors
+        found[name] = {n: t for n, t in tensors.items() if n.startswith("inr.")}
+    assert found["one"].keys() == found["two"].keys()
+    assert apart(found["two"], found["one"]) < 0.15 * apart(found["one"], found["before"])
 
 
 TRAINING = """
@@ -196,14 +204,14 @@ def test_training_in_two_processes_goes_on_to_the_same_bits(write_recipe, tmp_pa
 
 
 @pytest.mark.slow
-def test_train_writes_one_checkpoint_from_two_processes(write_recipe, tmp_path: Path) -> None:
+def test_train_writes_one_checkpoint_from_two_processes(
+    write_recipe, run_command, tmp_path: Path
+) -> None:
     """Adam enlarges rounding where gradients vanish, as in a fit."""
     found = {}
     for name, count, rate in (("one", 1, 1e-3), ("two", 2, 1e-3), ("before", 1, 1e-30)):
         output = tmp_path / f"{name}.safetensors"
-        recipe = write_recipe("all", rate)
-        command = ["-m", "neumeta_cli", "train", "-r", str(recipe), "-o", str(output)]
-        told = run_processes(count, [*command, "--device", "cpu"], tmp_path)
+        told = run_command(count, "train", "-r", write_recipe("all", rate), "-o", output)
         found[name] = {n: t.float() for n, t in read_weights(output).tensors.items()}
         assert told.count("processes share each batch") == count - 1
         assert told.count("written:") == 1

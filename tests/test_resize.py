@@ -1,7 +1,5 @@
 """Networks at other sizes: what follows a width, and which widths go together."""
 
-import doctest
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,11 +121,3 @@ def test_one_tensor_under_two_names_stays_one() -> None:
 
 def _first_channels(trace: Trace, count: int) -> dict[str, list[int]]:
     return {c.name: list(range(count)) for c in trace.cliques}
-
-
-def test_the_example_of_a_frame_is_true() -> None:
-    from neumeta_cli.resize import frame
-
-    tried = doctest.testmod(frame, extraglobs={"nn": nn})
-    assert tried.attempted >= 4
-    assert not tried.failed

@@ -9,7 +9,7 @@ import torch
 from timm.models import register_model
 
 from neumeta_cli.checkpoint import Arch, detect, known
-from neumeta_cli.checkpoint.arch import fit_arch
+from neumeta_cli.checkpoint.fitting import fit_arch
 from neumeta_cli.checkpoint.known import cache_file
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Silent
@@ -73,10 +73,11 @@ def by_building_all(tensors: dict[str, torch.Tensor]) -> list[Arch]:
             probe = Arch(f"{library}/{family}").build().state_dict()
             if {name.partition(".")[0] for name in probe} == tops:
                 tried = [fit_arch(Arch(f"{library}/{name}"), tensors) for name in members]
-                fitting += [arch for arch, mismatch in tried if not mismatch]
+                fitting += [fitted.arch for fitted in tried if not fitted.mismatch]
     return fitting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), SEARCHED, ids=[name for name, _ in SEARCHED])
 def test_a_search_finds_what_building_everything_finds(few: Path, name: str, kwargs) -> None:
     """The first, which learns the names, and the next, which knows them."""
@@ -116,6 +117,7 @@ def damages(whole: bytes) -> Iterator[bytes]:
     yield whole.replace(b"conv1", b"conv2")  # what it says is no longer what was written
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_names_is_learnt_again(few: Path) -> None:
     tensors = Arch("timm/mobilenetv3_small_075").build().state_dict()
     wanted = search(tensors)

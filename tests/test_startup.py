@@ -67,6 +67,7 @@ def test_completion_imports_nothing_heavy() -> None:
     assert not imported(**words) & HEAVY
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_there_is_missed_before_anything_rare_is_imported(
     tmp_path: Path,
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_file_that_is_not_there_is_missed_before_anything_rare_is_imported(
     assert not imported(*fit, code=1) & (rare - SOLVERS)
 
 
+@pytest.mark.slow
 def test_our_own_networks_need_no_library_of_architectures(tmp_path: Path) -> None:
     lenet = load_recipe("digits_lenet").model.checkpoint
     assert not imported("info", lenet) & (PICTURES | LIBRARIES | SOLVERS)
@@ -91,6 +93,7 @@ def test_our_own_networks_need_no_library_of_architectures(tmp_path: Path) -> No
     assert not imported(*permuted) & (PICTURES | LIBRARIES)
 
 
+@pytest.mark.slow
 def test_a_library_is_imported_when_its_architecture_is_named() -> None:
     assert "timm" not in imported("trace", "torchvision/alexnet")
     assert "timm" in imported("trace", "timm/resnet10t")

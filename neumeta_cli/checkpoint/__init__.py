@@ -11,12 +11,14 @@ from neumeta_cli.checkpoint.load import (
     materialise,
     parse_size,
 )
+from neumeta_cli.checkpoint.usable import check_resizable
 from neumeta_cli.checkpoint.weights import (
     METADATA_KEY,
     SUFFIXES,
     Weights,
     file_hash,
     read_weights,
+    suffix_of,
     write_weights,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "InputSize",
     "Weights",
     "check_archive",
+    "check_resizable",
     "file_hash",
     "first_line",
     "import_attribute",
@@ -41,6 +44,7 @@ __all__ = [
     "recorded_arch",
     "refusing",
     "resolve",
+    "suffix_of",
     "take_weights",
     "write_atomically",
     "write_text",

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parameter import is_lazy
 
+from neumeta_cli.checkpoint.integrity import first_line
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
@@ -25,7 +27,12 @@ PLAIN = {  # whole numbers that a file may give a factory without permission, an
     "depth": 256,
     "num_heads": 256,
 }
-IGNORED = "num_batches_tracked"  # a counter that many files leave out and inference never reads
+WORDS = {  # and other values that it may give
+    "num_classes": (0,),  # the features
+    "aux_logits": (True, False),
+    "aux_loss": (True, False),
+    "global_pool": ("", "avg", "max", "avgmax", "catavgmax", "token", "map"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,28 @@ class Arch:
         """Build the network in evaluation mode, by default without allocating its weights."""
         factory = _factory(self.name)
         with torch.device(device):
-            model = factory(**self.kwargs)
+            model = factory(**self.kwargs) if ":" not in self.name else self._build_own(factory)
         if not isinstance(model, nn.Module):
             raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
         return model.eval()
+
+    def _build_own(self, factory: Any) -> Any:
+        """Call a user's factory, which may do anything."""
+        try:
+            model = factory(**self.kwargs)
+        except Exception as error:
+            raise NeumetaError(
+                f"{self.name} cannot be built: {first_line(error)} (networks are also built on the "
+                "meta device, where tensors have no values)"
+            ) from error
+        if isinstance(model, nn.Module):
+            lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
+            if lazy:
+                raise NeumetaError(
+                    f"{self.name}: {lazy[0]} has no size yet; give its layer all sizes instead of "
+                    "a Lazy one"
+                )
+        return model
 
     @property
     def short(self) -> str:
@@ -59,7 +84,8 @@ class Arch:
 
             config = timm.get_pretrained_cfg(name, allow_unregistered=True)  # old names have none
             size = config.input_size if config else (3, 224, 224)
-            return (channels, *size[1:])
+            side = self.kwargs.get("img_size")
+            return (channels, side, side) if type(side) is int else (channels, *size[1:])
         if library == "torchvision":
             crop = _tv_crop_size(name)
             return (channels, crop, crop)
@@ -130,7 +156,8 @@ def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
             "if you trust it, say --trust-code (trust_code=True in Python)"
         )
     for key, value in kwargs.items():
-        if type(value) is not int or not 1 <= value <= PLAIN.get(key, 0):
+        counted = type(value) is int and 1 <= value <= PLAIN.get(key, 0)
+        if not counted and value not in _words(key, value):
             raise NeumetaError(
                 f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs "
                 "your permission; if you trust it, say --trust-code (trust_code=True in Python)"
@@ -138,66 +165,9 @@ def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
     return Arch(resolve(name).name, kwargs)
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """How a state dict differs from what an architecture wants."""
-
-    missing: list[str]
-    unexpected: list[str]
-    reshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]]  # name, in the file, wanted
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.reshaped)
-
-    def __str__(self) -> str:
-        parts = []
-        for label, names in (("missing", self.missing), ("unexpected", self.unexpected)):
-            if names:
-                more = ", …" if len(names) > 3 else ""
-                parts.append(f"{len(names)} {label} ({', '.join(names[:3])}{more})")
-        if self.reshaped:
-            name, got, wanted = self.reshaped[0]
-            parts.append(
-                f"{len(self.reshaped)} of another shape ({name} is {_by(got)}, not {_by(wanted)})"
-            )
-        return "; ".join(parts)
-
-
-def compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mismatch:
-    """Which keys and shapes of ``tensors`` differ from a model's own state dict ``wanted``."""
-    return Mismatch(
-        [k for k in wanted if k not in tensors and not k.endswith(IGNORED)],
-        [k for k in tensors if k not in wanted and not k.endswith(IGNORED)],
-        [
-            (k, tuple(tensors[k].shape), tuple(w.shape))
-            for k, w in wanted.items()
-            if k in tensors and tensors[k].shape != w.shape
-        ],
-    )
-
-
-def fit_arch(arch: Arch, tensors: Mapping[str, Tensor]) -> tuple[Arch, Mismatch]:
-    """Adapt the number of classes and of input channels of ``arch`` to a state dict.
-
-    Returns:
-        The adapted architecture and what still differs (false when nothing does).
-
-    """
-    mismatch = compare(arch.build().state_dict(), tensors)
-    if mismatch.missing or mismatch.unexpected or not mismatch.reshaped or ":" in arch.name:
-        return arch, mismatch
-    kwargs = dict(arch.kwargs)
-    for _, got, wanted in mismatch.reshaped:
-        if got[1:] == wanted[1:]:
-            kwargs["num_classes"] = got[0]
-        elif arch.name.startswith("timm/") and got[:1] + got[2:] == wanted[:1] + wanted[2:]:
-            kwargs["in_chans"] = got[1]
-    adapted = Arch(arch.name, kwargs)
-    try:
-        remaining = compare(adapted.build().state_dict(), tensors)
-    except Exception:  # a factory that takes no such argument: the first mismatch stands
-        return arch, mismatch
-    return (arch, mismatch) if remaining else (adapted, remaining)
+def _words(key: str, value: Any) -> tuple[Any, ...]:
+    """The values of an argument that need no permission and are of the same type, as 0 == False."""
+    return tuple(word for word in WORDS.get(key, ()) if type(word) is type(value))
 
 
 def _factory(name: str) -> Any:
@@ -230,7 +200,8 @@ def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
         extra["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         extra["init_weights"] = False
-    return tv_models.get_model(name, weights=None, **extra, **kwargs)
+    model: nn.Module = tv_models.get_model(name, weights=None, **extra, **kwargs)
+    return model
 
 
 def import_attribute(name: str, said_by: str) -> Any:
@@ -267,7 +238,3 @@ def _tv_crop_size(name: str) -> int:
     transforms = next(iter(weights)).transforms()
     crop = getattr(transforms, "crop_size", None) or [224]
     return int(crop[0])
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a scalar"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint.naming import read_names
+
 
 def put_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False, strict: bool = True
@@ -51,12 +53,17 @@ def take_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> int:
 
     """
     own = model.state_dict()
-    prefixes = {""} | {f"{name}." for name, _ in model.named_modules() if name}
-
-    def fitting(prefix: str) -> dict[str, Tensor]:
-        named = {prefix + name: tensor for name, tensor in tensors.items()}
-        return {n: t for n, t in named.items() if n in own and own[n].shape == t.shape}
-
-    found = max((fitting(prefix) for prefix in sorted(prefixes)), key=len)
+    parts = {
+        prefix: {n.removeprefix(prefix): t for n, t in own.items() if n.startswith(prefix)}
+        for prefix in ("", *(f"{name}." for name, _ in model.named_modules() if name))
+    }
+    found: dict[str, Tensor] = {}
+    for prefix, part in sorted(parts.items(), key=lambda item: (-len(item[1]), item[0])):
+        if len(part) <= len(found):
+            break
+        named = {n: tensors[old] for n, old in read_names(tensors, part).names.items()}
+        fitting = [n for n, t in named.items() if n in part and part[n].shape == t.shape]
+        if len(fitting) > len(found):
+            found = {prefix + name: named[name] for name in fitting}
     put_tensors(model, found, strict=False)
     return len(found)

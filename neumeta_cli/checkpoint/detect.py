@@ -7,13 +7,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from neumeta_cli.checkpoint.arch import LIBRARIES, Arch, fit_arch, names_of
+from neumeta_cli.checkpoint.arch import LIBRARIES, Arch, names_of
+from neumeta_cli.checkpoint.fitting import Fitted, fit_arch
 from neumeta_cli.checkpoint.known import KnownNames, Names, known_names
+from neumeta_cli.checkpoint.naming import guesses
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 
-MAX_NAMED = 24  # how many architectures named by the file's name are built and compared
+MAX_NAMED = 24  # how many architectures named by the file's name are compared by their names
+MAX_BUILT = 6  # and how many of these are built in other ways too
 MAX_LISTED = 8  # how many fitting ones an error lists
+NEAR = 0.5  # of an architecture's names in a file whose name tells it: then it is meant
 
 
 def detect_arch(
@@ -23,14 +27,15 @@ def detect_arch(
 
     Args:
         path: the file.
-        tensors: what it holds.
+        tensors: what it holds, by their names in the file.
         reporter: is told of the progress when all architectures are gone through.
 
     Returns:
         The architecture, and others of the same name in another library that fit as well.
 
     Raises:
-        NeumetaError: none fits, or several do and the file's name does not say which.
+        NeumetaError: none fits, or several do and the file's name does not say which; or the
+            file's name says one that nearly fits.
 
     """
     with known_names() as known:
@@ -40,16 +45,24 @@ def detect_arch(
 def _detect(
     path: Path, tensors: Mapping[str, Tensor], known: KnownNames, reporter: Reporter
 ) -> tuple[Arch, list[Arch]]:
-    named = _fitting(_named_by(path.stem), tensors, known)
-    if named:
-        best = len(named[0].short)
-        same = [arch for arch in named if len(arch.short) == best]
+    named = _named_by(path.stem)
+    readings = [{n: tensors[old] for n, old in guess.items()} for guess in guesses(tensors)]
+    told = _fitting(named, readings, known)
+    if not told and named:
+        tried = [fitted for arch in named[:MAX_BUILT] if (fitted := _tried(arch, tensors))]
+        told = [fitted.arch for fitted in tried if not fitted.mismatch]
+        if not told:
+            _refuse_near(path, tried)
+    if told:
+        best = len(told[0].short)
+        same = [arch for arch in told if len(arch.short) == best]
         if len({arch.short for arch in same}) == 1:
             return same[0], same[1:]
         raise _ambiguous(path, same)
     fitting = []
     for library in LIBRARIES:
-        fitting += _fitting(_candidates(library, tensors, known, reporter), tensors, known)
+        candidates = _candidates(library, readings, known, reporter)
+        fitting += _fitting(candidates, readings, known)
     if len(fitting) == 1:
         return fitting[0], []
     if not fitting:
@@ -58,6 +71,26 @@ def _detect(
             "name it with --arch (package.module:factory for a network of your own)"
         )
     raise _ambiguous(path, fitting)
+
+
+def _tried(arch: Arch, tensors: Mapping[str, Tensor]) -> Fitted | None:
+    """An architecture in whichever of its builds comes closest; None if it cannot be built here."""
+    try:
+        return fit_arch(arch, tensors)
+    except Exception:  # a library's model that cannot be built here fits nothing
+        return None
+
+
+def _refuse_near(path: Path, tried: list[Fitted]) -> None:
+    """Tell what differs from the architecture that a file's name says, if most does not."""
+    for fitted in tried:
+        wanted = len(fitted.model.state_dict())
+        missing = len(fitted.mismatch.missing)
+        if wanted - missing >= NEAR * wanted:
+            raise NeumetaError(
+                f"{path} does not fit {fitted.arch.name}, which its name says: {fitted.mismatch}; "
+                "name the architecture with --arch"
+            )
 
 
 def _ambiguous(path: Path, fitting: list[Arch]) -> NeumetaError:
@@ -85,33 +118,31 @@ def _named_by(stem: str) -> list[Arch]:
 
 
 def _fitting(
-    candidates: list[Arch], tensors: Mapping[str, Tensor], known: KnownNames
+    candidates: list[Arch], readings: list[dict[str, Tensor]], known: KnownNames
 ) -> list[Arch]:
-    own, fitting = Names.of(tensors), []
+    """Those candidates that some reading of the file's names fits, as they have to be built."""
+    by_digest = {Names.of(reading).digest: reading for reading in reversed(readings)}
+    fitting = []
     for candidate in candidates:
         names = known.of(candidate)
-        if names is None or names.digest != own.digest:
-            continue
-        try:
-            arch, mismatch = fit_arch(candidate, tensors)
-        except Exception:  # a library's model that cannot be built here fits nothing
-            continue
-        if not mismatch:
-            fitting.append(arch)
+        reading = by_digest.get(names.digest) if names else None
+        fitted = _tried(candidate, reading) if reading else None
+        if fitted and not fitted.mismatch:
+            fitting.append(fitted.arch)
     return fitting
 
 
 def _candidates(
-    library: str, tensors: Mapping[str, Tensor], known: KnownNames, reporter: Reporter
+    library: str, readings: list[dict[str, Tensor]], known: KnownNames, reporter: Reporter
 ) -> list[Arch]:
-    """Those models of a library whose family has the file's top-level names."""
-    tops = Names.of(tensors).tops
+    """Those models of a library whose family has the top-level names of some reading."""
+    tops = {Names.of(reading).tops for reading in readings}
     names, families = [], _families(library)
     reporter.start(f"look through {library}", len(families))
     for family, members in families.items():
         reporter.advance()
         probe = known.of(Arch(f"{library}/{family}"))
-        if probe is not None and probe.tops == tops:
+        if probe is not None and probe.tops in tops:
             names.extend(members)
     reporter.finish()
     return [Arch(f"{library}/{name}") for name in names]

@@ -68,12 +68,18 @@ def check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
         NeumetaError: they do.
 
     """
-    _check_growth(path, sum(t.numel() * t.element_size() for t in tensors.values()))
+    sizes = {name: t.numel() * t.element_size() for name, t in tensors.items()}
+    largest = max(sizes, key=lambda name: sizes[name], default="")
+    expanded = f", most of it in the expanded tensor {largest} (save it with .contiguous())"
+    repeats = (
+        largest and tensors[largest].layout is torch.strided and 0 in tensors[largest].stride()
+    )
+    _check_growth(path, sum(sizes.values()), expanded if repeats else "")
 
 
-def _check_growth(path: Path, size: int) -> None:
+def _check_growth(path: Path, size: int, where: str = "") -> None:
     if size > MOST_GROWTH * path.stat().st_size + ALLOWANCE:
-        raise NeumetaError(f"{path} would take {size:,} bytes of memory; it is not read")
+        raise NeumetaError(f"{path} would take {size:,} bytes of memory{where}; it is not read")
 
 
 def parse_metadata(path: Path, text: str) -> dict[str, Any]:

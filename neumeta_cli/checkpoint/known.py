@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from neumeta_cli.checkpoint.arch import IGNORED, Arch
+from neumeta_cli.checkpoint.arch import Arch
 from neumeta_cli.checkpoint.atomic import write_text
+from neumeta_cli.checkpoint.naming import IGNORED
 from neumeta_cli.errors import NeumetaError
 
 # Changes of values in place, of which a constructor makes thousands. On the meta device there are

@@ -14,6 +14,11 @@ class ModelSection(Section):
     checkpoint: str | None = Field(
         None, description="weights to start from, relative to this file; --checkpoint overrides it"
     )
+    weights_key: str | None = Field(
+        None,
+        description="which weights in that file, if it has several: their key, such as "
+        "state_dict_ema, or the prefix of their names; --weights-key overrides it",
+    )
     num_classes: int | None = Field(
         None, ge=1, description="number of classes, if not the network's own"
     )

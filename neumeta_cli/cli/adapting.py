@@ -5,14 +5,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neumeta_cli.checkpoint import Checkpoint
+from neumeta_cli.checkpoint import Checkpoint, write_text
+from neumeta_cli.cli.console import note
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import Recipe, load_recipe
+from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.shipped import recipe_files
-from neumeta_cli.tasks import NOTHING_TO_READ, Task, task_class
+from neumeta_cli.resize import open_frame
+from neumeta_cli.tasks import NOTHING_TO_READ, Task, find_images, task_class
 from neumeta_cli.tasks.preprocessing import Preprocessing, as_before, resolved
 from neumeta_cli.tasks.settings import DataSection
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """What a command line says of images beside their folder.
+
+    Attributes:
+        folder: of images for testing alone.
+        skip_broken: leave out what cannot be read.
+
+    """
+
+    folder: str | None = None
+    skip_broken: bool = False
+
+    def put(self, section: DataSection) -> DataSection:
+        """A section with that in place of its own fields."""
+        change: dict[str, Any] = {"skip_broken": True} if self.skip_broken else {}
+        change |= {} if self.folder is None else {"test_root": self.folder}
+        return section.model_copy(update=change)
+
+
+ALL_READABLE = TestImages()
 
 
 def adapted(
@@ -23,53 +47,73 @@ def adapted(
     epochs: int | None = None,
     seed: int | None = None,
     download: bool = False,
-    test_data: str | None = None,
-    skip_broken: bool = False,
+    weights_key: str | None = None,
+    test: TestImages = ALL_READABLE,
     of_a_run: bool = False,
 ) -> Recipe:
     """A recipe with what the command line says in place of its own fields.
 
     With ``of_a_run`` it is from a run's folder, where all was settled when the run began.
     """
-    extra = list(overrides or [])
-    if download:
-        extra.append("data.download=true")
-    if skip_broken:
-        extra.append("data.skip_broken=true")
-    if epochs is not None:
-        extra.append(f"fit.epochs={epochs}")
-    if seed is not None:
-        extra.append(f"seed={seed}")
-    recipe = load_recipe(name, extra)
+    recipe = load_recipe(name, _said(overrides, epochs, seed, download))
     section = as_before(recipe.data) if of_a_run else recipe.data
-    if data is not None:
-        section = section.at(data)
-    if test_data is not None:
-        section = section.model_copy(update={"test_root": test_data})
-    recipe = recipe.model_copy(update={"data": section})
-    if checkpoint is not None:
-        model = recipe.model.model_copy(update={"checkpoint": str(checkpoint.resolve())})
-        recipe = recipe.model_copy(update={"model": model})
-    return recipe
+    section = test.put(section if data is None else section.at(data))
+    said = {
+        # A link stays one, as what it points to may have no ending.
+        "checkpoint": None if checkpoint is None else str(checkpoint.absolute()),
+        "weights_key": weights_key,
+    }
+    model = recipe.model.model_copy(update={k: v for k, v in said.items() if v is not None})
+    return recipe.model_copy(update={"model": model, "data": section})
 
 
-def recipe_for(checkpoint: Checkpoint) -> str:
-    """The recipe that comes with neumeta for this architecture."""
-    from neumeta_cli.pipeline import recipe_arch
+def automatic(
+    checkpoint: Checkpoint,
+    overrides: list[str] | None,
+    data: str | None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    save: Path | None = None,
+    weights_key: str | None = None,
+    test: TestImages = ALL_READABLE,
+) -> Recipe:
+    """The automatic recipe for a network and a folder of images, told and perhaps kept in a file.
 
-    fitting = []
-    for name in recipe_files():
-        recipe = load_recipe(name)
-        fits = recipe.model.arch in (checkpoint.arch.short, checkpoint.arch.name)
-        if fits and not recipe.compare.vary:  # which are ablations
-            same = recipe_arch(recipe).kwargs == checkpoint.arch.kwargs
-            fitting.append((not same, name))
-    if fitting:
-        return min(fitting)[1]
-    raise NeumetaError(
-        f"no recipe for {checkpoint.arch.name} comes with neumeta; give one with --recipe "
-        "(start from: neumeta recipes show imagenet_r18)"
-    )
+    Raises:
+        NeumetaError: no folder is given, it does not hold images, or the file cannot be written.
+
+    """
+    section = test.put(DataSection(root=data))
+    images = find_images(section, "train", checkpoint.input_size)
+    frame = open_frame(checkpoint.model, checkpoint.input_size)
+    root = {} if data is None else {"root": str(Path(data).absolute())}
+    root |= {} if test.folder is None else {"test_root": str(Path(test.folder).absolute())}
+    said = _said(overrides, epochs, seed, download)
+    said += [] if weights_key is None else [f"model.weights_key={weights_key}"]
+    said += ["data.skip_broken=true"] if test.skip_broken else []
+    found = auto_recipe(checkpoint, frame, len(images), root, overrides=said)
+    note("automatic recipe, for the whole network:")
+    for reason in found.reasons:
+        note(f"  {reason}")
+    if save is not None:
+        write_text(save, found.as_yaml())
+        note(f"written: {save}; use it with --recipe {save}")
+    return found.recipe
+
+
+def _said(
+    overrides: list[str] | None, epochs: int | None, seed: int | None, download: bool
+) -> list[str]:
+    """Options that stand for a field, beside ``--set``."""
+    said = list(overrides or [])
+    if download:
+        said.append("data.download=true")
+    if epochs is not None:
+        said.append(f"fit.epochs={epochs}")
+    if seed is not None:
+        said.append(f"seed={seed}")
+    return said
 
 
 @dataclass(frozen=True)

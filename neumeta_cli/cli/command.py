@@ -16,6 +16,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 SHARED = {"quiet": Quiet, "debug": Debug}
 
+# What libraries warn of that nobody who runs a command can mend: the beginning, and the category.
+SILENCED: tuple[tuple[str, type[Warning]], ...] = (
+    # torchvision since 0.29, of every image read; torchcodec, which it advises, is not needed here.
+    ("The image decoding and encoding capabilities of TorchVision", DeprecationWarning),
+    # torch, of a transformer encoder that it runs at its usual speed; the network is the user's.
+    ("enable_nested_tensor is True, but", UserWarning),
+    # torch-pruning, of parameters outside known layers; wrong shapes are refused after it.
+    ("Unwrapped parameters detected", UserWarning),
+)
+
 
 class Command(TyperCommand):
     """A command whose options cost nothing where they are not given."""
@@ -56,7 +66,8 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
         Settings.quiet = Settings.quiet or quiet
         Settings.debug = Settings.debug or debug
         if not debug:
-            warnings.simplefilter("ignore")  # libraries' own; ours are errors or notes
+            for message, category in SILENCED:
+                warnings.filterwarnings("ignore", message, category)
         keep_freed_memory()
         function(**given)
 

@@ -15,6 +15,7 @@ from neumeta_cli.cli.options import (
     Json,
     RecipeName,
     SetOption,
+    WeightsKeyOption,
     choose_device,
     parse_widths,
 )
@@ -54,6 +55,7 @@ def compare(
     ] = None,
     seeds: SeedsOption = None,
     checkpoint: CheckpointOption = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     download: DownloadOption = False,
     run: Annotated[
@@ -85,7 +87,7 @@ def compare(
         extra.append(f"compare.seeds={seeds}")
     if widths is not None:
         extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths)]}")
-    chosen = adapted(recipe, extra, checkpoint, data, epochs, download=download)
+    chosen = adapted(recipe, extra, checkpoint, data, epochs, None, download, weights_key)
     folder = run or RUNS / chosen.name / "compare"
     reporter = TerminalReporter()
     try:

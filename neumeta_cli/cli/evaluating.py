@@ -1,7 +1,7 @@
 """``neumeta eval``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from neumeta_cli.cli.options import (
     Json,
     SkipBrokenOption,
     TrustCode,
+    WeightsKeyOption,
     choose_device,
     parse_counts,
     parse_widths,
@@ -47,6 +48,7 @@ def evaluate(
         ),
     ] = None,
     arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     samples: Annotated[
         str | None,
         typer.Option(
@@ -70,44 +72,48 @@ def evaluate(
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
     """
-    from neumeta_cli.checkpoint import Arch, load_checkpoint, resolve
+    from neumeta_cli.checkpoint import Arch, load_checkpoint
     from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
-    from neumeta_cli.export import accept_float32, describe, load
+    from neumeta_cli.export import accept_float32, describe, kind_of, load
     from neumeta_cli.manifold import Manifold
+    from neumeta_cli.pipeline import preprocessing_for
+    from neumeta_cli.recipe import load_recipe
     from neumeta_cli.tasks import load_task
-    from neumeta_cli.tasks.preprocessing import PREPROCESSING, own_preprocessing
+    from neumeta_cli.tasks.preprocessing import own_preprocessing
 
     place, reporter = choose_device(device), TerminalReporter()
     chosen = parse_widths(widths)
     counts = [] if samples is None else parse_counts(samples)
     batches = BATCHES if latency else ()
-    asked = Asked(data, test_data, recipe, download, skip_broken)
-    loaded = load(file, arch, trust_code)
-    if isinstance(loaded, Manifold):
-        for width in chosen:
-            loaded.frame.sizes(width)  # refuses a bad width before any data is read
+    said = Asked(data, test_data, recipe, download, skip_broken)
+    told: dict[str, Any] = {}
+    if kind_of(file, weights_key) == "checkpoint":
+        asked = load_recipe(recipe).model.input_size if recipe else None
+        opened = load_checkpoint(file, arch, asked, reporter, weights_key)
+        loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
+        own, recorded = preprocessing_for(opened), opened.weights.metadata
+        method, width = CHECKPOINT, 1.0
+    elif isinstance(loaded := load(file, arch, trust_code), Manifold):
+        for narrow in chosen:
+            loaded.frame.sizes(narrow)  # refuses a bad width before any data is read
         size, recorded = loaded.input_size, loaded.provenance.recipe
         own = own_preprocessing(loaded.arch, size)
-        section, kind = how_to_read(asked, recorded, own, trust_code, reporter)
-        network = loaded.sample(1.0, samples=0)
-        task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
-        loaded.to(place)
-        rows = sweep(loaded, task, chosen, None, counts, reporter, batches)
     else:
         accept_float32(loaded)
-        document = describe(file)
-        size = tuple(document.get("input_size") or load_checkpoint(file, arch).input_size)
-        named = Arch(document["arch"]["name"]) if arch is None else resolve(arch)
-        own = own_preprocessing(named, size, document.get(PREPROCESSING), file)
-        section, kind = how_to_read(asked, document, own, trust_code, reporter)
-        task = load_task(section, loaded, size, train=False, reporter=reporter, kind=kind)
-        exported = document["kind"] == "network"
-        method, width = (MANIFOLD, document["width"]) if exported else (CHECKPOINT, 1.0)
+        recorded = describe(file)
+        size, method, width = tuple(recorded["input_size"]), MANIFOLD, recorded["width"]
+        own = own_preprocessing(Arch(recorded["arch"]["name"]), size)
+    section, kind = how_to_read(said, recorded, own, trust_code, reporter)
+    network = loaded.sample(1.0, samples=0) if isinstance(loaded, Manifold) else loaded
+    task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
+    if isinstance(loaded, Manifold):
+        rows = sweep(loaded.to(place), task, chosen, None, counts, reporter, batches)
+    else:
         rows = [evaluate_network(loaded.to(place), method, width, task, batches)]
     metrics = shown(task.metrics, rows)
     written = {"metrics": [m.as_dict() for m in metrics], "rows": [row.as_dict() for row in rows]}
-    write_json(json, {"file": str(file), "test_images": len(task.test), **written})
+    write_json(json, {"file": str(file), "test_images": len(task.test), **told, **written})
     if json != "-":
         say(rows_table(f"{file}, {len(task.test):,} test images", rows, metrics))

@@ -18,9 +18,12 @@ from neumeta_cli.cli.options import (
     EpochsOption,
     Json,
     RecipeName,
+    RecipeOption,
+    SaveRecipe,
     SetOption,
     SkipBrokenOption,
     TestDataOption,
+    WeightsKeyOption,
     choose_device,
 )
 from neumeta_cli.errors import NeumetaError
@@ -29,9 +32,11 @@ from neumeta_cli.runs import RECIPE_FILE
 
 
 def fit(
-    recipe: RecipeName,
+    recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
+    arch: ArchOption = None,
     download: DownloadOption = False,
     run: Annotated[
         Path | None,
@@ -41,6 +46,7 @@ def fit(
     test_data: TestDataOption = None,
     skip_broken: SkipBrokenOption = False,
     set_: SetOption = None,
+    save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
@@ -48,27 +54,51 @@ def fit(
 ) -> None:
     """Trace, permute, distill and evaluate, in one run folder.
 
-    Example: neumeta fit --recipe cifar10_resnet20 --checkpoint resnet20.pth --data cifar10/
+    Without --recipe, one is made for the network and the images, and told.
+
+    Example: neumeta fit --checkpoint resnet18.pth --data my_images/
 
     On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (the same up to rounding).
     """
     from neumeta_cli import pipeline
-    from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.measured import rows_table
+    from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import telling_how_to_go_on
     from neumeta_cli.recipe import load_recipe
 
-    named = load_recipe(recipe)
-    folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
-    resolved = folder / RECIPE_FILE  # with what was said when the run began
-    goes_on = resume and resolved.exists()
-    source = str(resolved) if goes_on else recipe
-    chosen = adapted(
-        source, set_, checkpoint, data, epochs, seed, download, test_data, skip_broken, goes_on
-    )
     reporter = TerminalReporter()
+    test = TestImages(test_data, skip_broken)
+    begun = None if run is None or not resume else run / RECIPE_FILE
+    if recipe is None and begun is not None and begun.exists():
+        recipe = str(begun)
+    if recipe is None:
+        if checkpoint is None:
+            raise NeumetaError(
+                "name a recipe (--recipe; see: neumeta recipes list), or a checkpoint and images "
+                "for an automatic one: --checkpoint FILE --data DIR"
+            )
+        loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
+        tell_arch(loaded)
+        chosen = automatic(
+            loaded, set_, data, epochs, seed, download, save_recipe, weights_key, test
+        )
+        folder = run or (pipeline.last_folder(chosen) if resume else pipeline.new_folder(chosen))
+    else:
+        if save_recipe is not None:
+            raise NeumetaError("--save-recipe keeps an automatic recipe; leave out --recipe")
+        extra = [*(set_ or []), *([] if arch is None else [f"model.arch={arch}"])]
+        named = load_recipe(recipe)
+        folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
+        resolved = folder / RECIPE_FILE  # with what was said when the run began
+        goes_on = resume and resolved.exists()
+        source = str(resolved) if goes_on else recipe
+        chosen = adapted(
+            source, extra, checkpoint, data, epochs, seed, download, weights_key, test, goes_on
+        )
     _tell_processes()
-    again = f"neumeta fit --recipe {recipe} --run {folder} --resume"
+    again = f"neumeta fit --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     if result is None:
@@ -90,49 +120,53 @@ def distill(
     checkpoint: CheckpointArgument,
     data: DataOption = None,
     download: DownloadOption = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", metavar="NAME|FILE", help="Default: the one for the architecture."
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")] = Path(
         "manifold.safetensors"
     ),
     arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     epochs: EpochsOption = None,
     test_data: TestDataOption = None,
     skip_broken: SkipBrokenOption = False,
     set_: SetOption = None,
+    save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
 ) -> None:
     """Fit a manifold to one checkpoint as it is.
 
-    The checkpoint is usually a permuted one. While it runs, its state is kept in OUTPUT.training/;
-    --resume continues from there.
+    Without --recipe, one is made for the network and the images, and told. Channels are not
+    reordered: see neumeta permute. While it runs, its state is kept in OUTPUT.training/; --resume
+    continues from there.
 
-    Example: neumeta distill resnet18.permuted.safetensors --data imagenet/
+    Example: neumeta distill resnet18.pth --data my_images/
     """
     from neumeta_cli import pipeline
-    from neumeta_cli.checkpoint import load_checkpoint
-    from neumeta_cli.cli.adapting import adapted, recipe_for
+    from neumeta_cli.checkpoint import check_resizable, load_checkpoint
+    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.distill import distill_checkpoint
     from neumeta_cli.manifold import save_manifold
+    from neumeta_cli.pipeline import check_opens
     from neumeta_cli.tasks import load_task, task_class
     from neumeta_cli.tasks.preprocessing import resolved
 
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
-    loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
-    name = recipe or recipe_for(loaded)
-    note(f"recipe: {name}")
-    chosen = adapted(name, set_, checkpoint, data, epochs, seed, download, test_data, skip_broken)
+    test = TestImages(test_data, skip_broken)
+    if recipe is None:
+        chosen = automatic(
+            loaded, set_, data, epochs, seed, download, save_recipe, weights_key, test
+        )
+    else:
+        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key, test)
+    check_resizable(loaded.arch.name, loaded.model, chosen.norm.fold)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
     section = resolved(chosen.data, pipeline.preprocessing_for(loaded), reporter)
@@ -152,7 +186,7 @@ def distill(
         )
     if launched_processes()[1]:
         return
-    save_manifold(output, manifold)
+    check_opens(save_manifold(output, manifold))
     shutil.rmtree(folder)
     say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
     say(f"written: {escape(str(output))}")
@@ -169,6 +203,7 @@ def train(
             "network, such as a ResNet-18 for a U-Net's encoder.",
         ),
     ] = None,
+    weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     download: DownloadOption = False,
     epochs: EpochsOption = None,
@@ -195,6 +230,7 @@ def train(
         Checkpoint,
         Weights,
         read_weights,
+        suffix_of,
         take_weights,
         write_weights,
     )
@@ -204,14 +240,14 @@ def train(
     from neumeta_cli.tasks.preprocessing import own_preprocessing, preprocessing_of, resolved
     from neumeta_cli.training import train_network
 
-    if output.suffix not in SUFFIXES:  # before the training, not after it
+    if suffix_of(output) not in SUFFIXES:  # before the training, not after it
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
     kind = task_class(chosen.task, trust_code=True)
     model, arch = pipeline.build_untrained(chosen)
     if init is not None:
-        taken = take_weights(model, read_weights(init).tensors)
+        taken = take_weights(model, read_weights(init, weights_key).tensors)
         if not taken:
             raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
         note(f"{taken} of {len(model.state_dict())} tensors from {init}")
@@ -230,7 +266,7 @@ def train(
     metadata = pipeline.checkpoint_metadata(
         checkpoint, preprocessing_of(section, size[1:]).as_dict()
     )
-    inside = metadata if output.suffix == ".safetensors" else {}
+    inside = metadata if suffix_of(output) == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)
     found = task.measure(model)

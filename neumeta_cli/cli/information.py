@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from neumeta_cli.cli.console import TerminalReporter, escape, say, table, write_json
-from neumeta_cli.cli.options import Json
+from neumeta_cli.cli.options import ArchOption, Json, WeightsKeyOption
 
 MOST_ROWS = 24  # of cliques or other entries that a table lists
 
@@ -20,6 +20,8 @@ def info(
             "the state.pt of a run."
         ),
     ],
+    arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     json: Json = None,
 ) -> None:
     """Show what is in a file.
@@ -31,7 +33,7 @@ def info(
     """
     from neumeta_cli.export import describe
 
-    document = describe(file, TerminalReporter())
+    document = describe(file, TerminalReporter(), arch, weights_key)
     write_json(json, document)
     if json != "-":
         say(_overview(document))

@@ -25,6 +25,20 @@ RecipeName = Annotated[
         help="Name or file of a recipe; see: neumeta recipes list.",
     ),
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="Name or file of a recipe; see: neumeta recipes list. Default: one made for the "
+        "network and the images.",
+    ),
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep the automatic recipe in this file, to edit it."),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -85,6 +99,15 @@ SetOption = Annotated[
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Weights to start from.")
+]
+WeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        metavar="KEY",
+        help="Which weights in the file, if it has several: their key, such as state_dict_ema, or "
+        "the prefix of their names.",
+    ),
 ]
 EpochsOption = Annotated[
     int | None, typer.Option(help="Number of epochs, instead of the recipe's.")

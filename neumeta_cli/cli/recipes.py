@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neumeta_cli.cli.console import echo, to_json, write_json
-from neumeta_cli.cli.options import Json, SetOption
+from neumeta_cli.cli.console import TerminalReporter, echo, to_json, write_json
+from neumeta_cli.cli.options import ArchOption, CheckpointOption, DataOption, Json, SetOption
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.shipped import recipe_summaries
 
 if TYPE_CHECKING:
     from neumeta_cli.recipe import Recipe
+
+AUTO = "auto"
 
 
 def list_recipes(json: Json = None) -> None:
@@ -28,16 +31,34 @@ def list_recipes(json: Json = None) -> None:
 
 
 def show_recipe(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A recipe.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE|auto",
+            help="A recipe; auto: the one that fit and distill would make for --checkpoint.",
+        ),
+    ],
+    checkpoint: CheckpointOption = None,
+    arch: ArchOption = None,
+    data: DataOption = None,
     set_: SetOption = None,
 ) -> None:
     """Print a recipe with every default and a comment for each field.
 
-    Example: neumeta recipes show cifar10_resnet20
+    Example: neumeta recipes show auto --checkpoint resnet18.pth --data my_images/
     """
-    from neumeta_cli.recipe import load_recipe
+    if name != AUTO:
+        from neumeta_cli.recipe import load_recipe
 
-    typer.echo(commented_yaml(load_recipe(name, set_ or [])), nl=False)
+        typer.echo(commented_yaml(load_recipe(name, set_ or [])), nl=False)
+        return
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.cli.adapting import automatic
+
+    if checkpoint is None:
+        raise NeumetaError("recipes show auto: name the network, --checkpoint FILE")
+    loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
+    typer.echo(commented_yaml(automatic(loaded, set_, data)), nl=False)
 
 
 def schema() -> None:

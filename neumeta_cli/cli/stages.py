@@ -14,6 +14,7 @@ from neumeta_cli.cli.options import (
     InputSizeOption,
     Json,
     Seed,
+    WeightsKeyOption,
     parse_inputs,
 )
 from neumeta_cli.errors import NeumetaError
@@ -37,6 +38,7 @@ def trace(
         str, typer.Argument(metavar="CHECKPOINT|ARCH", help="Weights file or architecture name.")
     ],
     arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     input_size: InputSizeOption = None,
     json: Json = None,
     plot: Annotated[
@@ -50,14 +52,17 @@ def trace(
 
     Example: neumeta trace resnet18.pth --plot graph.svg
     """
-    from neumeta_cli.checkpoint import load_checkpoint, resolve
+    from neumeta_cli.checkpoint import SUFFIXES, load_checkpoint, resolve, suffix_of
     from neumeta_cli.resize import open_frame
     from neumeta_cli.trace import describe
 
     given = parse_inputs(input_size)
-    if Path(target).exists() or Path(target).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        checkpoint = load_checkpoint(Path(target), arch, reporter=TerminalReporter())
+    told = {}
+    if Path(target).exists() or suffix_of(Path(target)) in SUFFIXES:
+        reporter = TerminalReporter()
+        checkpoint = load_checkpoint(Path(target), arch, reporter=reporter, weights_key=weights_key)
         tell_arch(checkpoint)
+        told = {"source": checkpoint.source()}
         model, name = checkpoint.model, checkpoint.arch.name
         inputs = given or checkpoint.input_size
     else:
@@ -68,7 +73,7 @@ def trace(
         from neumeta_cli.evaluate import plot_graph
 
         plot_graph(traced, plot)
-    write_json(json, {"arch": name, "input_size": describe(inputs), **traced.as_dict()})
+    write_json(json, {"arch": name, "input_size": describe(inputs), **told, **traced.as_dict()})
     if json != "-":
         say(_tree(name, traced))
 
@@ -76,6 +81,7 @@ def trace(
 def permute(
     checkpoint: CheckpointArgument,
     arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -126,7 +132,8 @@ def permute(
     from neumeta_cli.pipeline import write_permuted
     from neumeta_cli.resize import open_frame
 
-    loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
+    reporter = TerminalReporter()
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
     inputs = parse_inputs(input_size) or loaded.input_size
     traced = open_frame(loaded.model, inputs).trace
@@ -134,10 +141,10 @@ def permute(
     for refusal in traced.refusals:
         note(f"held: {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}")
     start = time.perf_counter()
-    found = permute_checkpoint(loaded, traced, ordering, TerminalReporter(), inputs)
+    found = permute_checkpoint(loaded, traced, ordering, reporter, inputs)
     orders, error = found.orders, found.error
     seconds = time.perf_counter() - start
-    target = output or checkpoint.with_name(f"{checkpoint.stem}.permuted{checkpoint.suffix}")
+    target = output or _beside(checkpoint)
     write_permuted(target, loaded, found.weights)
     if plot is not None:
         from neumeta_cli.evaluate import plot_permutation
@@ -149,6 +156,7 @@ def permute(
     document = {
         "output": str(target),
         "arch": loaded.arch.name,
+        "source": loaded.source(),
         "solver": solver,
         "seed": seed,
         "norm": norm,
@@ -163,6 +171,15 @@ def permute(
         say(f"{len(orders)} cliques in {seconds:.1f} s (the table's seconds are of one core each)")
         say(f"same function: relative difference {error:.1e} in float64")
         say(f"written: {escape(str(target))}")
+
+
+def _beside(checkpoint: Path) -> Path:
+    """``net.permuted.pth.tar`` for ``net.pth.tar``."""
+    *stem, last = checkpoint.name.split(".")
+    ending = [last]
+    if last.lower() == "tar" and len(stem) > 1:
+        ending.insert(0, stem.pop())
+    return checkpoint.with_name(".".join([*stem, "permuted", *ending]))
 
 
 def _tree(name: str, traced: "Trace") -> object:

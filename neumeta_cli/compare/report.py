@@ -181,7 +181,8 @@ def _matrices(comparison: Comparison, run: Path) -> Figure | None:
     if source is None or not Path(source).exists() or not permuted.exists():
         return None
     try:
-        before = load_checkpoint(Path(source), comparison.recipe.model.arch)
+        asked = comparison.recipe.model
+        before = load_checkpoint(Path(source), asked.arch, weights_key=asked.weights_key)
     except NeumetaError:
         return None
     old, new = before.model.state_dict(), read_weights(permuted).tensors

@@ -23,6 +23,7 @@ class ModelRecord(Record):
 
     arch: str
     checkpoint: str | None = None
+    weights_key: str | None = None
 
 
 class FitRecord(Record):

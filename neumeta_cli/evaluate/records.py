@@ -92,6 +92,7 @@ class FitTable(Record):
         test_images: how many were measured on.
         metrics: that the rows have, the one that comparisons go by first.
         pictures: names of those in the run's folder.
+        source: which weights of the checkpoint's file were taken, and what was left out.
         total_variation: of each clique before and after permuting.
 
     """
@@ -103,6 +104,7 @@ class FitTable(Record):
     test_images: int
     metrics: list[Metric]
     pictures: list[str]
+    source: dict[str, Any] | None = None
     total_variation: TotalVariation
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from neumeta_cli.export.budget import Budget
 from neumeta_cli.export.describe import describe
 from neumeta_cli.export.family import export_family
-from neumeta_cli.export.loading import KIND, load
+from neumeta_cli.export.loading import KIND, kind_of, load
 from neumeta_cli.export.planning import Order, Planned, export_planned
 from neumeta_cli.export.precision import DTYPES, accept_float32
 from neumeta_cli.export.widths import Choice, Wish
@@ -34,5 +34,6 @@ __all__ = [
     "export_family",
     "export_network",
     "export_planned",
+    "kind_of",
     "load",
 ]

@@ -1,21 +1,24 @@
 """What is in a file, without running anything of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    Checkpoint,
     Weights,
     file_hash,
+    first_line,
     load_checkpoint,
     read_weights,
     refusing,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.loading import KIND, RUN_BY
-from neumeta_cli.export.programs import read_onnx, read_pt2_metadata
+from neumeta_cli.export.loading import KIND
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, load_manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
@@ -23,12 +26,19 @@ from neumeta_cli.resize import measure_cost
 STATE = frozenset({"field", "average", "optimizer", "step"})  # entries of a stopped fit's state
 
 
-def describe(path: Path, reporter: Reporter | None = None) -> dict[str, Any]:
+def describe(
+    path: Path,
+    reporter: Reporter | None = None,
+    arch: str | None = None,
+    weights_key: str | None = None,
+) -> dict[str, Any]:
     """What is known of a file that neumeta reads or writes, as plain JSON types.
 
     Args:
         path: the file; no code that it names is imported.
         reporter: is told of the progress where an architecture has to be searched for.
+        arch: the architecture, for a checkpoint that does not tell.
+        weights_key: which of several state dicts in a checkpoint's file.
 
     Returns:
         ``file``, ``bytes``, ``kind`` and ``warnings`` for every file, and what else its kind has:
@@ -43,10 +53,11 @@ def describe(path: Path, reporter: Reporter | None = None) -> dict[str, Any]:
     if not path.exists():
         raise NeumetaError(f"no such file: {path}")
     with refusing(path, "file"):
-        if path.suffix in RUN_BY and path.is_file():
+        if path.suffix in PROGRAMS and path.is_file():
             known = _program(path)
         else:
-            known = _weights(path, read_weights(path), reporter)
+            opening = partial(load_checkpoint, path, arch, None, reporter, weights_key)
+            known = _weights(path, read_weights(path, weights_key), opening)
     version = known.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         known["warnings"].append(
@@ -56,16 +67,13 @@ def describe(path: Path, reporter: Reporter | None = None) -> dict[str, Any]:
 
 
 def _program(path: Path) -> dict[str, Any]:
-    if path.suffix == ".onnx":
-        metadata, seen = read_onnx(path)
-    else:
-        metadata, seen = read_pt2_metadata(path), {}
+    metadata, seen = PROGRAMS[path.suffix].read(path)
     if metadata:
         return _exported(metadata) | seen
     return {"kind": "program", **seen, "warnings": ["not written by neumeta"]}
 
 
-def _weights(path: Path, weights: Weights, reporter: Reporter | None) -> dict[str, Any]:
+def _weights(path: Path, weights: Weights, opening: Callable[[], Checkpoint]) -> dict[str, Any]:
     kind = weights.metadata.get("kind", "checkpoint")
     seen = _tensors(weights.tensors)
     if isinstance(weights.envelope, Mapping) and weights.envelope.keys() >= STATE:
@@ -74,7 +82,7 @@ def _weights(path: Path, weights: Weights, reporter: Reporter | None) -> dict[st
         return seen | _manifold(path, weights.metadata)
     if kind == KIND:
         return seen | _exported(weights.metadata)
-    return seen | _checkpoint(path, weights, reporter)
+    return seen | _checkpoint(path, weights, opening)
 
 
 def _tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -143,19 +151,24 @@ def _of_manifold(
     return known | {"warnings": warnings}
 
 
-def _checkpoint(path: Path, weights: Weights, reporter: Reporter | None) -> dict[str, Any]:
+def _checkpoint(path: Path, weights: Weights, opening: Callable[[], Checkpoint]) -> dict[str, Any]:
     known = {name: value for name, value in weights.metadata.items() if name != "digest"}
     known |= {"kind": "checkpoint", "provenance": {"sha256": file_hash(path)}}
     try:
-        checkpoint = load_checkpoint(path, reporter=reporter)
-        cost = measure_cost(checkpoint.model, checkpoint.input_size)
+        checkpoint = opening()
     except NeumetaError as error:
         return known | {"warnings": [f"architecture not known: {error}"]}
     others = ", ".join(arch.name for arch in checkpoint.others)
+    warnings = [f"fits {others} too"] if others else []
+    try:
+        cost = measure_cost(checkpoint.model, checkpoint.input_size)
+        known |= {"parameters": cost.parameters, "macs": cost.macs}
+    except Exception as error:  # whatever a network raises on inputs that it is not made for
+        size = "×".join(map(str, checkpoint.input_size))
+        warnings.append(f"cost not known: inputs of {size} do not pass ({first_line(error)})")
     return known | {
         "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
         "input_size": list(checkpoint.input_size),
-        "parameters": cost.parameters,
-        "macs": cost.macs,
-        "warnings": [f"fits {others} too"] if others else [],
+        "source": checkpoint.source(),
+        "warnings": warnings,
     }

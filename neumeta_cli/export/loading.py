@@ -8,6 +8,7 @@ from torch import nn
 from neumeta_cli.checkpoint import Weights, load_checkpoint, read_weights, refusing
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.precision import check_dtype
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import (
     blueprint_from_json,
     check_version,
@@ -17,16 +18,22 @@ from neumeta_cli.manifold import (
 from neumeta_cli.resize import Frame
 
 KIND = "network"
-RUN_BY = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
 
 
-def load(path: str | Path, arch: str | None = None, trust_code: bool = False) -> Any:
+def load(
+    path: str | Path,
+    arch: str | None = None,
+    trust_code: bool = False,
+    weights_key: str | None = None,
+) -> Any:
     """Load whatever neumeta wrote or reads.
 
     Args:
         path: a manifold, an exported network (``.pt`` or ``.safetensors``) or a checkpoint.
         arch: the architecture, for a checkpoint that does not tell.
         trust_code: import the user's module that the file names, if it names one.
+        weights_key: which of several state dicts in a checkpoint's file, by its key or by the
+            prefix of its names.
 
     Returns:
         A ``Manifold`` for a manifold, otherwise the ``nn.Module`` in evaluation mode, with the
@@ -37,15 +44,29 @@ def load(path: str | Path, arch: str | None = None, trust_code: bool = False) ->
 
     """
     path = Path(path)
-    if path.suffix in RUN_BY:
-        raise NeumetaError(f"{path} is a program, not weights; run it with {RUN_BY[path.suffix]}")
-    weights = read_weights(path)
-    kind = weights.metadata.get("kind")
+    kind, weights = _read(path, weights_key)
     if kind == "manifold":
         return load_manifold(path, trust_code)
     if kind == KIND:
         return _load_network(path, weights, trust_code)
-    return load_checkpoint(path, arch).model
+    return load_checkpoint(path, arch, weights_key=weights_key).model
+
+
+def kind_of(path: Path, weights_key: str | None = None) -> str:
+    """What a file of weights says that it is: ``checkpoint`` (also where it says nothing) or ours.
+
+    Raises:
+        NeumetaError: the file cannot be read, or is a program.
+
+    """
+    return _read(path, weights_key)[0]
+
+
+def _read(path: Path, weights_key: str | None) -> tuple[str, Weights]:
+    if program := PROGRAMS.get(path.suffix):
+        raise NeumetaError(f"{path} is a program, not weights; run it with {program.run_by}")
+    weights = read_weights(path, weights_key)
+    return str(weights.metadata.get("kind", "checkpoint")), weights
 
 
 def _load_network(path: Path, weights: Weights, trust_code: bool) -> nn.Module:

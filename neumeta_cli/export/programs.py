@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,25 @@ TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
 Run = Callable[[Tensor], list[Tensor]]  # a network: images to all tensors that it gives
+
+
+@dataclass(frozen=True)
+class Program:
+    """A format of networks that run with no neumeta installed.
+
+    Attributes:
+        write: writes a file: (path, network in evaluation mode on the CPU, (C, H, W) of an input,
+            what the file is to say of itself).
+        read: what a file says of itself, and what can be seen in it.
+        run_by: what runs it.
+        check: refuses a number format, or that a package is missing, before any work is done.
+
+    """
+
+    write: Callable[[Path, nn.Module, InputSize, dict[str, Any]], Path]
+    read: Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]
+    run_by: str
+    check: Callable[[torch.dtype], None] = lambda dtype: None
 
 
 def check_onnx(dtype: torch.dtype) -> None:
@@ -110,8 +130,8 @@ def write_onnx(path: Path, model: nn.Module, size: InputSize, metadata: dict[str
     return write_atomically(path, write)
 
 
-def read_pt2_metadata(path: Path) -> dict[str, Any]:
-    """What a ``.pt2`` file says of itself, nothing of the program being loaded.
+def read_pt2(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a ``.pt2`` file says of itself, nothing of the program being loaded or seen.
 
     Raises:
         NeumetaError: it is no whole archive.
@@ -130,7 +150,7 @@ def read_pt2_metadata(path: Path) -> dict[str, Any]:
         raise NeumetaError(
             f"cannot read {path}: not a whole .pt2 file ({first_line(error)})"
         ) from error
-    return parse_metadata(path, texts[0]) if texts else {}
+    return (parse_metadata(path, texts[0]) if texts else {}), {}
 
 
 def read_onnx(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -245,3 +265,9 @@ def _check(path: Path, model: nn.Module, size: InputSize, open_: Callable[[], Ru
                 f"{path} computes otherwise than the network in torch: outputs differ by "
                 f"{off:.1e} of the largest, more than {TOLERANCE[dtype]:.0e}; nothing is written"
             )
+
+
+PROGRAMS = {
+    ".onnx": Program(write_onnx, read_onnx, "onnxruntime.InferenceSession", check_onnx),
+    ".pt2": Program(write_pt2, read_pt2, "torch.export.load"),
+}

@@ -42,7 +42,13 @@ class Wish:
 class Choice:
     """The networks that a wish leaves: one for each common width of the cliques it does not name.
 
-    Cliques that a forward pass needs alike go together: naming one names all.
+    Cliques that a forward pass needs alike go together: naming one names all. Of a LeNet with 16
+    and 32 maps and 64 and 32 units, let the first linear layer have a quarter, whatever the others
+    have, and all of them multiples of 8::
+
+        >>> choice = Choice(manifold, Wish(named=(("fc1", 0.25),), multiple=8))
+        >>> choice.sizes(0.7)
+        {'conv1': 8, 'conv2': 24, 'fc1': 16, 'fc2': 24}
 
     Args:
         manifold: whose cliques in scope have widths.

@@ -19,7 +19,7 @@ from neumeta_cli.export.precision import (
     example,
     outputs_of,
 )
-from neumeta_cli.export.programs import check_onnx, write_onnx, write_pt2
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.export.widths import mean_width
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
@@ -27,7 +27,6 @@ from neumeta_cli.resize import measure_cost
 from neumeta_cli.tasks.preprocessing import as_before
 from neumeta_cli.tasks.settings import DataSection
 
-PROGRAMS = {".onnx": write_onnx, ".pt2": write_pt2}  # run with no neumeta installed
 SUFFIXES = (".pt", ".pth", ".safetensors", *PROGRAMS)
 
 
@@ -125,7 +124,7 @@ def export_network(
         "metrics": metrics,
     }
     if path.suffix in PROGRAMS:
-        PROGRAMS[path.suffix](path, model, size, metadata)
+        PROGRAMS[path.suffix].write(path, model, size, metadata)
     else:
         write_weights(path, Weights(dict(model.state_dict()), metadata))
     return Exported(model, chosen, path, tuple(metrics))
@@ -141,8 +140,8 @@ def _prepare(manifold: Manifold, path: Path, finish: Finish) -> tuple[bool, torc
     """Refuse what is not possible before any work is done; whether to fold, and the images."""
     check_ending(path)
     dtype = check_dtype(finish.dtype)
-    if path.suffix == ".onnx":
-        check_onnx(dtype)
+    if path.suffix in PROGRAMS:
+        PROGRAMS[path.suffix].check(dtype)
     folded = manifold.fold
     if folded and finish.fold is False:
         raise NeumetaError(

@@ -100,6 +100,6 @@ def _from_jpeg(jpeg: Tensor, shape: Sequence[int]) -> Tensor:
     wanted = (columns * width, -(-count // columns) * height)
     if size != wanted or size[0] * size[1] * channels > MOST_BYTES:
         raise ValueError(f"its calibration images are {size} pixels, not {wanted}")
-    picture = decode_jpeg(jpeg.cpu(), mode=ImageReadMode[JPEG_CHANNELS[channels]])
+    picture: Tensor = decode_jpeg(jpeg.cpu(), mode=ImageReadMode[JPEG_CHANNELS[channels]])
     grid = picture.view(channels, -1, height, columns, width).permute(1, 3, 0, 2, 4)
     return grid.reshape(-1, channels, height, width)[:count].contiguous()

@@ -35,6 +35,15 @@ SAMPLING_SEED = 0  # of the K perturbed draws of each tensor: exports of one mac
 class Manifold(nn.Module):
     """An INR of the tensors in scope, and the tensors out of scope as they are.
 
+    The LeNet for digits has 64 units in its first linear layer; at half of the width it has 32, and
+    reads 16 instead of 32 maps of 2×2::
+
+        >>> lenet = resolve("lenet_digits")
+        >>> made = lenet.build("cpu"), lenet, (1, 8, 8), "all", False
+        >>> manifold, _ = build_manifold(*made, inr_settings(), NoiseSection())
+        >>> manifold.sample(0.5).fc1
+        Linear(in_features=64, out_features=32, bias=True)
+
     Args:
         arch: how to build the network.
         frame: that network with a scope, folded if ``fold`` is set.

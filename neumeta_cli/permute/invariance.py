@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.trace import Inputs, random_inputs
+from neumeta_cli.trace.dispatch import DispatchMode
 
 
 def invariance_error(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int = 0) -> float:
@@ -43,12 +43,8 @@ def _outputs(network: nn.Module, inputs: Inputs, seed: int) -> list[Tensor]:
     return [t.double() for t in leaves if isinstance(t, Tensor)]
 
 
-class _NoRounding(TorchDispatchMode):
+class _NoRounding(DispatchMode):
     """Leaves out casts from float64 to lower precision."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, for as long as itself
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -1,6 +1,7 @@
 """Reading recipes: files, the bases that they name, and overrides."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _find(name)
     files = _with_bases(path)
-    content: dict[str, Any] = {}
-    for _, said in reversed(files):  # the last base first
-        content = _derived(content, said)
+    content = _composed(files)
     asked: dict[str, Any] = {}
-    for override in sorted(overrides, key=_not_of_kind):
-        _override(content, override)
-        _override(asked, override)
+    override_all(content, overrides)
+    override_all(asked, overrides)
 
     def source(where: Sequence[int | str]) -> str:
         said_in = (file for file, said in [(path, asked), *files] if _says(said, where))
@@ -53,6 +51,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         )
         recipe = recipe.model_copy(update={"model": model})
     return recipe
+
+
+def over_base(own: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe of a file that says this, its ``base`` one that comes with neumeta.
+
+    Raises:
+        NeumetaError: see ``parse_recipe``.
+
+    """
+    path = base_file(str(own["base"]), Path())
+    assert path is not None
+    said = {key: value for key, value in own.items() if key != "base"}
+    return parse_recipe(_derived(_composed(_with_bases(path)), said), source)
+
+
+def override_all(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put ``section.field=value`` overrides in place of what a recipe's file says.
+
+    Raises:
+        NeumetaError: one of them is not written so, or names no field.
+
+    """
+    for override in sorted(overrides, key=_not_of_kind):
+        _override(content, override)
 
 
 def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
@@ -148,6 +170,14 @@ def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     return files
 
 
+def _composed(files: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """What a recipe and its bases say together."""
+    content: dict[str, Any] = {}
+    for _, said in reversed(files):  # the last base first
+        content = _derived(content, said)
+    return content
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -179,8 +209,8 @@ def _base_of(path: Path, base: object, before: Sequence[Path]) -> Path:
 
 
 def _beside(path: Path, other: str) -> str:
-    """A path that a file names, from where it lies."""
-    return str((path.parent / other).resolve())
+    """A path that a file names, from where it lies; a link stays one, as its end may be unnamed."""
+    return os.path.abspath(path.parent / other)
 
 
 def _derived(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

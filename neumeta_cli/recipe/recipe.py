@@ -13,13 +13,25 @@ from neumeta_cli.manifold.settings import NoiseSection, NormSection
 from neumeta_cli.permute.settings import PermuteSection
 from neumeta_cli.recipe.tables import CompareSection, EvalSection
 from neumeta_cli.settings import Section
-from neumeta_cli.tasks import TASKS
+from neumeta_cli.tasks import FORMATS, TASKS
 from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
 from neumeta_cli.training.settings import TrainSection
 
 
 class Recipe(Section):
-    """One experiment: a network, its data, a scope, and how the manifold is fitted."""
+    """One experiment: a network, its data, a scope, and how the manifold is fitted.
+
+    What is not said has a default; fields that do not go together are refused::
+
+        >>> model = {"arch": "lenet_digits", "input_size": [1, 8, 8]}
+        >>> recipe = Recipe(name="mine", model=model, data={"format": "digits"}, fit={"epochs": 3})
+        >>> recipe.fit.epochs, recipe.task, recipe.eval.gammas[0]
+        (3, 'classification', 0.0)
+        >>> Recipe(name="mine", model=model, data={"format": "voc"})
+        Traceback (most recent call last):
+        pydantic_core._pydantic_core.ValidationError: 1 validation error for Recipe
+          Value error, data.format: voc has no class for each image, which classification needs ...
+    """
 
     name: str = Field(description="names the run folder")
     description: str = Field("", description="one line")
@@ -73,7 +85,7 @@ class Recipe(Section):
             raise ValueError("data.classes: segmentation needs the number of classes in masks")
         if self.data.format == "own" and ":" not in self.task:
             raise ValueError("data.format: own is for a task of your own, package.module:Class")
-        if self.task == "classification" and (masks or self.data.format == "celeba"):
+        if self.task == "classification" and FORMATS[self.data.format].labels != "class":
             raise ValueError(
                 f"data.format: {self.data.format} has no class for each image, which "
                 "classification needs"

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.resize.network import (
@@ -37,6 +36,7 @@ from neumeta_cli.trace import (
     on_meta,
     quick,
 )
+from neumeta_cli.trace.dispatch import DispatchMode
 
 LEVELS = 4  # how far above the module that failed its numbers are looked for
 SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together
@@ -324,12 +324,8 @@ def _across(clique: Clique, others: Iterable[Clique]) -> list[Clique]:
     return [c for c in others if c is not clique and meets(c)]
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(DispatchMode):
     """Counts operators."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, for as long as itself
 
     def __init__(self) -> None:
         super().__init__()

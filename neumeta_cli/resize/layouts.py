@@ -16,6 +16,15 @@ TABLES = (nn.Embedding, nn.EmbeddingBag)
 class Layout:
     """How a tensor is turned so that output channels come first, then input channels.
 
+    A transposed convolution from 5 to 7 channels, with a kernel of 3×2, keeps its input channels
+    first; its layout exchanges the two::
+
+        >>> layout = Layout(out=1, into=0, rest=(2, 3))
+        >>> layout.shape((5, 7, 3, 2))
+        (7, 5, 3, 2)
+        >>> layout.turn_back(layout.turn(torch.zeros(5, 7, 3, 2))).shape
+        torch.Size([5, 7, 3, 2])
+
     Attributes:
         out: the dimension of output channels.
         into: the dimension of input channels; None for a vector, and for a table that gives each

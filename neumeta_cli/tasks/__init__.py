@@ -2,7 +2,7 @@
 
 from neumeta_cli.tasks.base import Metric, Outputs, Task
 from neumeta_cli.tasks.classification import Classification
-from neumeta_cli.tasks.formats import FORMATS, NOTHING_TO_READ, require_root
+from neumeta_cli.tasks.formats import FORMATS, NOTHING_TO_READ, find_images, require_root
 from neumeta_cli.tasks.generation import Generation
 from neumeta_cli.tasks.images import Images
 from neumeta_cli.tasks.open import TASKS, load_task, metric_named, task_class
@@ -19,6 +19,7 @@ __all__ = [
     "Outputs",
     "Segmentation",
     "Task",
+    "find_images",
     "load_task",
     "metric_named",
     "require_root",

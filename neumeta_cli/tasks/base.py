@@ -29,6 +29,13 @@ Outputs = Any  # what a network returns: a tensor, or tensors in a tuple or dict
 class Metric:
     """A number that a table shows.
 
+    Accuracy is a share, and better when it is higher; nats are neither::
+
+        >>> Metric("top-1").show(0.9713), Metric("NLL", share=False).show(88.125)
+        ('97.13%', '88.12')
+        >>> Metric("NLL", higher_is_better=False).reaches(80, target=88)
+        True
+
     Attributes:
         name: in tables and files.
         higher_is_better: accuracy, say, not an error.
@@ -78,6 +85,15 @@ class Task(ABC):
     A subclass gives ``metrics``, ``loss`` and ``meters``, and whatever else differs: ``load`` where
     the data are none of the formats that ``data.format`` knows, ``predictions`` where meters do not
     take outputs as they are, ``divergence`` for another way to follow a teacher.
+
+    A classifier of ten digits that prefers none loses ln 10 = 2.303 a digit::
+
+        >>> task = Classification(data, None, load_images(data, "test", (1, 8, 8)))
+        >>> x, targets = task.batch(task.test, torch.arange(5), None)
+        >>> tuple(x.shape), tuple(targets.shape)
+        ((5, 1, 8, 8), (5,))
+        >>> round(task.loss(torch.zeros(5, 10), targets).item(), 3)
+        2.303
 
     Attributes:
         data: how images are read, normalised and augmented.

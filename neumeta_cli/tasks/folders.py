@@ -5,13 +5,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks.images import Images
-from neumeta_cli.tasks.settings import DataSection
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
 
 SPLITS = {
     "train": ("train", "training"),
@@ -36,7 +39,7 @@ class Wanted:
     root: Path
     split: str
     size: tuple[int, int]
-    data: DataSection
+    data: "DataSection"
     reporter: Reporter
 
 

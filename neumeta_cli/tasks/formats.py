@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -14,9 +14,9 @@ from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks.folders import Wanted, image_folder, mask_folder
 from neumeta_cli.tasks.images import Images
 from neumeta_cli.tasks.preprocessing import preprocessing_of
-from neumeta_cli.tasks.settings import DataSection
 
-NOTHING_TO_READ = ("digits", "own")  # from a folder that must be given
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,29 @@ class Format:
 
     Attributes:
         read: opens a split.
+        about: the same in a few words, for whoever looks for a format.
         layout: what the folder is expected to hold.
+        labels: what each image has.
         download: fetches it into a folder; None where nobody may or can.
+        needs_folder: whether it is read from a folder that must be given.
 
     """
 
     read: Callable[[Wanted], Images]
+    about: str
     layout: str
+    labels: Literal["class", "mask", "nothing"] = "class"
     download: Callable[[Path], object] | None = None
+    needs_folder: bool = True
 
 
 def load_images(
-    data: DataSection,
+    data: "DataSection",
     split: str,
     input_size: tuple[int, int, int],
     reporter: Reporter | None = None,
 ) -> Images:
-    """Open the split ``train`` or ``test`` of a data set.
+    """Open the split ``train`` or ``test`` of a data set, decoded if it fits in memory.
 
     Args:
         data: the recipe's section.
@@ -50,10 +56,35 @@ def load_images(
         reporter: is told of the progress.
 
     Raises:
+        NeumetaError: see ``find_images``.
+
+    """
+    reporter = reporter or Silent()
+    images = find_images(data, split, input_size, reporter)
+    if data.skip_broken and images.files:
+        images = images.readable(reporter, split)
+    return images.held(reporter, split)
+
+
+def find_images(
+    data: "DataSection",
+    split: str,
+    input_size: tuple[int, int, int],
+    reporter: Reporter | None = None,
+) -> Images:
+    """Find the images of the split ``train`` or ``test`` of a data set.
+
+    Args:
+        data: the recipe's section.
+        split: which.
+        input_size: (C, H, W) that the network takes.
+        reporter: is told how the folder is taken.
+
+    Raises:
         NeumetaError: no folder given, or one that does not hold what is expected.
 
     """
-    form, reporter = FORMATS[data.format], reporter or Silent()
+    form = FORMATS[data.format]
     alone = split == "test" and data.test_root is not None
     root = require_root(data.at(data.test_root) if alone and data.test_root else data)
     if data.download:
@@ -61,7 +92,7 @@ def load_images(
     given = data.image_size or (input_size[1], input_size[2])
     size = (given, given) if isinstance(given, int) else given
     try:
-        images = form.read(Wanted(root, split, size, data, reporter))
+        images = form.read(Wanted(root, split, size, data, reporter or Silent()))
     except NeumetaError as error:
         raise NeumetaError(f"{error}; expected {form.layout}") from error
     except (RuntimeError, OSError, ValueError, LookupError) as error:
@@ -70,13 +101,10 @@ def load_images(
             f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
         ) from error
     prepared = preprocessing_of(data, size)
-    images = replace(images, channels=input_size[0], preprocessing=prepared)
-    if data.skip_broken and images.files:
-        images = images.readable(reporter, split)
-    return images.held(reporter, split)
+    return replace(images, channels=input_size[0], preprocessing=prepared)
 
 
-def require_root(data: DataSection) -> Path:
+def require_root(data: "DataSection") -> Path:
     """The folder of a data set; it exists, or is made where the data are to be downloaded.
 
     Raises:
@@ -182,39 +210,62 @@ def _both_splits(name: str) -> Callable[[Path], object]:
     return download
 
 
+AS_TORCHVISION = "as torchvision has it"
 FORMATS: Mapping[str, Format] = {
-    "digits": Format(_digits, "nothing: they ship with scikit-learn"),
-    "own": Format(_own, "what your task reads"),
+    "digits": Format(
+        _digits,
+        "ships with scikit-learn",
+        "nothing: they ship with scikit-learn",
+        needs_folder=False,
+    ),
     "mnist": Format(
         _mnist,
+        AS_TORCHVISION,
         "MNIST/raw/train-images-idx3-ubyte and the other three files as published, unpacked",
-        _both_splits("MNIST"),
+        download=_both_splits("MNIST"),
     ),
     "cifar10": Format(
-        _cifar("CIFAR10"), "cifar-10-batches-py/ as published, unpacked", _both_splits("CIFAR10")
+        _cifar("CIFAR10"),
+        AS_TORCHVISION,
+        "cifar-10-batches-py/ as published, unpacked",
+        download=_both_splits("CIFAR10"),
     ),
     "cifar100": Format(
-        _cifar("CIFAR100"), "cifar-100-python/ as published, unpacked", _both_splits("CIFAR100")
+        _cifar("CIFAR100"),
+        AS_TORCHVISION,
+        "cifar-100-python/ as published, unpacked",
+        download=_both_splits("CIFAR100"),
     ),
     "image_folder": Format(
         image_folder,
+        "train/<class>/ and test/ or val/ likewise, <class>/ alone, or images without classes",
         "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them, <class>/*.jpg "
         "alone, or images without classes",
     ),
     "mask_folder": Format(
         mask_folder,
+        "train/images/ and train/masks/, and test/ or val/ likewise",
         "train/images/*.png and train/masks/*.png of the same names, and test/ (or val/) likewise",
+        labels="mask",
     ),
     "voc": Format(
         _voc,
+        AS_TORCHVISION,
         "VOCdevkit/VOC2012/ with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ (for "
         "the augmented set also SegmentationClassAug/ and trainaug.txt)",
-        lambda root: _torchvision("VOCSegmentation")(str(root), image_set="train", download=True),
+        labels="mask",
+        download=lambda root: _torchvision("VOCSegmentation")(
+            str(root), image_set="train", download=True
+        ),
     ),
     "celeba": Format(
         _celeba,
+        AS_TORCHVISION,
         "celeba/ with img_align_celeba/*.jpg, list_eval_partition.txt and the other lists as "
         "published",
-        lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
+        labels="nothing",
+        download=lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
     ),
+    "own": Format(_own, "a task of your own reads it", "what your task reads", needs_folder=False),
 }
+NOTHING_TO_READ = tuple(name for name, form in FORMATS.items() if not form.needs_folder)

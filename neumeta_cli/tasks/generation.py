@@ -53,7 +53,7 @@ class Generation(Task):
         pixels = F.binary_cross_entropy_with_logits(logits, share, reduction="none")
         pixels = pixels - F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
         apart = (log_variance_0.exp() + (mean_0 - mean).square()) / log_variance.exp()
-        codes = 0.5 * (apart - 1 + log_variance - log_variance_0)
+        codes: Tensor = 0.5 * (apart - 1 + log_variance - log_variance_0)
         return pixels.flatten(1).sum(1).mean() + codes.sum(1).mean()
 
     def meters(self) -> "Mapping[str, torchmetrics.Metric]":
@@ -99,7 +99,7 @@ def _negative_elbo(outputs: Outputs, targets: Tensor) -> Tensor:
     """(b,), in nats: what pixels cost, and the KL divergence of the code from the prior."""
     logits, mean, log_variance = (o.float() for o in outputs)
     pixels = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    codes = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    codes: Tensor = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
     return pixels.flatten(1).sum(1) + codes.sum(1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks.decoding import read_image, read_mask
 from neumeta_cli.tasks.preprocessing import Preprocessing
-from neumeta_cli.tasks.settings import DataSection
+
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 DECODED_AT_ONCE = 1000
@@ -157,7 +159,7 @@ def _each(read: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
         return list(pool.map(read, given))
 
 
-def normalise(pixels: Tensor, data: DataSection) -> Tensor:
+def normalise(pixels: Tensor, data: "DataSection") -> Tensor:
     """uint8 (b, C, H, W) to float32, minus the mean and over the standard deviation."""
     channels = pixels.shape[1]
     mean, std = (
@@ -174,7 +176,7 @@ def normalise(pixels: Tensor, data: DataSection) -> Tensor:
 def augment(
     pixels: Tensor,
     labels: Tensor,
-    data: DataSection,
+    data: "DataSection",
     generator: torch.Generator,
     count: int | None = None,
     part: slice = slice(None),
@@ -212,7 +214,7 @@ def augment(
     return torch.stack([image for image, _ in made]), torch.stack([label for _, label in made])
 
 
-def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
+def transforms(data: "DataSection", size: Sequence[int]) -> Any | None:
     """The recipe's augmentation as torchvision's transforms, None if there is none.
 
     Args:
@@ -241,7 +243,7 @@ def transforms(data: DataSection, size: Sequence[int]) -> Any | None:
 
 
 def _flipped_and_shifted(
-    pixels: Tensor, data: DataSection, generator: torch.Generator, count: int, part: slice
+    pixels: Tensor, data: "DataSection", generator: torch.Generator, count: int, part: slice
 ) -> Tensor:
     """Random crops after zero padding and random flips of all images in one gather."""
     _, _, height, width = pixels.shape

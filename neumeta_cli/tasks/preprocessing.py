@@ -10,22 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from neumeta_cli.checkpoint import Arch, InputSize
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.tasks.settings import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    IN_MEMORY_FORMATS,
-    MASK_FORMATS,
-    DataSection,
-)
 from neumeta_cli.zoo import ZOO
 
+if TYPE_CHECKING:
+    from neumeta_cli.tasks.settings import DataSection
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = ("mean", "std", "interpolation", "crop_fraction", "crop_mode")  # of DataSection's fields
 PREPROCESSING = "preprocessing"  # of a checkpoint's metadata
 USUAL = "as is usual for ImageNet"
@@ -122,6 +119,8 @@ class Preprocessing:
 
     def describe(self, form: str = "image_folder") -> str:
         """One line on what happens to images of a format of data."""
+        from neumeta_cli.tasks.settings import IN_MEMORY_FORMATS, MASK_FORMATS
+
         parts = ["×".join(map(str, self.size))]
         if form in MASK_FORMATS:
             parts.append(f"{self.interpolation}, not cut")
@@ -152,6 +151,8 @@ def own_preprocessing(
         NeumetaError: what the file says makes no sense.
 
     """
+    from neumeta_cli.tasks.settings import DataSection
+
     library, _, name = arch.name.partition("/")
     known = {"timm": _of_timm, "torchvision": _of_torchvision, "zoo": _of_zoo}.get(library)
     own = Preprocessing() if known is None else known(name, path)
@@ -167,11 +168,11 @@ def own_preprocessing(
 
 
 def resolved(
-    section: DataSection,
+    section: "DataSection",
     own: Preprocessing,
     reporter: Reporter | None = None,
     by: str = "the recipe",
-) -> DataSection:
+) -> "DataSection":
     """A section in which nothing is left open: its own fields, else what the network expects.
 
     Args:
@@ -188,18 +189,18 @@ def resolved(
     return section.model_copy(update=chosen.as_dict())
 
 
-def as_before(section: DataSection) -> DataSection:
+def as_before(section: "DataSection") -> "DataSection":
     """A section from a file that neumeta wrote before it kept these fields."""
     before = Preprocessing().as_dict()
     return section.model_copy(update=before | section.model_dump(include=_given(section)))
 
 
-def preprocessing_of(section: DataSection, size: tuple[int, int]) -> Preprocessing:
+def preprocessing_of(section: "DataSection", size: tuple[int, int]) -> Preprocessing:
     """What a section says, and what neumeta did before it where the section says nothing."""
     return Preprocessing(size).overridden(section.model_dump(), "the recipe")
 
 
-def _given(section: DataSection) -> set[str]:
+def _given(section: "DataSection") -> set[str]:
     return {name for name in NAMES if getattr(section, name) is not None}
 
 
@@ -207,10 +208,11 @@ def _of_timm(name: str, path: Path | None) -> Preprocessing:
     import timm
     from timm.data.config import resolve_data_config
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)  # old names have none
+    resolve: Any = resolve_data_config  # which has no types, nor has what it takes
+    config: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)  # old names have none
     if config is None:
         return Preprocessing()
-    found = resolve_data_config(pretrained_cfg=config.to_dict())
+    found = resolve(pretrained_cfg=config.to_dict())
     return Preprocessing(
         mean=tuple(found["mean"]),
         std=tuple(found["std"]),

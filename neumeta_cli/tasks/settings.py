@@ -1,36 +1,28 @@
 """The data of a task, and how they are read."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from neumeta_cli.settings import Section
+from neumeta_cli.tasks.formats import FORMATS
+from neumeta_cli.tasks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-MASK_FORMATS = ("mask_folder", "voc")
+MASK_FORMATS = tuple(name for name, form in FORMATS.items() if form.labels == "mask")
 IN_MEMORY_FORMATS = ("digits", "mnist", "cifar10", "cifar100", "own")  # which are never resized
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CropMode = Literal["center", "squash", "border", "cover"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(FORMATS)]
+
 
 class DataSection(Section):
-    format: Literal[
-        "digits",
-        "mnist",
-        "cifar10",
-        "cifar100",
+    format: FormatName = Field(
         "image_folder",
-        "mask_folder",
-        "voc",
-        "celeba",
-        "own",
-    ] = Field(
-        "image_folder",
-        description="digits (ships with scikit-learn); mnist, cifar10, cifar100, voc or celeba (as "
-        "torchvision has them); image_folder (train/<class>/ and test/ or val/ likewise, "
-        "<class>/ alone, or images without classes) or "
-        "mask_folder (train/images/ and train/masks/, and test/ or val/); own (a task of your own "
-        "reads them)",
+        description="; ".join(f"{name} ({form.about})" for name, form in FORMATS.items()),
     )
     root: str | None = Field(None, description="folder of the data; --data overrides it")
     test_root: str | None = Field(

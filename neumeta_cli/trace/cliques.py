@@ -52,6 +52,14 @@ class Member:
 class Clique:
     """Tied dimensions: one permutation, and one width, for all members.
 
+    A convolution makes 3 channels, whose maps of 2×2 are flattened for a linear layer. Its columns
+    0 to 3 read channel 0, 4 to 7 channel 1, 8 to 11 channel 2::
+
+        >>> made = Member("conv.weight", 0, np.arange(3)[:, None])
+        >>> read = Member("fc.weight", 1, np.arange(12).reshape(3, 4))
+        >>> print(*Clique("conv", 3, (made, read)).members, sep=", ")
+        conv.weight[0], fc.weight[1] in blocks of 4
+
     Attributes:
         name: the module that first makes these channels.
         channels: how many there are in the checkpoint.
@@ -119,6 +127,14 @@ class Patch:
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The dependency graph of a network.
+
+    A perceptron's 8 hidden units are rows of one matrix and columns of the next. Whether they are
+    put into another order or become fewer, both follow, and so do the first layer's biases::
+
+        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> for clique in trace_model(network, (4,)).cliques:
+        ...     print(f"{clique.name}: {clique.channels} of", *clique.members)
+        0: 8 of 0.weight[0] 0.bias[0] 2.weight[1]
 
     Attributes:
         graph: one node an operator, with ``op``, ``module``, ``shape`` and ``weights``.

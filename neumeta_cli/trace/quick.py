@@ -108,7 +108,8 @@ def _broadcast(tensors: Sequence[Tensor]) -> torch.Size:
     first = tensors[0].shape
     if all(t.shape == first for t in tensors):
         return first
-    return torch.broadcast_shapes(*(t.shape for t in tensors))
+    shape: torch.Size = torch.broadcast_shapes(*(t.shape for t in tensors))
+    return shape
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import neumeta_cli.trace.quick as quick
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.trace.dispatch import DispatchMode
 from neumeta_cli.trace.inputs import Inputs, describe, meta_inputs
 from neumeta_cli.trace.labels import Atoms, Labels
 from neumeta_cli.trace.rules import RULES, Call, RefusedError
@@ -93,11 +93,7 @@ def record(
     return recorder.result
 
 
-class _Recorder(TorchDispatchMode):
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, for as long as itself
-
+class _Recorder(DispatchMode):
     def __init__(self, model: nn.Module, uniform: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
         self.result = Recording()

@@ -97,6 +97,7 @@ class Structure:
             if self._atoms.ties
             else ([], [])
         )
+        channel: np.ndarray
         while True:
             rows = np.concatenate([*a, np.zeros(1, np.int64)])
             cols = np.concatenate([*b, np.zeros(1, np.int64)])
@@ -140,8 +141,9 @@ class Structure:
             key, parent = key[order], parent[order]
             same = key[1:] == key[:-1]
             pairs.append(np.stack([parent[1:][same], parent[:-1][same]], 1))
-        found = np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
-        return found[found[:, 0] != found[:, 1]]
+        found: np.ndarray = np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
+        apart: np.ndarray = found[found[:, 0] != found[:, 1]]
+        return apart
 
     def _in_several_blocks(self, p: np.ndarray, c: np.ndarray) -> np.ndarray:
         """Rows that share a channel with another block: their places tell them apart."""
@@ -322,7 +324,8 @@ def _content_keys(c: np.ndarray) -> np.ndarray:
     ranked = np.sort(c, 1)
     new = np.ones_like(ranked, bool)
     new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
-    return np.where(new, _mix(ranked), 0).sum(1, dtype=np.uint64)
+    hashes: np.ndarray = np.where(new, _mix(ranked), 0).sum(1, dtype=np.uint64)
+    return hashes
 
 
 def _against(channels: np.ndarray, fixed: int) -> np.ndarray:

@@ -13,6 +13,13 @@ from torch import Tensor
 class Place:
     """Where in a training a step lies.
 
+    After 50 of 100 steps a cosine is half-way down; a loop that has gone back once since takes
+    half of that::
+
+        >>> place = Place(step=50, total=100, factor=0.5)
+        >>> round(place.factor * place.decay, 3)
+        0.25
+
     Attributes:
         step: how many steps were taken before.
         total: steps of the whole training.

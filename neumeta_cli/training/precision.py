@@ -23,6 +23,7 @@ HOPELESS = 1.5  # times as long on these images: the whole batch is not tried
 CLEAR = 1.03  # times as long in float32, or more: then bfloat16 is taken
 STEPS, STEPS_TO_STEPS = 3, 100  # at most so many different steps, one for each 100 of the fit
 REPEATS = 3
+MOMENT = 60  # seconds
 
 Rehearsal = Callable[[str, int, int], None]  # precision, which step, on how many images
 Agree = Callable[[bool], bool]  # whether the first of several processes says so
@@ -37,6 +38,7 @@ class Choice:
         seconds: of a step in each.
         images: in such a step.
         reason: where it was not the seconds.
+        whole: seconds that all steps will take, of which some were tried.
 
     """
 
@@ -44,6 +46,7 @@ class Choice:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images: int = 0
     reason: str = ""
+    whole: float = 0.0
 
     def told(self) -> str:
         """One line."""
@@ -53,7 +56,15 @@ class Choice:
         return (
             f"precision: {self.precision}, {self.seconds[self.precision]:.3g} s for "
             f"{self.images} images; {other} {self.seconds[other]:.3g} s"
+            f"{self._estimate()}"
         )
+
+    def _estimate(self) -> str:
+        """What all steps will take, where it is more than a moment."""
+        if self.whole < MOMENT:
+            return ""
+        minutes = self.whole / 60
+        return f"; about {minutes:.0f} min" if minutes < 120 else f"; about {minutes / 60:.1f} h"
 
 
 def choose_precision(
@@ -93,7 +104,8 @@ def choose_precision(
         rehearse("float32", 0, few)  # an error that is not bfloat16's is raised here
         return Choice("float32", reason=f"bfloat16 does not run: {str(error).splitlines()[0]}")
     if agree(first["bfloat16"] > HOPELESS * first["float32"]):
-        return Choice("float32", _rounded(first), few)
+        whole = first["float32"] * images / few * steps
+        return Choice("float32", _rounded(first), few, whole=round(whole))
     total = dict.fromkeys(PRECISIONS, 0.0)
     tried = min(STEPS, 1 + steps // STEPS_TO_STEPS)
     for number in range(tried):
@@ -104,7 +116,8 @@ def choose_precision(
         for precision, times in found.items():
             total[precision] += min(times[1:]) / tried
     quicker = agree(total["float32"] > CLEAR * total["bfloat16"])
-    return Choice("bfloat16" if quicker else "float32", _rounded(total), images)
+    precision = "bfloat16" if quicker else "float32"
+    return Choice(precision, _rounded(total), images, whole=round(total[precision] * steps))
 
 
 def settled_precision(

@@ -126,6 +126,7 @@ class Processes:
         from accelerate.utils import reduce
 
         try:
-            return reduce(values, "mean")
+            mean: Tensor = reduce(values, "mean")
         except RuntimeError as error:
             raise NeumetaError("another process of this run ended; see what it says") from error
+        return mean

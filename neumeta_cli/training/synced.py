@@ -64,10 +64,10 @@ class SyncedNorms(BatchNorms):
         dims = [0, *range(2, x.dim())]
         shape = (1, -1, *(1,) * (x.dim() - 2))
         count = wide.new_tensor([wide.numel() / wide.shape[1]])
-        total = all_reduce(torch.cat([wide.sum(dims), count]))
+        total: Tensor = all_reduce(torch.cat([wide.sum(dims), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance: Tensor = all_reduce(centred.square().sum(dims)) / count
         with torch.no_grad():
             if running.mean is not None:
                 running.mean.lerp_(mean.to(running.mean), running.momentum)

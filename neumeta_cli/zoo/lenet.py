@@ -39,7 +39,8 @@ class LeNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = x.flatten(1)
         x = F.relu(self.fc2(F.relu(self.fc1(x))))
-        return self.fc3(x)
+        logits: Tensor = self.fc3(x)
+        return logits
 
 
 def lenet(num_classes: int = 10) -> LeNet:

@@ -67,7 +67,8 @@ class VAE(nn.Module):
         x = x.unflatten(1, (-1, self.side, self.side))
         for layer in self.decoder[:-1]:
             x = F.relu(layer(x))
-        return self.decoder[-1](x)
+        logits: Tensor = self.decoder[-1](x)
+        return logits
 
 
 def vae_mnist() -> VAE:

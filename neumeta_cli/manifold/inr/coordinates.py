@@ -47,6 +47,17 @@ class TensorSpec:
 class Target:
     """A tensor to generate at one size.
 
+    The second of two matrices that are generated has 3 rows and 8 columns in the checkpoint. With
+    4 of the 8 it is 3×4; where the largest size is 8, its last weight lies at 1/2 of the layers,
+    3/4 of the inputs and 2/3 of the outputs::
+
+        >>> target = Target(TensorSpec("2.weight", 1, (3, 8), None), c_out=3, c_in=4, size_in=4)
+        >>> target.shape
+        (3, 4)
+        >>> at = Space(layers=2, largest=8).coordinates(target, None, torch.device("cpu"))
+        >>> [round(value, 3) for value in at[-1].tolist()]
+        [0.5, 0.75, 0.667, 0.25, 0.5, 0.375]
+
     Attributes:
         spec: which tensor.
         c_out, c_in: rows and columns of weights; a vector has one column.

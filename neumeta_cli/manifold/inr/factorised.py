@@ -59,7 +59,7 @@ class FactorisedInr(Inr):
         pair = cast(nn.ModuleDict, self.factors[entry(target.spec.name)])
         channels = (target.c_out,) if target.spec.is_vector else (target.c_out, target.c_in)
         jitter = [None] * len(channels) if noise is None else _jitter(noise, draws, channels)
-        left = pair["out"](target.c_out, target, jitter[0])
+        left: Tensor = pair["out"](target.c_out, target, jitter[0])
         if target.spec.is_vector:
             return left[..., 0].sum(0)
         right = pair["in"](target.c_in, target, jitter[1])
@@ -101,7 +101,7 @@ class Axis(nn.Module):
             context = embed(sizes / self.space.largest, self.settings.frequencies_of_sizes)
             context = context.repeat_interleave(channels, dim=0)
             embedded = torch.cat([embedded, context], dim=1)
-        correction = self.correction(embedded).float() * self.get_buffer("spread")
+        correction: Tensor = self.correction(embedded).float() * self.get_buffer("spread")
         values = self._interpolate(at.flatten() * (len(self.grid) / channels)) + correction
         return values.view(*at.shape, -1)
 
@@ -119,7 +119,8 @@ def _jitter(noise: Noise, draws: int, channels: Sequence[int]) -> Sequence[Tenso
     reach = torch.tensor([noise.channels, noise.sizes] * len(channels))
     drawn = noise.draw(draws, sum(moves), like=reach)
     drawn = drawn * reach.repeat_interleave(torch.tensor(moves))
-    return drawn.split([count + 2 for count in channels], dim=1)
+    parts: tuple[Tensor, ...] = drawn.split([count + 2 for count in channels], dim=1)
+    return parts
 
 
 def _split(weight: Tensor) -> tuple[Tensor, Tensor]:

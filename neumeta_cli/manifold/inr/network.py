@@ -87,7 +87,8 @@ class ResidualMLP(nn.Module):
         for layer in self.hidden:
             change = F.relu(layer(x), inplace=True)
             x = x + change if torch.is_grad_enabled() else change.add_(x)
-        return self.head(x)
+        values: Tensor = self.head(x)
+        return values
 
 
 class Coordinates:

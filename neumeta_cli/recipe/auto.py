@@ -1,0 +1,158 @@
+"""A recipe for a network that has none: chosen by what the network and the images are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from neumeta_cli.checkpoint import Checkpoint
+from neumeta_cli.recipe.load import over_base, override_all
+from neumeta_cli.recipe.recipe import Recipe
+from neumeta_cli.resize import Frame, has_statistics
+
+CONVOLUTIONS, ATTENTION, NEITHER = "_convolutions", "_attention", "_whole_network"
+STEPS = 2400  # six epochs of CIFAR-10 in batches of 128, after which little is gained
+LEAST_EPOCHS, MOST_EPOCHS = 2, 60
+SMALL, MIDDLE = 64, 128  # pixels of a side, up to which a batch has 128 and 64 images; else 32
+LEAST_BATCHES = 8  # in an epoch; a batch has fewer images rather than an epoch fewer steps
+CALIBRATION_BYTES = 16 << 20  # of the images that are kept to calibrate norms, before JPEG
+OWN_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # of each image or token
+CONVOLUTION = nn.modules.conv._ConvNd
+
+
+@dataclass(frozen=True)
+class AutoRecipe:
+    """An automatic recipe.
+
+    Attributes:
+        recipe: complete.
+        own: what it says over its base, as a recipe's file does.
+        reasons: a line for each choice: what was chosen, and why.
+
+    """
+
+    recipe: Recipe
+    own: Mapping[str, Any]
+    reasons: tuple[str, ...]
+
+    def as_yaml(self) -> str:
+        """A recipe's file to keep and edit, with the reasons as comments."""
+        told = "".join(f"# {reason}\n" for reason in self.reasons)
+        return told + yaml.safe_dump(dict(self.own), sort_keys=False, allow_unicode=True)
+
+
+def auto_recipe(
+    checkpoint: Checkpoint,
+    frame: Frame,
+    images: int,
+    data: Mapping[str, Any],
+    labels: bool = True,
+    overrides: Sequence[str] = (),
+) -> AutoRecipe:
+    """Choose a recipe for the whole network.
+
+    Args:
+        checkpoint: the network.
+        frame: of it; scope and heads do not matter.
+        images: how many there are to fit with.
+        data: fields of the recipe's section.
+        labels: whether the images have any.
+        overrides: ``section.field=value`` in place of what would be chosen.
+
+    Raises:
+        NeumetaError: a field to override does not exist, or refuses its value.
+
+    """
+    height, width = checkpoint.input_size[1:]
+    batch = _batch_size(max(height, width), images)
+    steps = max(1, images // batch)
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(STEPS / steps)))
+    base, why = _family(frame)
+    reasons = [why]
+    count = f"{images:,} images of {height}×{width}"
+    reasons.append(f"fit.epochs {epochs}, fit.batch_size {batch}: {count}")
+    model = {
+        "arch": checkpoint.arch.name,
+        "checkpoint": str(checkpoint.path.absolute()),
+        "kwargs": dict(checkpoint.arch.kwargs),
+        "input_size": list(checkpoint.input_size),
+    }
+    own: dict[str, Any] = {
+        "name": _name(checkpoint),
+        "base": base,
+        "model": model,
+        "data": _augmentation(checkpoint.input_size) | dict(data),
+        "fit": {"epochs": epochs, "batch_size": batch},
+    }
+    if own["data"].get("flip"):
+        padding = own["data"].get("crop_padding")
+        reasons.append(f"data.flip, data.crop_padding {padding}: photographs; see --set for others")
+    if base == CONVOLUTIONS and not _runs_mixed(frame):
+        own["fit"]["mixed"] = 0.0
+        reasons.append("fit.mixed 0: it does not run with a width of its own for each clique")
+    if any(has_statistics(module) for module in frame.model.modules()):
+        kept = _calibration_images(checkpoint.input_size, images)
+        own["norm"] = {"images": kept}
+        reasons.append(
+            f"norm.images {kept}: as many training images stay in the manifold's file, since "
+            "batch norms are calibrated anew at every width"
+        )
+    if not labels:
+        own["loss"] = {"task": 0.0}
+        reasons.append("loss.task 0: the images have no labels; the outputs alone are learnt")
+    override_all(own, overrides)
+    return AutoRecipe(over_base(own, "the automatic recipe"), own, tuple(reasons))
+
+
+def _family(frame: Frame) -> tuple[str, str]:
+    """Which base, and the reason."""
+    modules = list(frame.model.modules())
+    if any(isinstance(module, OWN_NORMS) for module in modules):
+        return ATTENTION, f"base {ATTENTION}: norms of each image alone, as transformers have them"
+    if any(isinstance(module, CONVOLUTION) and module.groups == 1 for module in modules):
+        return CONVOLUTIONS, f"base {CONVOLUTIONS}: a network of convolutions"
+    return NEITHER, f"base {NEITHER}: neither convolutions nor norms of each image alone"
+
+
+def _augmentation(size: tuple[int, int, int]) -> dict[str, Any]:
+    """Of photographs; images of one channel, such as digits and letters, stay as they are."""
+    channels, height, width = size
+    return {"flip": True, "crop_padding": min(height, width) // 8} if channels == 3 else {}
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    """A recipe's and its run folder's name, from the checkpoint's file."""
+    stem = checkpoint.path.name.partition(".")[0]
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in stem) or "auto"
+
+
+def _batch_size(pixels: int, images: int) -> int:
+    most = 128 if pixels <= SMALL else 64 if pixels <= MIDDLE else 32
+    while most > 16 and most * LEAST_BATCHES > images:
+        most //= 2
+    return max(1, min(most, images))
+
+
+def _calibration_images(size: tuple[int, int, int], images: int) -> int:
+    channels, height, width = size
+    fitting = CALIBRATION_BYTES // (channels * height * width)
+    return max(2, min(256, max(64, fitting), images))
+
+
+def _runs_mixed(frame: Frame) -> bool:
+    """Whether the network runs with a width of its own for each group of cliques."""
+    scoped = frame.with_scope("all")
+    widths = {
+        name: 1.0 if number % 2 else 0.6
+        for number, group in enumerate(scoped.linked)
+        for name in group
+    }
+    x = torch.empty(2, *scoped.inputs, device="meta")
+    try:
+        scoped.skeleton(scoped.sizes(widths))(x)
+    except Exception:  # whatever a forward pass raises on sizes that it refuses
+        return False
+    return True

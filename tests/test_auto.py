@@ -1,0 +1,119 @@
+"""The automatic recipe: what is chosen for a network and a folder of images, and that it runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import fails
+
+from neumeta_cli.checkpoint import load_checkpoint, resolve
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import load_manifold
+from neumeta_cli.recipe import auto_recipe, load_recipe
+from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, NEITHER
+from neumeta_cli.resize import open_frame
+
+SMALL = {  # a network of each family, and the base that serves it
+    "cifar_resnet20": CONVOLUTIONS,
+    "timm/test_efficientnet": CONVOLUTIONS,
+    "timm/test_vit": ATTENTION,
+    "timm/test_convnext": ATTENTION,
+    "lenet_digits": CONVOLUTIONS,
+}
+
+
+def chosen_for(name: str, folder: Path, images: int = 5000, **options):
+    path = folder / "net.safetensors"
+    arch = resolve(name)
+    torch.manual_seed(0)
+    torch.save(arch.build("cpu").state_dict(), path.with_suffix(".pth"))
+    checkpoint = load_checkpoint(path.with_suffix(".pth"), arch)
+    frame = open_frame(checkpoint.model, checkpoint.input_size)
+    return auto_recipe(checkpoint, frame, images, {"root": str(folder)}, **options)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_family_has_its_base_and_each_choice_a_reason(name: str, tmp_path: Path) -> None:
+    found = chosen_for(name, tmp_path)
+    assert found.own["base"] == SMALL[name]
+    assert found.recipe.scope == "all"
+    assert any(SMALL[name] in reason for reason in found.reasons)
+    for field in ("fit.epochs", "fit.batch_size"):
+        assert any(field in reason for reason in found.reasons)
+    assert ("norm" in found.own) == any("norm.images" in reason for reason in found.reasons)
+    assert ("flip" in found.own["data"]) == (found.recipe.model.input_size[0] == 3)
+
+
+def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
+    said = ["fit.epochs=3", "inr.kind=factorised", "inr.hidden=16", "loss.hint=0"]
+    found = chosen_for("cifar_resnet20", tmp_path, overrides=said)
+    file = tmp_path / "kept.yaml"
+    file.write_text(found.as_yaml(), "utf-8")
+    assert load_recipe(str(file)) == found.recipe
+    assert found.recipe.fit.epochs == 3
+    assert found.recipe.inr.kind == "factorised"
+    with pytest.raises(NeumetaError, match=r"fit.epohs.*did you mean fit.epochs"):
+        chosen_for("cifar_resnet20", tmp_path, overrides=["fit.epohs=3"])
+
+
+@pytest.mark.parametrize("images", [1, 40, 700, 50_000, 1_281_167])
+def test_steps_are_about_as_many_for_any_number_of_images(tmp_path: Path, images: int) -> None:
+    fit = chosen_for("cifar_resnet20", tmp_path, images).recipe.fit
+    assert 1 <= fit.batch_size <= images
+    steps = fit.epochs * max(1, images // fit.batch_size)
+    if 4000 <= images <= 200_000:
+        assert 1800 <= steps <= 3000
+    assert fit.epochs <= 60
+    if images == 50_000:  # as the recipe by hand
+        shipped = load_recipe("cifar10_resnet20_all").fit
+        assert (fit.batch_size, fit.epochs) == (shipped.batch_size, shipped.epochs)
+
+
+def test_the_recipe_by_hand_for_the_same_network_says_the_same(tmp_path: Path) -> None:
+    found = chosen_for("cifar_resnet20", tmp_path, 50_000).recipe
+    shipped = load_recipe("cifar10_resnet20_all")
+    for section in ("inr", "loss", "fit", "noise", "permute"):
+        assert getattr(found, section) == getattr(shipped, section)
+
+
+def test_a_network_that_is_neither_has_the_base_of_all(tmp_path: Path) -> None:
+    module = tmp_path / "perceptron_module.py"
+    module.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        arch = resolve("perceptron_module:make")
+        path = tmp_path / "own.pth"
+        torch.save(arch.build("cpu").state_dict(), path)
+        checkpoint = load_checkpoint(path, arch, (1, 8, 8))
+        frame = open_frame(checkpoint.model, checkpoint.input_size)
+        assert auto_recipe(checkpoint, frame, 500, {}).own["base"] == NEITHER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm/test_efficientnet", "timm/test_vit"])
+def test_distill_needs_no_recipe(neumeta, image_folder: Path, tmp_path: Path, name: str) -> None:
+    """One step each; the saved recipe and the manifold can be used."""
+    arch = resolve(name)
+    torch.manual_seed(0)
+    model = arch.build("cpu")
+    model.reset_classifier(10)
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    kept, made = tmp_path / "net.yaml", tmp_path / "net.safetensors"
+    asked = ["--data", str(image_folder), "--epochs", "1", "--device", "cpu", "--arch", name]
+    asked += ["--set", "fit.limit=16", "--set", "fit.precision=float32", "--set", "norm.images=4"]
+    neumeta("distill", tmp_path / "net.pth", *asked, "--save-recipe", kept, "-o", made)
+    assert load_recipe(str(kept)).fit.epochs == 1
+    small = load_manifold(made).sample(0.5, samples=0)
+    assert small(torch.rand(2, 3, 160, 160)).shape == (2, 10)
+
+
+def test_what_is_lacking_without_a_recipe_is_said(neumeta, tmp_path: Path) -> None:
+    fails(neumeta("fit"), "name a recipe", "--checkpoint FILE --data DIR")
+    torch.save(resolve("lenet").build("cpu").state_dict(), tmp_path / "net.pth")
+    known = ["--arch", "lenet"]
+    fails(neumeta("fit", "--checkpoint", tmp_path / "net.pth", *known), "pass --data DIR")
+    fails(neumeta("distill", tmp_path / "net.pth", *known), "pass --data DIR")
