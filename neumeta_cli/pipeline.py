@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -62,6 +63,13 @@ from neumeta_cli.tasks import (
     require_root,
     task_class,
 )
+from neumeta_cli.tasks.preprocessing import (
+    PREPROCESSING,
+    Preprocessing,
+    own_preprocessing,
+    resolved,
+)
+from neumeta_cli.tasks.settings import DataSection
 from neumeta_cli.trace import Trace
 from neumeta_cli.training import (
     DIED_FILE,
@@ -151,6 +159,7 @@ def run_recipe(
     reporter = reporter or Silent()
     main = launched_processes()[1] == 0
     checkpoint, task = open_inputs(recipe, reporter)
+    recipe = with_data(recipe, task.data)
     frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
     permuted = permute_checkpoint(checkpoint, frame.trace, ordering_of(recipe), reporter)
     if main:
@@ -201,7 +210,8 @@ def run_recipe(
     )
     run.table.write(folder / TABLE_FILE)
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
-    plot_over_gamma(rows, task.metrics[0], folder / PICTURE_FILE, recipe.fit.gamma, title)
+    if run.metrics:  # else nothing is labelled
+        plot_over_gamma(rows, run.metrics[0], folder / PICTURE_FILE, recipe.fit.gamma, title)
     _point_latest(folder)
     return run
 
@@ -253,6 +263,8 @@ def ordering_of(recipe: Recipe) -> Ordering:
 def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Checkpoint, Task]:
     """Load a recipe's checkpoint and data, the cheap checks first.
 
+    ``data`` of the task is the recipe's section with all that the network expects in it.
+
     Raises:
         NeumetaError: one of them is not given or not right.
 
@@ -275,8 +287,9 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
         recipe.model.weights_key,
     )
     check_resizable(checkpoint.arch.name, checkpoint.model, recipe.norm.fold)
+    data = resolved(recipe.data, preprocessing_for(checkpoint), reporter)
     task = load_task(
-        recipe.data,
+        data,
         checkpoint.model,
         checkpoint.input_size,
         limit=recipe.fit.limit,
@@ -284,6 +297,17 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
         kind=kind,
     )
     return checkpoint, task
+
+
+def preprocessing_for(checkpoint: Checkpoint) -> Preprocessing:
+    """What a checkpoint's network expects of its images."""
+    recorded = checkpoint.weights.metadata.get(PREPROCESSING)
+    return own_preprocessing(checkpoint.arch, checkpoint.input_size, recorded, checkpoint.path)
+
+
+def with_data(recipe: Recipe, data: DataSection) -> Recipe:
+    """A recipe with another section ``data``."""
+    return recipe.model_copy(update={"data": data})
 
 
 def build_untrained(recipe: Recipe) -> tuple[nn.Module, Any]:
@@ -303,16 +327,20 @@ def recipe_arch(recipe: Recipe) -> Arch:
 def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
     """Write a permuted checkpoint; a ``.safetensors`` file also tells its architecture."""
     if suffix_of(path) == ".safetensors":
-        told = checkpoint_metadata(checkpoint) | {"permuted": True}
+        recorded = checkpoint.weights.metadata.get(PREPROCESSING)
+        told = checkpoint_metadata(checkpoint, recorded) | {"permuted": True}
         permuted = replace(permuted, metadata=told, names={})
     elif suffix_of(checkpoint.path) == ".safetensors":
         permuted = replace(permuted, metadata={})
     return write_weights(path, permuted)
 
 
-def checkpoint_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself."""
-    return {
+def checkpoint_metadata(
+    checkpoint: Checkpoint, preprocessing: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself, and of what its images go through."""
+    told = {} if preprocessing is None else {PREPROCESSING: dict(preprocessing)}
+    return told | {
         "kind": "checkpoint",
         "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
         "input_size": list(checkpoint.input_size),

@@ -37,7 +37,7 @@ def test_a_family_has_its_base_and_each_choice_a_reason(name: str, tmp_path: Pat
     found = chosen_for(name, tmp_path)
     assert found.own["base"] == SMALL[name]
     assert found.recipe.scope == "all"
-    assert any(SMALL[name] in reason for reason in found.reasons)
+    assert any(reason.startswith(f"base {SMALL[name]}: ") for reason in found.reasons)
     for field in ("fit.epochs", "fit.batch_size"):
         assert any(field in reason for reason in found.reasons)
     assert ("norm" in found.own) == any("norm.images" in reason for reason in found.reasons)
@@ -52,6 +52,7 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     assert load_recipe(str(file)) == found.recipe
     assert found.recipe.fit.epochs == 3
     assert found.recipe.inr.kind == "factorised"
+    assert not any("fit.epochs" in reason for reason in found.reasons)  # asked for, not chosen
     with pytest.raises(NeumetaError, match=r"fit.epohs.*did you mean fit.epochs"):
         chosen_for("cifar_resnet20", tmp_path, overrides=["fit.epohs=3"])
 
@@ -91,6 +92,38 @@ def test_a_network_that_is_neither_has_the_base_of_all(tmp_path: Path) -> None:
         checkpoint = load_checkpoint(path, arch, (1, 8, 8))
         frame = open_frame(checkpoint.model, checkpoint.input_size)
         assert auto_recipe(checkpoint, frame, 500, {}).own["base"] == NEITHER
+
+
+def test_choices_follow_what_was_asked_for(tmp_path: Path) -> None:
+    asked = ["model.input_size=[3,64,64]", "norm.fold=true"]
+    found = chosen_for("timm/test_resnet", tmp_path, overrides=asked)
+    assert found.recipe.data.crop_padding == 8
+    assert found.recipe.fit.batch_size == 128
+    assert not any("norm.images" in reason for reason in found.reasons)
+    unlabelled = chosen_for("timm/test_resnet", tmp_path, labels=False)
+    assert unlabelled.recipe.loss.task == 0
+    assert any("loss.task" in reason for reason in unlabelled.reasons)
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_takes_the_size_of_the_images(
+    neumeta, image_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    convolve = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()\n"
+        "    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)\n"
+        "    return nn.Sequential(*convolve, *head)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.save(resolve("own_net:make").build("cpu").state_dict(), tmp_path / "own.pth")
+    asked = ["--arch", "own_net:make", "--data", image_folder, "--epochs", "1", "--device", "cpu"]
+    asked += ["--set", "fit.limit=8", "--set", "fit.precision=float32"]
+    result = neumeta("distill", "own.pth", *asked, "-o", "own.safetensors")
+    assert result.code == 0, result.stderr
+    assert "input size 3×32×32, that of the first image" in result.stderr
+    assert load_manifold(tmp_path / "own.safetensors", trust_code=True).input_size == (3, 32, 32)
 
 
 @pytest.mark.slow

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.pipeline import build_untrained
+from neumeta_cli.pipeline import build_untrained, recipe_arch, with_data
 from neumeta_cli.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
 from neumeta_cli.shipped import base_file, recipe_files
+from neumeta_cli.tasks.preprocessing import own_preprocessing, resolved
 
 SETTINGS = json.loads((REPOSITORY / "tests" / "recipe_settings.json").read_text("utf-8"))
 """Every field of the recipes that ship, and the paper's values, written down before recipes had
@@ -31,7 +32,13 @@ LARGE = 4  # fields of a section that no two recipes may both spell out
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Every field but the texts; a checkpoint's by its name alone, as folders differ."""
+    """Every field but the texts, the network's own preprocessing where it says nothing.
+
+    A checkpoint goes by its name alone, as folders differ.
+    """
+    arch = recipe_arch(recipe)
+    own = own_preprocessing(arch, recipe.model.input_size or arch.default_input_size())
+    recipe = with_data(recipe, resolved(recipe.data, own))
     content = recipe.model_dump(mode="json", exclude={"name", "description"})
     checkpoint = content["model"]["checkpoint"]
     content["model"]["checkpoint"] = checkpoint and Path(checkpoint).name

@@ -1,5 +1,7 @@
 """Recipes and data as a command line asks for them."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,35 @@ from neumeta_cli.checkpoint import Checkpoint, write_text
 from neumeta_cli.cli.console import note
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe
-from neumeta_cli.resize import open_frame
-from neumeta_cli.tasks import NOTHING_TO_READ, Task, find_images, task_class
+from neumeta_cli.reporting import Reporter
+from neumeta_cli.resize import Frame, open_frame
+from neumeta_cli.tasks import NOTHING_TO_READ, Images, Task, find_images, task_class
+from neumeta_cli.tasks.decoding import read_image
+from neumeta_cli.tasks.preprocessing import Preprocessing, as_before, resolved
 from neumeta_cli.tasks.settings import DataSection
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """What a command line says of images beside their folder.
+
+    Attributes:
+        folder: of images for testing alone.
+        skip_broken: leave out what cannot be read.
+
+    """
+
+    folder: str | None = None
+    skip_broken: bool = False
+
+    def put(self, section: DataSection) -> DataSection:
+        """A section with that in place of its own fields."""
+        change: dict[str, Any] = {"skip_broken": True} if self.skip_broken else {}
+        change |= {} if self.folder is None else {"test_root": self.folder}
+        return section.model_copy(update=change)
+
+
+ALL_READABLE = TestImages()
 
 
 def adapted(
@@ -21,18 +49,23 @@ def adapted(
     seed: int | None = None,
     download: bool = False,
     weights_key: str | None = None,
+    test: TestImages = ALL_READABLE,
+    of_a_run: bool = False,
 ) -> Recipe:
-    """A recipe with what the command line says in place of its own fields."""
+    """A recipe with what the command line says in place of its own fields.
+
+    With ``of_a_run`` it is from a run's folder, where all was settled when the run began.
+    """
     recipe = load_recipe(name, _said(overrides, epochs, seed, download))
-    if data is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.at(data)})
+    section = as_before(recipe.data) if of_a_run else recipe.data
+    section = test.put(section if data is None else section.at(data))
     said = {
         # A link stays one, as what it points to may have no ending.
         "checkpoint": None if checkpoint is None else str(checkpoint.absolute()),
         "weights_key": weights_key,
     }
     model = recipe.model.model_copy(update={k: v for k, v in said.items() if v is not None})
-    return recipe.model_copy(update={"model": model})
+    return recipe.model_copy(update={"model": model, "data": section})
 
 
 def automatic(
@@ -44,6 +77,7 @@ def automatic(
     download: bool = False,
     save: Path | None = None,
     weights_key: str | None = None,
+    test: TestImages = ALL_READABLE,
 ) -> Recipe:
     """The automatic recipe for a network and a folder of images, told and perhaps kept in a file.
 
@@ -51,13 +85,15 @@ def automatic(
         NeumetaError: no folder is given, it does not hold images, or the file cannot be written.
 
     """
-    section = DataSection(root=data)
+    section = test.put(DataSection(root=data))
     images = find_images(section, "train", checkpoint.input_size)
-    frame = open_frame(checkpoint.model, checkpoint.input_size)
+    checkpoint, frame = _at_size_of(images, checkpoint)
     root = {} if data is None else {"root": str(Path(data).absolute())}
+    root |= {} if test.folder is None else {"test_root": str(Path(test.folder).absolute())}
     said = _said(overrides, epochs, seed, download)
     said += [] if weights_key is None else [f"model.weights_key={weights_key}"]
-    found = auto_recipe(checkpoint, frame, len(images), root, overrides=said)
+    said += ["data.skip_broken=true"] if test.skip_broken else []
+    found = auto_recipe(checkpoint, frame, len(images), root, images.labelled, said)
     note("automatic recipe, for the whole network:")
     for reason in found.reasons:
         note(f"  {reason}")
@@ -65,6 +101,26 @@ def automatic(
         write_text(save, found.as_yaml())
         note(f"written: {save}; use it with --recipe {save}")
     return found.recipe
+
+
+def _at_size_of(images: Images, checkpoint: Checkpoint) -> tuple[Checkpoint, Frame]:
+    """A user's own network, whose input's size nobody knows, at the size of the first image.
+
+    Networks that libraries record a size of, and files that say theirs, keep it; so does a network
+    that does not run at the image's size.
+    """
+    recorded = ":" not in checkpoint.arch.name or "input_size" in checkpoint.weights.metadata
+    if not recorded and images.files:
+        _, height, width = read_image(images.files[0], grey=False).shape
+        size = (checkpoint.input_size[0], height, width)
+        try:
+            frame = open_frame(checkpoint.model, size)
+        except NeumetaError:
+            note(f"the network does not run at the images' size, {size[1]}×{size[2]}")
+        else:
+            note(f"input size {size[0]}×{size[1]}×{size[2]}, that of the first image")
+            return replace(checkpoint, input_size=size), frame
+    return checkpoint, open_frame(checkpoint.model, checkpoint.input_size)
 
 
 def _said(
@@ -81,33 +137,62 @@ def _said(
     return said
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a command line says of the data that a network is measured on.
+
+    Attributes:
+        data: the folder.
+        test_data: a folder all of whose images are for testing.
+        recipe: name or file of one that says how to read them.
+        download: fetch them first.
+        skip_broken: leave out what cannot be read.
+
+    """
+
+    data: str | None = None
+    test_data: str | None = None
+    recipe: str | None = None
+    download: bool = False
+    skip_broken: bool = False
+
+
 def how_to_read(
-    data: str | None,
-    recipe: str | None,
-    recorded: dict[str, Any],
+    asked: Asked,
+    recorded: Mapping[str, Any],
+    own: Preprocessing,
     trust_code: bool,
-    download: bool = False,
+    reporter: Reporter,
 ) -> tuple[DataSection, type[Task]]:
     """How to read the data: the recipe named, else what a file recorded, else ImageNet's way.
 
     Args:
-        data: the folder.
-        recipe: name or file.
+        asked: the command line.
         recorded: with the keys ``data`` and ``task`` of a recipe, if the file has them.
+        own: preprocessing of the network.
         trust_code: import the task that a file names, if it is a user's own.
-        download: fetch the data first.
+        reporter: is told of the preprocessing.
 
     """
-    if recipe is not None:
-        named = load_recipe(recipe)
+    by = "the recipe"
+    if asked.recipe is not None:
+        named = load_recipe(asked.recipe)
         section, kind = named.data, task_class(named.task, trust_code=True)
     else:
         section = DataSection(**recorded.get("data", {}))
+        if recorded.get("data"):
+            section, by = as_before(section), "the file"
         kind = task_class(recorded.get("task", "classification"), trust_code)
-    if download:
-        section = section.model_copy(update={"download": True})
-    if data is None:
-        if section.root is None and section.format not in NOTHING_TO_READ:
-            raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
-        return section, kind
-    return section.at(data), kind
+    change: dict[str, Any] = {"download": True} if asked.download else {}
+    change |= {"skip_broken": True} if asked.skip_broken else {}
+    if asked.data is not None:
+        # What was not fitted here is tested on all images of a folder, if that has no test/.
+        fitted = asked.recipe is not None or recorded.get("data")
+        section = section.at(asked.data)
+        change |= {"test_root": None if fitted else asked.data}
+    if asked.test_data is not None:
+        section = section.at(asked.test_data)
+        change |= {"test_root": asked.test_data}
+    if section.root is None and section.format not in NOTHING_TO_READ:
+        raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
+    return resolved(section.model_copy(update=change), own, reporter, by), kind

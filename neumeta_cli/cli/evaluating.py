@@ -12,6 +12,7 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     Json,
+    SkipBrokenOption,
     TrustCode,
     WeightsKeyOption,
     choose_device,
@@ -25,7 +26,14 @@ def evaluate(
         Path, typer.Argument(metavar="MANIFOLD|EXPORT|CHECKPOINT", help="What to measure.")
     ],
     data: DataOption = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder of images in class folders, all of which are measured."
+        ),
+    ] = None,
     download: DownloadOption = False,
+    skip_broken: SkipBrokenOption = False,
     widths: Annotated[
         str,
         typer.Option(
@@ -64,36 +72,40 @@ def evaluate(
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
     """
-    from neumeta_cli.checkpoint import load_checkpoint
-    from neumeta_cli.cli.adapting import how_to_read
+    from neumeta_cli.checkpoint import Arch, load_checkpoint
+    from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
     from neumeta_cli.export import accept_float32, describe, kind_of, load
     from neumeta_cli.manifold import Manifold
+    from neumeta_cli.pipeline import preprocessing_for
     from neumeta_cli.recipe import load_recipe
     from neumeta_cli.tasks import load_task
+    from neumeta_cli.tasks.preprocessing import own_preprocessing
 
     place, reporter = choose_device(device), TerminalReporter()
     chosen = parse_widths(widths)
     counts = [] if samples is None else parse_counts(samples)
     batches = BATCHES if latency else ()
+    said = Asked(data, test_data, recipe, download, skip_broken)
     told: dict[str, Any] = {}
     if kind_of(file, weights_key) == "checkpoint":
         asked = load_recipe(recipe).model.input_size if recipe else None
         opened = load_checkpoint(file, arch, asked, reporter, weights_key)
         loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
-        section, kind = how_to_read(data, recipe, opened.weights.metadata, trust_code, download)
+        own, recorded = preprocessing_for(opened), opened.weights.metadata
         method, width = CHECKPOINT, 1.0
     elif isinstance(loaded := load(file, arch, trust_code), Manifold):
         for narrow in chosen:
             loaded.frame.sizes(narrow)  # refuses a bad width before any data is read
-        section, kind = how_to_read(data, recipe, loaded.provenance.recipe, trust_code, download)
-        size = loaded.input_size
+        size, recorded = loaded.input_size, loaded.provenance.recipe
+        own = own_preprocessing(loaded.arch, size)
     else:
         accept_float32(loaded)
-        document = describe(file)
-        section, kind = how_to_read(data, recipe, document, trust_code, download)
-        size, method, width = tuple(document["input_size"]), MANIFOLD, document["width"]
+        recorded = describe(file)
+        size, method, width = tuple(recorded["input_size"]), MANIFOLD, recorded["width"]
+        own = own_preprocessing(Arch(recorded["arch"]["name"]), size)
+    section, kind = how_to_read(said, recorded, own, trust_code, reporter)
     network = loaded.sample(1.0, samples=0) if isinstance(loaded, Manifold) else loaded
     task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
     if isinstance(loaded, Manifold):

@@ -197,12 +197,18 @@ def export(
 
 
 def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
-    from neumeta_cli.cli.adapting import how_to_read
+    from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.tasks import load_task
+    from neumeta_cli.tasks.preprocessing import own_preprocessing
 
-    section, kind = how_to_read(data, recipe, manifold.provenance.recipe, trust_code)
-    full, size = manifold.sample(1.0, samples=0), manifold.input_size
-    return load_task(section, full, size, train=False, reporter=TerminalReporter(), kind=kind)
+    reporter, size = TerminalReporter(), manifold.input_size
+    own = own_preprocessing(manifold.arch, size)
+    asked = Asked(data, recipe=recipe)
+    section, kind = how_to_read(asked, manifold.provenance.recipe, own, trust_code, reporter)
+    full = manifold.sample(1.0, samples=0)
+    task = load_task(section, full, size, train=False, reporter=reporter, kind=kind)
+    task.require_labels("measuring an export")
+    return task
 
 
 def _tell(

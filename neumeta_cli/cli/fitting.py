@@ -21,6 +21,8 @@ from neumeta_cli.cli.options import (
     RecipeOption,
     SaveRecipe,
     SetOption,
+    SkipBrokenOption,
+    TestDataOption,
     WeightsKeyOption,
     choose_device,
 )
@@ -41,6 +43,8 @@ def fit(
         typer.Option(metavar="DIR", help="Folder of the run. Default: runs/<recipe>/<time>."),
     ] = None,
     epochs: EpochsOption = None,
+    test_data: TestDataOption = None,
+    skip_broken: SkipBrokenOption = False,
     set_: SetOption = None,
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
@@ -58,13 +62,14 @@ def fit(
     """
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import load_checkpoint
-    from neumeta_cli.cli.adapting import adapted, automatic
+    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import telling_how_to_go_on
     from neumeta_cli.recipe import load_recipe
 
     reporter = TerminalReporter()
+    test = TestImages(test_data, skip_broken)
     begun = None if run is None or not resume else run / RECIPE_FILE
     if recipe is None and begun is not None and begun.exists():
         recipe = str(begun)
@@ -76,7 +81,9 @@ def fit(
             )
         loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
         tell_arch(loaded)
-        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe, weights_key)
+        chosen = automatic(
+            loaded, set_, data, epochs, seed, download, save_recipe, weights_key, test
+        )
         folder = run or (pipeline.last_folder(chosen) if resume else pipeline.new_folder(chosen))
     else:
         if save_recipe is not None:
@@ -85,8 +92,11 @@ def fit(
         named = load_recipe(recipe)
         folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
         resolved = folder / RECIPE_FILE  # with what was said when the run began
-        source = str(resolved) if resume and resolved.exists() else recipe
-        chosen = adapted(source, extra, checkpoint, data, epochs, seed, download, weights_key)
+        goes_on = resume and resolved.exists()
+        source = str(resolved) if goes_on else recipe
+        chosen = adapted(
+            source, extra, checkpoint, data, epochs, seed, download, weights_key, test, goes_on
+        )
     _tell_processes()
     again = f"neumeta fit --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
@@ -117,6 +127,8 @@ def distill(
     arch: ArchOption = None,
     weights_key: WeightsKeyOption = None,
     epochs: EpochsOption = None,
+    test_data: TestDataOption = None,
+    skip_broken: SkipBrokenOption = False,
     set_: SetOption = None,
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
@@ -131,27 +143,34 @@ def distill(
 
     Example: neumeta distill resnet18.pth --data my_images/
     """
+    from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import check_resizable, load_checkpoint
-    from neumeta_cli.cli.adapting import adapted, automatic
+    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.distill import distill_checkpoint
     from neumeta_cli.manifold import save_manifold
     from neumeta_cli.pipeline import check_opens
     from neumeta_cli.tasks import load_task, task_class
+    from neumeta_cli.tasks.preprocessing import resolved
 
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
+    test = TestImages(test_data, skip_broken)
     if recipe is None:
-        chosen = automatic(loaded, set_, data, epochs, seed, download, save_recipe, weights_key)
+        chosen = automatic(
+            loaded, set_, data, epochs, seed, download, save_recipe, weights_key, test
+        )
     else:
-        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key)
+        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key, test)
     check_resizable(loaded.arch.name, loaded.model, chosen.norm.fold)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
+    section = resolved(chosen.data, pipeline.preprocessing_for(loaded), reporter)
+    chosen = pipeline.with_data(chosen, section)
     task = load_task(
         chosen.data,
         loaded.model,
@@ -218,6 +237,7 @@ def train(
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.tasks import load_task, task_class
+    from neumeta_cli.tasks.preprocessing import own_preprocessing, preprocessing_of, resolved
     from neumeta_cli.training import train_network
 
     if suffix_of(output) not in SUFFIXES:  # before the training, not after it
@@ -233,7 +253,9 @@ def train(
         note(f"{taken} of {len(model.state_dict())} tensors from {init}")
     size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
-    task = load_task(chosen.data, model, size, reporter=reporter, kind=kind)
+    section = resolved(chosen.data, own_preprocessing(arch, size), reporter)
+    task = load_task(section, model, size, reporter=reporter, kind=kind)
+    task.require_labels("training")
     folder, place = working_folder(output, resume), choose_device(device)
     _tell_processes()
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
@@ -241,7 +263,9 @@ def train(
     if launched_processes()[1]:
         return
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
-    metadata = pipeline.checkpoint_metadata(checkpoint)
+    metadata = pipeline.checkpoint_metadata(
+        checkpoint, preprocessing_of(section, size[1:]).as_dict()
+    )
     inside = metadata if suffix_of(output) == ".safetensors" else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)

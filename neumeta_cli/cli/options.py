@@ -74,6 +74,18 @@ DataOption = Annotated[
         "recipe's data.format says.",
     ),
 ]
+TestDataOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of images for testing, in class folders; those of --data are then for "
+        "training alone, and need no labels.",
+    ),
+]
+SkipBrokenOption = Annotated[
+    bool,
+    typer.Option("--skip-broken", help="Leave out, and count, files that are no readable images."),
+]
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Download the data into that folder, if torchvision can.")
 ]

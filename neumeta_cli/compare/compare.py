@@ -57,7 +57,7 @@ NO_INFLUENCE: dict[str, Any] = {  # on the result of a method: whole sections, o
     "fit": {"save_steps"},
     "eval": {"watch", "watch_gammas"},
     "model": {"checkpoint"},
-    "data": {"root", "download"},
+    "data": {"root", "test_root", "download"},
 }
 WIDTHS = {"eval": {"watch", "watch_gammas", "gammas"}}  # nor these, where training knows no widths
 
@@ -124,6 +124,8 @@ def compare_methods(
     for method in methods:
         method.check()
     checkpoint, task = pipeline.open_inputs(recipe, reporter)
+    task.require_labels("a comparison")
+    recipe = pipeline.with_data(recipe, task.data)
     methods = [m for m in methods if m.applies(checkpoint.model)]
     if not methods:
         raise NeumetaError(

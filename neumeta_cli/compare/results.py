@@ -296,8 +296,13 @@ def read_run(folder: Path) -> Comparison:
             f"{folder} is no finished run: it has no {COMPARE_FILE} (neumeta compare) "
             f"and no {TABLE_FILE} (neumeta fit)"
         )
-    if not (found.methods and found.metrics):
+    if not found.methods:
         raise NeumetaError(f"{folder} is damaged: it tells of no methods")
+    if not found.metrics:
+        raise NeumetaError(
+            f"{folder} has no metrics to show, as its test images have no labels; fit with "
+            "--test-data, a folder of labelled ones"
+        )
     return found
 
 

@@ -68,6 +68,8 @@ class Fitter:
     ) -> None:
         if task.train is None or len(task.train) == 0:
             raise NeumetaError("there are no training images")
+        if recipe.loss.distill == 0:
+            task.require_labels("a fit with loss.distill: 0")
         reporter = reporter or Silent()
         processes = Processes()
         self.device = processes.open(torch.device(device))

@@ -218,7 +218,9 @@ class Step:
         ):
             outputs = self.source.run(network, tensors, batch)
         outputs = as_float(outputs)
-        parts = {"task": weights.task * task.loss(outputs, batch.targets)}
+        parts = {}
+        if task.knows(task.train):
+            parts["task"] = weights.task * task.loss(outputs, batch.targets)
         if weights.distill and batch.teacher is not None:
             divergence = task.divergence(outputs, as_float(batch.teacher), weights.temperature)
             parts["distill"] = weights.distill * divergence

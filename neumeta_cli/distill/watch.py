@@ -23,7 +23,7 @@ class Watch:
     def __init__(self, task: Task, chosen: WatchSection) -> None:
         count = min(chosen.watch, len(task.test))
         self.task = replace(task, train=None, test=task.test.take(count, seed=0))
-        self.gammas = chosen.watch_gammas if count else []
+        self.gammas = chosen.watch_gammas if count and task.knows(task.test) else []
         self.metric = task.metrics[0]
 
     def tell(self, seen: Mapping[str, float]) -> str:

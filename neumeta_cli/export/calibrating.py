@@ -15,7 +15,9 @@ from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import calibrate
 from neumeta_cli.tasks import Images
+from neumeta_cli.tasks.folders import images_under
 from neumeta_cli.tasks.images import normalise
+from neumeta_cli.tasks.preprocessing import preprocessing_of
 from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
 
 MOST_IMAGES = 512
@@ -40,11 +42,9 @@ def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
         NeumetaError: no such folder, fewer than two images in it, or one that cannot be read.
 
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     if not folder.is_dir():
         raise NeumetaError(f"--calibrate {folder}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+    found = sorted(images_under(folder))
     if len(found) < 2:
         raise NeumetaError(f"--calibrate {folder}: it holds {len(found)} images; give more")
     step = max(1, -(-len(found) // MOST_IMAGES))
@@ -53,7 +53,10 @@ def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
     square = data.image_size or (size[1], size[2])
     wanted = (square, square) if isinstance(square, int) else square
     whole = data.format in MASK_FORMATS
-    images = Images(index, (), None, files, wanted, channels=size[0], whole=whole)
+    prepared = preprocessing_of(data, wanted)
+    images = Images(
+        index, (), None, files, wanted, channels=size[0], preprocessing=prepared, whole=whole
+    )
     return normalise(images.fetch(index), data)
 
 

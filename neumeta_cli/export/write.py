@@ -24,6 +24,7 @@ from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
+from neumeta_cli.tasks.preprocessing import as_before
 from neumeta_cli.tasks.settings import DataSection
 
 SUFFIXES = (".pt", ".pth", ".safetensors", *PROGRAMS)
@@ -152,7 +153,7 @@ def _prepare(manifold: Manifold, path: Path, finish: Finish) -> tuple[bool, torc
         fold = folded or path.suffix in PROGRAMS
     if finish.calibrate is None:
         return fold, None
-    data = DataSection(**manifold.provenance.recipe.get("data", {}))
+    data = as_before(DataSection(**manifold.provenance.recipe.get("data", {})))
     return fold, read_images(Path(finish.calibrate), data, manifold.input_size)
 
 
@@ -163,7 +164,7 @@ def _of_manifold(manifold: Manifold) -> dict[str, Any]:
         "kind": KIND,
         "format_version": FORMAT_VERSION,
         **blueprint_to_json(manifold.blueprint),
-        "data": provenance.recipe.get("data", {}) | {"root": None},
+        "data": provenance.recipe.get("data", {}) | {"root": None, "test_root": None},
         "task": provenance.recipe.get("task", "classification"),
         "recipe": provenance.recipe.get("name"),
         "provenance": {"checkpoint": provenance.checkpoint, "sha256": provenance.sha256},

@@ -66,61 +66,70 @@ def auto_recipe(
         NeumetaError: a field to override does not exist, or refuses its value.
 
     """
-    height, width = checkpoint.input_size[1:]
-    batch = _batch_size(max(height, width), images)
-    steps = max(1, images // batch)
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(STEPS / steps)))
+    asked: dict[str, Any] = {}
+    override_all(asked, overrides)
+    size = tuple(asked.get("model", {}).get("input_size") or checkpoint.input_size)
+    batch = _batch_size(max(size[1:]), images)
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(STEPS / max(1, images // batch))))
     base, why = _family(frame)
-    reasons = [why]
-    count = f"{images:,} images of {height}×{width}"
-    reasons.append(f"fit.epochs {epochs}, fit.batch_size {batch}: {count}")
-    model = {
-        "arch": checkpoint.arch.name,
-        "checkpoint": str(checkpoint.path.absolute()),
-        "kwargs": dict(checkpoint.arch.kwargs),
-        "input_size": list(checkpoint.input_size),
-    }
+    of = f"{images:,} images of {size[1]}×{size[2]}"
+    reasons = {"base": f"{base}: {why}", "fit.epochs": f"{epochs}: {of}"}
+    reasons["fit.batch_size"] = f"{batch}: {of}"
     own: dict[str, Any] = {
         "name": _name(checkpoint),
         "base": base,
-        "model": model,
-        "data": _augmentation(checkpoint.input_size) | dict(data),
+        "model": {
+            "arch": checkpoint.arch.name,
+            "checkpoint": str(checkpoint.path.absolute()),
+            "kwargs": dict(checkpoint.arch.kwargs),
+            "input_size": list(size),
+        },
+        "data": dict(data),
         "fit": {"epochs": epochs, "batch_size": batch},
     }
-    if own["data"].get("flip"):
-        padding = own["data"].get("crop_padding")
-        reasons.append(f"data.flip, data.crop_padding {padding}: photographs; see --set for others")
+    if size[0] == 3:
+        padding = min(size[1:]) // 8
+        own["data"] |= {"flip": True, "crop_padding": padding}
+        reasons["data.flip"] = "true: photographs may be mirrored; letters may not"
+        reasons["data.crop_padding"] = f"{padding}: photographs are shifted by up to an eighth"
     if base == CONVOLUTIONS and not _runs_mixed(frame):
         own["fit"]["mixed"] = 0.0
-        reasons.append("fit.mixed 0: it does not run with a width of its own for each clique")
+        reasons["fit.mixed"] = "0: it does not run with a width of its own for each clique"
     if any(has_statistics(module) for module in frame.model.modules()):
-        kept = _calibration_images(checkpoint.input_size, images)
+        kept = _calibration_images(size, images)
         own["norm"] = {"images": kept}
-        reasons.append(
-            f"norm.images {kept}: as many training images stay in the manifold's file, since "
-            "batch norms are calibrated anew at every width"
+        reasons["norm.images"] = (
+            f"{kept}: training images that stay in the manifold's file, since batch norms are "
+            "calibrated anew at every width (norm.fold=true keeps none)"
         )
     if not labels:
         own["loss"] = {"task": 0.0}
-        reasons.append("loss.task 0: the images have no labels; the outputs alone are learnt")
+        reasons["loss.task"] = "0: the images have no labels; the outputs alone are learnt"
     override_all(own, overrides)
-    return AutoRecipe(over_base(own, "the automatic recipe"), own, tuple(reasons))
+    folded = own.get("norm", {}).get("fold", False)
+    told = {
+        field: why
+        for field, why in reasons.items()
+        if not _said(asked, field) and not (folded and field == "norm.images")
+    }
+    lines = tuple(f"{field} {why}" for field, why in told.items())
+    return AutoRecipe(over_base(own, "the automatic recipe"), own, lines)
+
+
+def _said(asked: Mapping[str, Any], field: str) -> bool:
+    """Whether ``section.field`` was asked for, which then needs no reason."""
+    section, _, name = field.partition(".")
+    return name in asked.get(section, {})
 
 
 def _family(frame: Frame) -> tuple[str, str]:
     """Which base, and the reason."""
     modules = list(frame.model.modules())
     if any(isinstance(module, OWN_NORMS) for module in modules):
-        return ATTENTION, f"base {ATTENTION}: norms of each image alone, as transformers have them"
+        return ATTENTION, "norms of each image alone, as transformers have them"
     if any(isinstance(module, CONVOLUTION) and module.groups == 1 for module in modules):
-        return CONVOLUTIONS, f"base {CONVOLUTIONS}: a network of convolutions"
-    return NEITHER, f"base {NEITHER}: neither convolutions nor norms of each image alone"
-
-
-def _augmentation(size: tuple[int, int, int]) -> dict[str, Any]:
-    """Of photographs; images of one channel, such as digits and letters, stay as they are."""
-    channels, height, width = size
-    return {"flip": True, "crop_padding": min(height, width) // 8} if channels == 3 else {}
+        return CONVOLUTIONS, "a network of convolutions"
+    return NEITHER, "neither convolutions nor norms of each image alone"
 
 
 def _name(checkpoint: Checkpoint) -> str:
@@ -136,7 +145,7 @@ def _batch_size(pixels: int, images: int) -> int:
     return max(1, min(most, images))
 
 
-def _calibration_images(size: tuple[int, int, int], images: int) -> int:
+def _calibration_images(size: Sequence[int], images: int) -> int:
     channels, height, width = size
     fitting = CALIBRATION_BYTES // (channels * height * width)
     return max(2, min(256, max(64, fitting), images))

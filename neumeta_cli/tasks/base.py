@@ -107,6 +107,7 @@ class Task(ABC):
 
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the one that comparisons go by
     samples: ClassVar[bool] = False  # whether networks draw random numbers in training
+    supervised: ClassVar[bool] = True  # whether loss and metrics need labels
 
     @classmethod
     def load(
@@ -139,6 +140,26 @@ class Task(ABC):
     def divergence(self, outputs: Outputs, teacher: Outputs, temperature: float) -> Tensor:
         """How far outputs are from a teacher's: a scalar, averaged over the batch."""
         raise NeumetaError(f"{type(self).__name__} has no divergence; set loss.distill=0")
+
+    def knows(self, images: Images | None) -> bool:
+        """Whether loss and metrics can be computed of these images."""
+        return images is not None and (images.labelled or not self.supervised)
+
+    def require_labels(self, what: str) -> None:
+        """Refuse images without labels where there is nothing to do without.
+
+        Args:
+            what: needs them, in words.
+
+        Raises:
+            NeumetaError: training or test images have none.
+
+        """
+        for split, images in (("training", self.train), ("test", self.test)):
+            if images is not None and not self.knows(images):
+                raise NeumetaError(
+                    f"{what} needs {split} images with labels; put them in a folder for each class"
+                )
 
     def batch(
         self,
@@ -187,7 +208,9 @@ class Task(ABC):
         batch_size: int = 500,
         advance: Callable[[int], object] = lambda _: None,
     ) -> dict[str, float]:
-        """Every metric of a network on the test data."""
+        """Every metric of a network on the test data; none where they have no labels."""
+        if not self.knows(self.test):
+            return {}
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         meters = self.meters()
         for meter in meters.values():

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
+from neumeta_cli.tasks.images import Images
 
 if TYPE_CHECKING:
     import torchmetrics
 
 FIVE_OF = 100  # classes, from which on top-5 tells something
+SHOWN = 3  # names of classes in a message
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,23 @@ class Classification(Task):
     def check(self, model: nn.Module, outputs: Outputs) -> None:
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise NeumetaError("the network is no classifier: it does not give one row of scores")
-        if not self.test.classes or self.test.labels is None:
+        for split, images in (("training", self.train), ("test", self.test)):
+            if images is not None and images.labelled:
+                self._check_classes(split, images, outputs.shape[1])
+
+    def _check_classes(self, split: str, images: Images, scores: int) -> None:
+        if not images.classes or images.labels is None:
             raise NeumetaError("the data have no classes; they do not go with classification")
-        if outputs.shape[1] != len(self.test.classes):
+        count, named = len(images.classes), ", ".join(images.classes[:SHOWN])
+        more = ", …" if count > SHOWN else ""
+        if count == 1:
             raise NeumetaError(
-                f"the data have {len(self.test.classes)} classes, the network gives "
-                f"{outputs.shape[1]} scores"
+                f"the {split} images are of one class, {named}; classification has two or more. If "
+                "the folder is no class, say --set data.labels=false, and labels are not used"
+            )
+        if count != scores:
+            raise NeumetaError(
+                f"the {split} data have {count:,} classes ({named}{more}), the network gives "
+                f"{scores:,} scores; give data of the network's classes, or fit without labels: "
+                "--set data.labels=false"
             )

@@ -11,13 +11,12 @@ import torch
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.tasks.folders import Wanted, image_folder, mask_folder
 from neumeta_cli.tasks.images import Images
+from neumeta_cli.tasks.preprocessing import preprocessing_of
 
 if TYPE_CHECKING:
     from neumeta_cli.tasks.settings import DataSection
-
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Format:
     """A layout of data on disk.
 
     Attributes:
-        read: opens a split: (root, ``train`` or ``test``, (height, width) of images).
+        read: opens a split.
         about: the same in a few words, for whoever looks for a format.
         layout: what the folder is expected to hold.
         labels: what each image has.
@@ -34,7 +33,7 @@ class Format:
 
     """
 
-    read: Callable[[Path, str, Size], Images]
+    read: Callable[[Wanted], Images]
     about: str
     layout: str
     labels: Literal["class", "mask", "nothing"] = "class"
@@ -60,28 +59,40 @@ def load_images(
         NeumetaError: see ``find_images``.
 
     """
-    return find_images(data, split, input_size).held(reporter or Silent(), split)
+    reporter = reporter or Silent()
+    images = find_images(data, split, input_size, reporter)
+    if data.skip_broken and images.files:
+        images = images.readable(reporter, split)
+    return images.held(reporter, split)
 
 
-def find_images(data: "DataSection", split: str, input_size: tuple[int, int, int]) -> Images:
+def find_images(
+    data: "DataSection",
+    split: str,
+    input_size: tuple[int, int, int],
+    reporter: Reporter | None = None,
+) -> Images:
     """Find the images of the split ``train`` or ``test`` of a data set.
 
     Args:
         data: the recipe's section.
         split: which.
         input_size: (C, H, W) that the network takes.
+        reporter: is told how the folder is taken.
 
     Raises:
         NeumetaError: no folder given, or one that does not hold what is expected.
 
     """
     form = FORMATS[data.format]
-    root = require_root(data)
+    alone = split == "test" and data.test_root is not None
+    root = require_root(data.at(data.test_root) if alone and data.test_root else data)
     if data.download:
         _download(form, data.format, root)
-    size = data.image_size or (input_size[1], input_size[2])
+    given = data.image_size or (input_size[1], input_size[2])
+    size = (given, given) if isinstance(given, int) else given
     try:
-        images = form.read(root, split, (size, size) if isinstance(size, int) else size)
+        images = form.read(Wanted(root, split, size, data, reporter or Silent()))
     except NeumetaError as error:
         raise NeumetaError(f"{error}; expected {form.layout}") from error
     except (RuntimeError, OSError, ValueError, LookupError) as error:
@@ -89,7 +100,8 @@ def find_images(data: "DataSection", split: str, input_size: tuple[int, int, int
         raise NeumetaError(
             f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
         ) from error
-    return replace(images, channels=input_size[0])
+    prepared = preprocessing_of(data, size)
+    return replace(images, channels=input_size[0], preprocessing=prepared)
 
 
 def require_root(data: "DataSection") -> Path:
@@ -125,7 +137,7 @@ def _download(form: Format, name: str, root: Path) -> None:
         ) from error
 
 
-def _digits(root: Path, split: str, size: Size) -> Images:
+def _digits(wanted: Wanted) -> Images:
     """scikit-learn's 8×8 digits: of each five images one is for testing."""
     from sklearn.datasets import load_digits
 
@@ -133,61 +145,29 @@ def _digits(root: Path, split: str, size: Size) -> Images:
     pixels = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     testing = torch.arange(len(labels)) % 5 == 4
-    chosen = testing if split == "test" else ~testing
+    chosen = testing if wanted.split == "test" else ~testing
     names = tuple(str(n) for n in bunch.target_names)
     return Images(labels[chosen], names, pixels[chosen], image_size=(8, 8))
 
 
-def _mnist(root: Path, split: str, size: Size) -> Images:
-    found = _torchvision("MNIST")(str(root), train=split == "train")
+def _mnist(wanted: Wanted) -> Images:
+    found = _torchvision("MNIST")(str(wanted.root), train=wanted.split == "train")
     names = tuple(str(n) for n in range(10))
     return Images(found.targets, names, found.data[:, None], image_size=(28, 28))
 
 
-def _cifar(name: str) -> Callable[[Path, str, Size], Images]:
-    def read(root: Path, split: str, size: Size) -> Images:
-        found = _torchvision(name)(str(root), train=split == "train")
+def _cifar(name: str) -> Callable[[Wanted], Images]:
+    def read(wanted: Wanted) -> Images:
+        found = _torchvision(name)(str(wanted.root), train=wanted.split == "train")
         pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
         return Images(torch.tensor(found.targets), tuple(found.classes), pixels, (), (32, 32))
 
     return read
 
 
-def _image_folder(root: Path, split: str, size: Size) -> Images:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-
-    folder = _split_folder(root, split)
-    try:
-        classes, numbers = find_classes(str(folder))
-        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
-    except OSError as error:
-        raise NeumetaError(f"{folder} has no class folders with images in them") from error
-    if not samples:
-        raise NeumetaError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS[:4])}, …)")
-    labels = torch.tensor([label for _, label in samples])
-    files = tuple(Path(path) for path, _ in samples)
-    return Images(labels, tuple(classes), None, files, size)
-
-
-def _mask_folder(root: Path, split: str, size: Size) -> Images:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    folder = _split_folder(root, split)
-    if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
-        raise NeumetaError(f"{folder} lacks images/ or masks/")
-    files = tuple(
-        sorted(f for f in (folder / "images").iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
-    )
-    by_stem = {f.stem: f for f in (folder / "masks").iterdir()}
-    if not files:
-        raise NeumetaError(f"{folder / 'images'} holds no images")
-    if lacking := [f.name for f in files if f.stem not in by_stem]:
-        raise NeumetaError(f"{folder / 'masks'} has no mask to {lacking[0]}")
-    return Images(None, (), None, files, size, tuple(by_stem[f.stem] for f in files))
-
-
-def _voc(root: Path, split: str, size: Size) -> Images:
+def _voc(wanted: Wanted) -> Images:
     """PASCAL VOC 2012; the augmented training set (Hariharan et al., 2011) where it is there."""
+    root, split, size = wanted.root, wanted.split, wanted.size
     base = root / "VOCdevkit" / "VOC2012"
     listed, masks = base / "ImageSets/Segmentation/trainaug.txt", base / "SegmentationClassAug"
     if split == "train" and listed.is_file() and masks.is_dir():
@@ -200,11 +180,11 @@ def _voc(root: Path, split: str, size: Size) -> Images:
     return Images(None, (), None, _paths(found.images), size, _paths(found.masks))
 
 
-def _celeba(root: Path, split: str, size: Size) -> Images:
-    found = _torchvision("CelebA")(str(root), split=split, target_type=[])
-    folder = root / found.base_folder / "img_align_celeba"
+def _celeba(wanted: Wanted) -> Images:
+    found = _torchvision("CelebA")(str(wanted.root), split=wanted.split, target_type=[])
+    folder = wanted.root / found.base_folder / "img_align_celeba"
     files = _paths(str(folder / name) for name in found.filename)
-    return Images(torch.zeros(len(files), dtype=torch.int64), (), None, files, size)
+    return Images(torch.zeros(len(files), dtype=torch.int64), (), None, files, wanted.size)
 
 
 def _torchvision(name: str) -> Any:
@@ -214,19 +194,11 @@ def _torchvision(name: str) -> Any:
     return getattr(torchvision.datasets, name)
 
 
-def _split_folder(root: Path, split: str) -> Path:
-    folder = next((root / name for name in SPLITS[split] if (root / name).is_dir()), None)
-    if folder is None:
-        wanted = " or ".join(f"{name}/" for name in SPLITS[split])
-        raise NeumetaError(f"{root} has no {wanted}")
-    return folder
-
-
 def _paths(names: object) -> tuple[Path, ...]:
     return tuple(Path(name) for name in names)  # type: ignore[attr-defined]
 
 
-def _own(root: Path, split: str, size: Size) -> Images:
+def _own(wanted: Wanted) -> Images:
     raise NeumetaError("data.format is own, but the task has no load() of its own")
 
 
@@ -265,12 +237,13 @@ FORMATS: Mapping[str, Format] = {
         download=_both_splits("CIFAR100"),
     ),
     "image_folder": Format(
-        _image_folder,
-        "train/<class>/, and test/ or val/ likewise",
-        "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them",
+        image_folder,
+        "train/<class>/ and test/ or val/ likewise, <class>/ alone, or images without classes",
+        "train/<class>/*.jpg and test/<class>/*.jpg (or val/), as ImageNet has them, <class>/*.jpg "
+        "alone, or images without classes",
     ),
     "mask_folder": Format(
-        _mask_folder,
+        mask_folder,
         "train/images/ and train/masks/, and test/ or val/ likewise",
         "train/images/*.png and train/masks/*.png of the same names, and test/ (or val/) likewise",
         labels="mask",

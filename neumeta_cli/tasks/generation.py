@@ -34,10 +34,11 @@ class Generation(Task):
         Metric("MSE", higher_is_better=False, share=False),
     )
     samples = True
+    supervised = False
 
     def targets(self, x: Tensor, labels: Tensor) -> Tensor:
         """Images as the network should give them back, 0 to 1."""
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.data.mean, self.data.std))
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in self.data.normalisation)
         return x * std + mean
 
     def loss(self, outputs: Outputs, targets: Tensor) -> Tensor:

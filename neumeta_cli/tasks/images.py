@@ -8,19 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
+from neumeta_cli.tasks.decoding import read_image, read_mask
+from neumeta_cli.tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from neumeta_cli.tasks.settings import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 DECODED_AT_ONCE = 1000
+NAMED = 3  # of the files that were left out
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class Images:
         image_size: height and width of the images as given.
         masks: paths of masks, empty where there are none.
         channels: of images that are read from files: 1, grey, or 3.
+        preprocessing: how those are brought to their size; None: as neumeta did before it knew
+            networks' own.
         whole: files are squeezed to the size, not cut; so they are where there are masks.
+        labelled: whether the labels say anything; else all are 0.
 
     """
 
@@ -47,7 +52,9 @@ class Images:
     image_size: tuple[int, int] = (0, 0)
     masks: tuple[Path, ...] = ()
     channels: int = 3
+    preprocessing: Preprocessing | None = None
     whole: bool = False
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -61,9 +68,7 @@ class Images:
         """
         if self.pixels is not None:
             return self.pixels[index]
-        whole = self.whole or bool(self.masks)
-        grey = self.channels == 1
-        return _each(lambda f: _decode(f, self.image_size, grey, whole), self.files, index)
+        return torch.stack(_each(self._read, [self.files[i] for i in index.tolist()]))
 
     def fetch_labels(self, index: Tensor) -> Tensor:
         """Labels by number, (b, …).
@@ -74,7 +79,7 @@ class Images:
         """
         if self.labels is not None:
             return self.labels[index]
-        return _each(lambda f: _decode_mask(f, self.image_size), self.masks, index)
+        return torch.stack(_each(self._read_mask, [self.masks[i] for i in index.tolist()]))
 
     def take(self, count: int, seed: int) -> "Images":
         """A random subset of ``count`` images."""
@@ -100,6 +105,38 @@ class Images:
             digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()[:12]
 
+    def readable(self, reporter: Reporter, split: str) -> "Images":
+        """The same without files that cannot be read, which are counted and named."""
+        reporter.start(f"look through {split} images", len(self))
+        kept: list[int] = []
+        for index in torch.arange(len(self.files)).split(DECODED_AT_ONCE):
+            good = _each(self._is_readable, index.tolist())
+            kept += index[torch.tensor(good)].tolist()
+            reporter.advance(len(index))
+        reporter.finish()
+        if broken := [f.name for i, f in enumerate(self.files) if i not in set(kept)]:
+            named = ", ".join(broken[:NAMED]) + (", …" if len(broken) > NAMED else "")
+            kind = "training" if split == "train" else split
+            reporter.tell(f"left out {len(broken)} broken {kind} images of {len(self)}: {named}")
+        return self.chosen(torch.tensor(kept, dtype=torch.int64)) if broken else self
+
+    def _is_readable(self, number: int) -> bool:
+        try:
+            self._read(self.files[number])
+            if self.masks:
+                self._read_mask(self.masks[number])
+        except NeumetaError:
+            return False
+        return True
+
+    def _read(self, path: Path) -> Tensor:
+        image = read_image(path, self.channels == 1)
+        prepared = self.preprocessing or Preprocessing(self.image_size)
+        return prepared.squeezed(image) if self.whole or self.masks else prepared(image)
+
+    def _read_mask(self, path: Path) -> Tensor:
+        return read_mask(path, self.image_size)
+
     def held(self, reporter: Reporter, split: str) -> "Images":
         """The same with everything decoded once, if that fits in memory."""
         height, width = self.image_size
@@ -117,62 +154,17 @@ class Images:
         return replace(self, pixels=pixels, labels=masks[0] if masks else self.labels)
 
 
-def _each(read: Callable[[Path], Tensor], files: Sequence[Path], index: Tensor) -> Tensor:
+def _each(read: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return torch.stack(list(pool.map(read, [files[i] for i in index.tolist()])))
-
-
-def _decode(path: Path, size: tuple[int, int], grey: bool, whole: bool) -> Tensor:
-    """An image at ``size``: all of it where there is a mask to it, else cut as is usual."""
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms.v2 import functional as TF
-
-    try:
-        image: Tensor = decode_image(
-            str(path), mode=ImageReadMode.GRAY if grey else ImageReadMode.RGB
-        )
-    except (RuntimeError, OSError) as error:
-        raise NeumetaError(f"cannot read image {path}: {str(error).splitlines()[0]}") from error
-    if tuple(image.shape[-2:]) == size:
-        return image
-    if whole:
-        resized: Tensor = TF.resize(image, list(size), antialias=True)
-        return resized
-    # As is usual for ImageNet: the short side to 8/7 of the crop, then the centre.
-    scale = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
-    larger = scale * 8 / 7 if scale < 1 else scale
-    enlarged = [max(s, round(n * larger)) for n, s in zip(image.shape[-2:], size, strict=True)]
-    cut: Tensor = TF.center_crop(TF.resize(image, enlarged, antialias=True), list(size))
-    return cut
-
-
-def _decode_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    """Class numbers (H, W): the values of a grey image, or the indices of a palette."""
-    from PIL import Image
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional as TF
-
-    try:
-        with Image.open(path) as picture:
-            values = np.array(picture)
-    except OSError as error:
-        raise NeumetaError(f"cannot read mask {path}: {error}") from error
-    if values.ndim != 2:
-        raise NeumetaError(
-            f"{path} is no mask: it should be grey or have a palette, a class number a pixel"
-        )
-    mask = torch.from_numpy(values.astype(np.uint8))
-    if tuple(mask.shape) == size:
-        return mask
-    resized: Tensor = TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
-    return resized[0]
+        return list(pool.map(read, given))
 
 
 def normalise(pixels: Tensor, data: "DataSection") -> Tensor:
     """uint8 (b, C, H, W) to float32, minus the mean and over the standard deviation."""
     channels = pixels.shape[1]
-    mean = torch.tensor(data.mean, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(data.std, device=pixels.device).view(-1, 1, 1)
+    mean, std = (
+        torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in data.normalisation
+    )
     if len(mean) != channels or len(std) != channels:
         raise NeumetaError(
             f"data.mean and data.std have {len(mean)} and {len(std)} values, "

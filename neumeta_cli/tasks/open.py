@@ -11,6 +11,7 @@ from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks.base import Metric, Task
 from neumeta_cli.tasks.classification import Classification
 from neumeta_cli.tasks.generation import Generation
+from neumeta_cli.tasks.images import Images
 from neumeta_cli.tasks.segmentation import Segmentation
 from neumeta_cli.tasks.settings import DataSection
 
@@ -74,12 +75,11 @@ def load_task(
     for split, images in (("training", training), ("test", test)):
         if images is not None and len(images) == 0:
             raise NeumetaError(f"there are no {split} images")
-    if training is not None and training.classes != test.classes:
-        raise NeumetaError(
-            f"the training data have {len(training.classes)} classes, the test data "
-            f"{len(test.classes)}, or they are named differently"
-        )
+    if training is not None and training.labelled and test.labelled:
+        _check_same_classes(training, test)
     task = kind(data, training, test)
+    if reporter is not None:
+        _tell_labels(task, reporter)
     example = task.inputs(test, torch.arange(1), None)
     if tuple(example.shape[1:]) != tuple(input_size):
         got, wanted = ("×".join(map(str, s)) for s in (example.shape[1:], input_size))
@@ -89,3 +89,34 @@ def load_task(
     if training is not None and limit is not None and limit < len(training):
         training = training.take(limit, seed=0)
     return kind(data, training, test)
+
+
+def _check_same_classes(training: Images, test: Images) -> None:
+    if training.classes == test.classes:
+        return
+    alone = sorted({*training.classes} ^ {*test.classes})
+    odd = f"; {alone[0]!r} is in one of them only" if alone else "; they are sorted differently"
+    raise NeumetaError(
+        f"the training data have {len(training.classes):,} classes, the test data "
+        f"{len(test.classes):,}{odd}"
+    )
+
+
+def _tell_labels(task: Task, reporter: Reporter) -> None:
+    """Say what is not measured, and what is measured on very few images."""
+    if task.train is not None and not task.knows(task.train):
+        reporter.tell(
+            f"{len(task.train):,} training images without labels: a fit follows the checkpoint's "
+            "outputs alone"
+        )
+    if not task.knows(task.test):
+        names = ", ".join(metric.name for metric in task.metrics)
+        reporter.tell(
+            f"the test images have no labels: {names} cannot be measured; name a folder of "
+            "labelled ones with --test-data"
+        )
+    elif len(task.test) < len(task.test.classes):
+        reporter.tell(
+            f"warning: {len(task.test):,} test images for {len(task.test.classes):,} classes; some "
+            "classes are not tested"
+        )

@@ -6,8 +6,12 @@ from pydantic import Field, field_validator
 
 from neumeta_cli.settings import Section
 from neumeta_cli.tasks.formats import FORMATS
+from neumeta_cli.tasks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 MASK_FORMATS = tuple(name for name, form in FORMATS.items() if form.labels == "mask")
+IN_MEMORY_FORMATS = ("digits", "mnist", "cifar10", "cifar100", "own")  # which are never resized
+CropMode = Literal["center", "squash", "border", "cover"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 if TYPE_CHECKING:
     FormatName = str
@@ -21,6 +25,27 @@ class DataSection(Section):
         description="; ".join(f"{name} ({form.about})" for name, form in FORMATS.items()),
     )
     root: str | None = Field(None, description="folder of the data; --data overrides it")
+    test_root: str | None = Field(
+        None,
+        description="folder of other images for testing; those of data.root are then for training "
+        "alone; --test-data overrides it",
+    )
+    test_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="fraction of the images that is for testing, by a hash of their names, where "
+        "the folder has no train/ and test/",
+    )
+    labels: bool = Field(
+        True, description="false: images from any folders, whose names are no classes"
+    )
+    class_order: Literal["text", "number"] = Field(
+        "text", description="how the names of class folders are sorted: 0, 1, 10, 2 or 0, 1, 2, 10"
+    )
+    skip_broken: bool = Field(
+        False, description="leave out files that cannot be read as images; same as --skip-broken"
+    )
     download: bool = Field(
         False,
         description="download the data into the folder, if torchvision can; same as --download",
@@ -34,10 +59,25 @@ class DataSection(Section):
     ignore: int | None = Field(
         None, ge=0, le=255, description="class number of mask pixels that do not count"
     )
-    mean: list[float] = Field(
-        [0.485, 0.456, 0.406], description="subtracted from each channel, whose values are 0 to 1"
+    mean: list[float] | None = Field(
+        None,
+        description="subtracted from each channel, whose values are 0 to 1; if not given, the "
+        "network's own, and so are the next four",
     )
-    std: list[float] = Field([0.229, 0.224, 0.225], description="divides each channel after that")
+    std: list[float] | None = Field(None, description="divides each channel after that")
+    interpolation: Interpolation | None = Field(None, description="how images are resized")
+    crop_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=2,
+        description="side of the crop over the side that images are resized to before",
+    )
+    crop_mode: CropMode | None = Field(
+        None,
+        description="center (the short side is resized, the rest cut off), squash (both sides), "
+        "border (the long side, and a border added), as timm has them, or cover (center, but "
+        "images of the right size stay as they are and smaller ones are enlarged to it)",
+    )
     flip: bool = Field(False, description="random horizontal flips in training")
     crop_padding: int = Field(
         0, ge=0, description="random crops after padding by this number of pixels"
@@ -72,6 +112,11 @@ class DataSection(Section):
         if value is not None and not 0 < value[0] <= value[1] <= 1:
             raise ValueError("shares of the area go from low to high, above 0 and up to 1")
         return value
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel; ImageNet's where none are given."""
+        return self.mean or list(IMAGENET_MEAN), self.std or list(IMAGENET_STD)
 
     def at(self, root: str) -> "DataSection":
         """The same way to read a folder; the digits, which have none, become class folders."""

@@ -1,0 +1,103 @@
+"""From one file to the pixels of an image or the class numbers of a mask."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neumeta_cli.errors import NeumetaError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's names for grey images of more than 8 bits
+HIGHEST = {8: 0xFF, 16: 0xFFFF}  # value of a channel by its bits
+SKIP = "leave out what is broken with --skip-broken (data.skip_broken)"
+
+
+def read_image(path: Path, grey: bool) -> Tensor:
+    """The pixels of a file, of whatever kind and depth, with 8 bits a channel.
+
+    Channels of 16 bits lose their lower half; transparency is left out.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP, PPM, …
+        grey: one channel is wanted, else three.
+
+    Returns:
+        (1 or 3, H, W) uint8.
+
+    Raises:
+        NeumetaError: it is no image that can be read; says what is wrong with it.
+
+    """
+    from torchvision.io import ImageReadMode, decode_image
+
+    mode = ImageReadMode.GRAY if grey else ImageReadMode.RGB
+    try:
+        image: Tensor = decode_image(str(path), mode=mode)
+    except (RuntimeError, OSError):  # a kind that torchvision does not know, or a broken file
+        return _by_pillow(path, grey)
+    if image.dtype == torch.uint16:
+        return (image.int() >> 8).to(torch.uint8)
+    return image
+
+
+def _by_pillow(path: Path, grey: bool) -> Tensor:
+    from PIL import Image
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    try:
+        with Image.open(path) as picture:
+            made = pil_to_tensor(_eight_bits(picture).convert("L" if grey else "RGB"))
+    except Exception as error:  # Pillow's readers raise whatever damaged bytes lead to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NeumetaError(f"cannot read image {path}: {reason}; {SKIP}") from error
+    pixels: Tensor = made
+    return pixels
+
+
+def _eight_bits(picture: "Image") -> "Image":
+    """An image whose grey values, if they are of more bits, are brought to 8."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise ValueError("its values are fractions, whose range nobody knows; save it with 8 bits")
+    if picture.mode not in DEEP:
+        return picture
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > HIGHEST[16]:
+        raise ValueError("its values are not of 8 or 16 bits; save it with one of these")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
+    """Class numbers (H, W) uint8: the values of a grey image, or the indices of a palette.
+
+    Raises:
+        NeumetaError: it cannot be read, has several channels, or a class number above 255.
+
+    """
+    from PIL import Image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as TF
+
+    try:
+        with Image.open(path) as picture:
+            values = np.array(picture)
+    except Exception as error:  # Pillow's readers raise whatever damaged bytes lead to
+        raise NeumetaError(f"cannot read mask {path}: {error}; {SKIP}") from error
+    if values.ndim != 2 or values.dtype.kind == "f":
+        raise NeumetaError(
+            f"{path} is no mask: it should be grey or have a palette, a class number a pixel"
+        )
+    if values.max() > HIGHEST[8] or values.min() < 0:
+        wrong = values.max() if values.max() > HIGHEST[8] else values.min()
+        raise NeumetaError(f"{path} has class {wrong}; masks have class numbers from 0 to 255")
+    mask = torch.from_numpy(values.astype(np.uint8))
+    if tuple(mask.shape) == size:
+        return mask
+    resized: Tensor = TF.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
+    return resized[0]
