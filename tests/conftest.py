@@ -99,7 +99,6 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@dataclass(frozen=True)
 class Told:
     """Keeps the lines that a user would see."""
 
@@ -119,6 +118,7 @@ class Told:
         pass
 
 
+@dataclass(frozen=True)
 class Result:
     """What a command printed, and its exit code."""
 

@@ -13,7 +13,7 @@ from tiny_fits import recipe_for
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
-from neumeta_cli.compare import chosen_methods, compare, read_run
+from neumeta_cli.compare import chosen_methods, compare_methods, read_run
 from neumeta_cli.compare.methods import METHODS, Bench, pruned
 from neumeta_cli.compare.report import clear_winner
 from neumeta_cli.compare.results import MergedRow, MethodResult
@@ -87,7 +87,7 @@ def test_widths_that_are_none(text: str) -> None:
 @pytest.mark.slow
 def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[all]", "fit.anchors=[0.5]"])
-    comparison = compare(recipe, tmp_path)
+    comparison = compare_methods(recipe, tmp_path)
     assert [m.method for m in comparison.methods] == [
         name
         for name in METHODS
@@ -114,17 +114,17 @@ def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     overrides = [*QUICK, "compare.methods=[us_net,l1]", "compare.seeds=2"]
-    first = compare(load_recipe("digits_lenet", overrides), tmp_path)
+    first = compare_methods(load_recipe("digits_lenet", overrides), tmp_path)
     results = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")}
     assert len(results) == 4
-    again = compare(load_recipe("digits_lenet", overrides), tmp_path)
+    again = compare_methods(load_recipe("digits_lenet", overrides), tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")} == results
     assert again.methods == first.methods
     us_net = first.methods[0].rows[1]
     values = us_net.values["top-1"]
     assert len(values) == 2
     assert us_net.metrics["top-1"] == pytest.approx(sum(values) / 2)
-    compare(load_recipe("digits_lenet", [*overrides, "fit.learning_rate=1e-3"]), tmp_path)
+    compare_methods(load_recipe("digits_lenet", [*overrides, "fit.learning_rate=1e-3"]), tmp_path)
     assert len(list(tmp_path.glob("*/result.json"))) == 8
 
 
@@ -133,7 +133,7 @@ def test_another_width_takes_no_training_but_where_it_must(tmp_path: Path) -> No
     def run(*gammas: float) -> dict[str, dict[str, float]]:
         methods = "compare.methods=[neumeta,slimmable,individual]"
         fields = [*QUICK, methods, f"eval.gammas={list(gammas)}"]
-        comparison = compare(load_recipe("digits_lenet", fields), tmp_path)
+        comparison = compare_methods(load_recipe("digits_lenet", fields), tmp_path)
         count = len(gammas)
         assert [len(m.rows) for m in comparison.methods] == [count, count, count - 1]
         fits = tmp_path.rglob("manifold.safetensors")
@@ -163,7 +163,7 @@ def test_norm_statistics_are_calibrated_where_asked(
         },
         "norms",
     )
-    plain, calibrated, taylor = compare(recipe, tmp_path / "run").methods
+    plain, calibrated, taylor = compare_methods(recipe, tmp_path / "run").methods
     assert [r.gamma for r in plain.rows] == [0.0, 0.5]
     assert plain.similarity.kl[0][1] == pytest.approx(0)  # the checkpoint itself
     assert calibrated.similarity.kl[0][1] > 1e-6
@@ -193,7 +193,7 @@ def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
     fitted = [
         r for r in pipeline.run_recipe(recipe, tmp_path / "fit").rows if r.method == L1_PRUNING
     ]
-    (compared,) = compare(recipe, tmp_path / "compare").methods
+    (compared,) = compare_methods(recipe, tmp_path / "compare").methods
     assert [r.metrics for r in fitted] == [r.metrics for r in compared.rows]
     assert {r.method for r in fitted} == {compared.label}
     assert len({r.metrics["top-1"] for r in fitted}) > 1
@@ -202,7 +202,7 @@ def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
 @pytest.mark.slow
 def test_an_ablation_varies_the_recipe(tmp_path: Path) -> None:
     vary = "compare.vary={permute.solver: [2.5-opt, identity], noise.channels: [0.0, 0.2]}"
-    comparison = compare(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
+    comparison = compare_methods(load_recipe("digits_lenet", [*QUICK, vary]), tmp_path)
     assert [m.label for m in comparison.methods] == [
         f"permute.solver={solver}, noise.channels={noise}"
         for solver in ("2.5-opt", "identity")
@@ -238,14 +238,14 @@ def test_wrong_comparisons_fail_before_any_data_is_read(override: str, said: str
 )
 def test_wrong_comparisons_fail_before_anything_is_run(overrides, said, tmp_path: Path) -> None:
     with pytest.raises(NeumetaError, match=said):
-        compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path / "run")
+        compare_methods(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_networks_that_grow_are_compared_too(tmp_path: Path) -> None:
     overrides = ["compare.methods=[neumeta,l1]", "eval.gammas=[0.0,-0.25]", "seed=5"]
-    comparison = compare(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path)
+    comparison = compare_methods(load_recipe("digits_lenet", [*QUICK, *overrides]), tmp_path)
     ours, pruned = comparison.methods
     assert [r.width for r in ours.rows] == [1.25, 1.0]
     assert [r.width for r in pruned.rows] == [1.0]
@@ -330,7 +330,7 @@ def test_compare_and_eval_on_the_command_line(neumeta, monkeypatch) -> None:
 @pytest.mark.slow
 def test_a_permuted_checkpoint_of_a_comparison_computes_the_same(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[random]"])
-    comparison = compare(recipe, tmp_path)
+    comparison = compare_methods(recipe, tmp_path)
     before, after = (
         load_checkpoint(Path(p)).model.double()
         for p in (str(recipe.model.checkpoint), tmp_path / "permuted.safetensors")

@@ -50,7 +50,7 @@ def digits() -> dict[str, Any]:
         ("tasks.base", {"Metric", "Task"}, digits),
         ("recipe.recipe", {"Recipe"}, nothing),
         ("training.learner", {"Place"}, nothing),
-        ("export.widths", {"Choice"}, a_manifold),
+        ("export.choose.wish", {"Choice"}, a_manifold),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -5,8 +5,8 @@ import torch
 from tiny_fits import prepared, recipe_for
 
 from neumeta_cli.distill import Fitter
+from neumeta_cli.distill.draws import WidthPool
 from neumeta_cli.distill.settings import FitSection
-from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
@@ -86,7 +86,7 @@ def test_changes_at_knots_learn_at_rates_of_their_own(build, image_folder) -> No
     recipe = recipe_for(image_folder, scope="all", inr=inr, fit=fit)
     fitter = Fitter(*prepared(build, recipe), recipe)
     assert fitter.stepper.take(torch.arange(40)) is not None
-    changes = [grid.changes for grid in fitter.manifold.field.grids.values()]
+    changes = [grid.changes for grid in fitter.manifold.inr.grids.values()]
     steps = [max(c.detach().abs().max().item() for c in at) for at in zip(*changes, strict=True)]
     assert steps == pytest.approx([r * recipe.fit.learning_rate for r in (1, 0.5, 3)], rel=0.01)
 

@@ -173,7 +173,7 @@ def test_a_program_that_computes_otherwise_is_not_kept(
 
 def test_numbers_too_large_for_float16_are_refused(tmp_path: Path) -> None:
     manifold = tiny_manifold(LENET)
-    manifold.field.grids["conv1/weight"].whole.mul_(1e6)
+    manifold.inr.grids["conv1/weight"].whole.mul_(1e6)
     with pytest.raises(NeumetaError, match=r"in float16 .* export it in bfloat16 or float32"):
         export_network(manifold, tmp_path / "x.pt", 1.0, 0, finish=Finish(dtype="float16"))
     export_network(manifold, tmp_path / "x.pt", 1.0, 0, finish=Finish(dtype="bfloat16"))

@@ -198,7 +198,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
 
             fitter.stepper.take = stopping
         fitter.run(resume)
-        return manifold.field.state_dict()
+        return manifold.inr.state_dict()
 
     def log(folder: Path) -> list[dict[str, object]]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -232,7 +232,7 @@ def broken_at(fitter: Fitter, broken: Callable[[int], bool]) -> list[float]:
 def test_a_loss_that_is_never_finite_stops_the_fit(build, image_folder) -> None:
     recipe = recipe_for(image_folder, fit={"epochs": 30})
     fitter = Fitter(*prepared(build, recipe), recipe)
-    before = {n: t.clone() for n, t in fitter.manifold.field.state_dict().items()}
+    before = {n: t.clone() for n, t in fitter.manifold.inr.state_dict().items()}
     rates = broken_at(fitter, lambda call: True)
     with pytest.raises(
         NeumetaError, match=r"the loss is not finite at .* lower fit\.learning_rate"
@@ -241,7 +241,7 @@ def test_a_loss_that_is_never_finite_stops_the_fit(build, image_folder) -> None:
     assert len(rates) == 4 * BAD_STEPS  # and three times back, at half the rate each
     starts = rates[::BAD_STEPS]
     assert starts == pytest.approx([starts[0] * 0.5**k for k in range(4)])
-    assert all(torch.equal(t, before[n]) for n, t in fitter.manifold.field.state_dict().items())
+    assert all(torch.equal(t, before[n]) for n, t in fitter.manifold.inr.state_dict().items())
 
 
 def test_a_step_that_is_not_finite_is_left_out(build, image_folder, tmp_path) -> None:
@@ -250,7 +250,7 @@ def test_a_step_that_is_not_finite_is_left_out(build, image_folder, tmp_path) ->
     broken_at(fitter, lambda call: call == 2)
     result = fitter.run()
     assert (result.skipped, result.times_back) == (1, 0)
-    assert all(t.isfinite().all() for t in fitter.manifold.field.state_dict().values())
+    assert all(t.isfinite().all() for t in fitter.manifold.inr.state_dict().values())
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines] == [1, 1]
 

@@ -8,8 +8,8 @@ from tiny_fits import prepared, recipe_for
 from torch.func import functional_call
 
 from neumeta_cli.distill import Fitter
+from neumeta_cli.distill.fast.padding import Padding
 from neumeta_cli.distill.hints import Hints
-from neumeta_cli.distill.padding import Padding
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection

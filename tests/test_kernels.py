@@ -116,9 +116,9 @@ def test_a_fit_of_each_kind_learns_and_its_export_is_what_was_sampled(
     )
     manifold, tensors, task = prepared(build, recipe)
     task = replace(task, train=task.train.take(images, seed=0))
-    first = {n: t.clone() for n, t in manifold.field.state_dict().items()}
+    first = {n: t.clone() for n, t in manifold.inr.state_dict().items()}
     result = Fitter(manifold, tensors, task, recipe).run()
-    fitted = manifold.field.state_dict()
+    fitted = manifold.inr.state_dict()
     assert result.skipped == 0
     assert any(not torch.equal(t, first[n]) for n, t in fitted.items())
     assert all(bool(t.isfinite().all()) for t in fitted.values())

@@ -1,6 +1,7 @@
 """The package reads like its data flow: a stage imports only from stages to its left."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import neumeta_cli
@@ -39,6 +40,19 @@ PACKAGE = Path(neumeta_cli.__file__).parent
 EXAMPLES = PACKAGE.parent / "examples"
 
 
+DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+WHOLE = PACKAGE / "trace" / "rules" / "__init__.py"  # rules enter the table as they are imported
+
+
+def faces() -> list[Path]:
+    """The stubs that say what the faces offer."""
+    return [path.with_suffix(".pyi") for path in PACKAGE.rglob("__init__.py") if path != WHOLE]
+
+
+def package_of(path: Path) -> str:
+    return ".".join((PACKAGE.name, *path.relative_to(PACKAGE).parent.parts))
+
+
 def nodes_of(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
@@ -48,7 +62,7 @@ def modules_of(path: Path) -> set[str]:
     found = set()
     for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found.add(f"{package_of(path)}.{node.module}" if node.level else node.module)
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
@@ -72,15 +86,17 @@ def files_behind(path: Path) -> set[str]:
         named = {m for m in modules_of(reading) if m.startswith("neumeta_cli.")}
         for module in named | {f"neumeta_cli.{stage}" for stage in imports_of(reading)}:
             place = PACKAGE.joinpath(*module.split(".")[1:])
-            file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-            waiting |= {file} - found
+            files = {place.with_suffix(".py")}
+            if place.is_dir():
+                files = {f for f in (place / "__init__.py", place / "__init__.pyi") if f.exists()}
+            waiting |= files - found
     return {file.relative_to(PACKAGE).as_posix() for file in found}
 
 
 def test_a_stage_imports_only_from_its_left() -> None:
     package = Path(neumeta_cli.__file__).parent
     wrong = []
-    for path in package.rglob("*.py"):
+    for path in (*package.rglob("*.py"), *faces()):
         stage = path.relative_to(package).with_suffix("").parts[0]
         if stage in ("__init__", "__main__"):
             continue
@@ -96,21 +112,38 @@ def test_files_stay_readable() -> None:
 
 
 def test_faces_only_re_export() -> None:
-    defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    acting = {
-        f"{path.relative_to(PACKAGE)}: {node.name}"
-        for path in PACKAGE.rglob("__init__.py")
-        for node in nodes_of(path)
-        if isinstance(node, defining)
-    }
-    assert acting == {"__init__.py: __getattr__", "__init__.py: __dir__"}  # as PEP 562 has them
+    lazy = "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)"
+    allowed = ["import lazy_loader", ast.unparse(ast.parse(lazy))]
+    for stub in faces():
+        _, *done = map(ast.unparse, ast.parse(stub.with_suffix(".py").read_text()).body)
+        if stub.parent == PACKAGE:
+            done = [line for line in done if not line.startswith("__version__ = ")]
+        assert done == allowed, stub
+    assert not [node for node in nodes_of(WHOLE) if isinstance(node, DEFINING)]
+
+
+def test_every_name_of_every_face_can_be_got() -> None:
+    assert (PACKAGE / "py.typed").exists()
+    for stub in faces():
+        face = importlib.import_module(package_of(stub))
+        imports = [node for node in nodes_of(stub) if isinstance(node, ast.ImportFrom)]
+        assert {node.level for node in imports} == {1}, stub  # what lazy_loader reads
+        offered = {alias.name: alias.asname for node in imports for alias in node.names}
+        assert list(offered.values()) == list(offered), stub  # or mypy takes them for private
+        assert sorted(offered) == sorted(face.__all__) == sorted(dir(face)), stub
+        for node in imports:
+            home = importlib.import_module(f"{face.__name__}.{node.module}")
+            for alias in node.names:
+                assert getattr(face, alias.name) is getattr(home, alias.name)
+        files = {path.stem for path in stub.parent.iterdir()}
+        assert not files & offered.keys(), "a file that is imported would take the name's place"
 
 
 def test_no_inner_module_imports_from_its_own_face() -> None:
     wrong = []
     for path in PACKAGE.rglob("*.py"):
-        face = ".".join(("neumeta_cli", *path.relative_to(PACKAGE).parent.parts))
-        if path.name != "__init__.py" and path.parent != PACKAGE and face in modules_of(path):
+        inner = path.name != "__init__.py" and path.parent != PACKAGE
+        if inner and package_of(path) in modules_of(path):
             wrong.append(str(path.relative_to(PACKAGE)))
     assert not wrong
 
@@ -125,23 +158,6 @@ def test_examples_import_nothing_but_the_face() -> None:
     assert not inner
 
 
-def test_the_face_offers_what_its_types_say() -> None:
-    face = PACKAGE / "__init__.py"
-    typed = {
-        alias.asname or alias.name: f"{node.module.removeprefix('neumeta_cli.')}:{alias.name}"
-        for node in nodes_of(face)
-        if isinstance(node, ast.ImportFrom)
-        and node.module
-        and node.module.startswith("neumeta_cli.")
-        for alias in node.names
-    }
-    assert typed == neumeta_cli.HOMES
-    assert set(neumeta_cli.__all__) == set(typed)
-    for name in neumeta_cli.__all__:
-        assert getattr(neumeta_cli, name) is not None
-    assert (PACKAGE / "py.typed").exists()
-
-
 def test_a_comparison_runs_again_when_code_that_it_depends_on_has_changed() -> None:
     """Whatever it imports is in the digest, but for what changes no figure."""
     assert all((PACKAGE / part).exists() for part in CODE)
@@ -149,6 +165,7 @@ def test_a_comparison_runs_again_when_code_that_it_depends_on_has_changed() -> N
     parts = tuple(part if part.endswith(".py") else f"{part}/" for part in CODE)
     assert {file for file in behind if not file.startswith(parts)} == {
         *("compare/__init__.py", "evaluate/__init__.py"),  # faces
+        *("compare/__init__.pyi", "evaluate/__init__.pyi"),
         *("evaluate/latency.py", "evaluate/plots.py"),  # shown beside results
         *("cache.py", "choices.py", "errors.py", "hardware.py", "reporting.py"),
         *("runs.py", "shipped.py"),

@@ -86,18 +86,18 @@ def test_mlp_parts_and_kernels(build, per: str) -> None:
     }
     layers = {s.module for s in manifold.specs}
     parts = {"type": 2, "layer": len(layers), "tensor": len(manifold.specs)}
-    assert len(manifold.field.parts) == parts[per]
+    assert len(manifold.inr.parts) == parts[per]
 
 
 def test_a_small_kernel_is_the_centre_and_a_vector_the_mean(build) -> None:
     manifold = manifold_of(build, inr=MLP.model_copy(update={"per": "type"}))
-    field = manifold.field
+    field = manifold.inr
     target = next(
         t
         for t in manifold.targets(manifold.frame.full)
         if t.spec.name == "layer2.0.downsample.0.weight"
     )
-    points = manifold.field.space.coordinates(target, None, torch.device("cpu"))
+    points = manifold.inr.space.coordinates(target, None, torch.device("cpu"))
     embedded = torch.cat([embed(points[:, :3], 4), embed(points[:, 3:], 4)], dim=1)
     raw = field.parts["weight"](embedded).view(32, 16, 3, 3) / 16
     made = field([target], None)[0]
@@ -128,7 +128,7 @@ def test_the_selected_inr_begins_as_pruning_by_norm(build, name: str, width: flo
 def test_each_knot_of_a_selected_inr_adds_its_change(build) -> None:
     """None at full width, the first at the first knot, half of the second half-way to it."""
     manifold = manifold_of(build, inr=SELECTED, fold=False)
-    for number, change in enumerate(manifold.field.grids["layer3/2/conv1/weight"].changes):
+    for number, change in enumerate(manifold.inr.grids["layer3/2/conv1/weight"].changes):
         torch.nn.init.constant_(change, 10.0 ** (number + 1))
     begun = manifold_of(build, inr=SELECTED, fold=False)
     expected = {1.0: 0.0, 1 - 0.15: 5.0, 0.7: 10.0, 1 - 0.45: 60.0, 0.4: 110.0, 0.2: 110.0}
@@ -142,7 +142,7 @@ def test_each_knot_of_a_selected_inr_adds_its_change(build) -> None:
 def test_a_selected_inr_keeps_the_checkpoint_at_full_width(build) -> None:
     """Norm statistics included, whatever was learnt for other widths."""
     manifold = manifold_of(build, inr=SELECTED, fold=False)
-    for parameter in manifold.field.parameters():
+    for parameter in manifold.inr.parameters():
         torch.nn.init.normal_(parameter)
     manifold.noise = NOISE.model_copy(update={"channels": 0.0, "sizes": 0.0})
     manifold.calibration.keep(torch.randn(16, 3, 32, 32))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neumeta_cli.distill.norms import QuickNorms, _pixels_together
+from neumeta_cli.distill.fast.norms import QuickNorms, _pixels_together
 
 KINDS = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 3e-2}
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from neumeta_cli.checkpoint import resolve
-from neumeta_cli.distill.padding import Padding
+from neumeta_cli.distill.fast.padding import Padding
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
 from tests.conftest import relative_error

@@ -32,7 +32,7 @@ def begun(inr: InrSettings) -> Manifold:
 def randomised() -> Manifold:
     made = begun(inr_settings("selected"))
     generator = torch.Generator().manual_seed(0)
-    for parameter in made.field.parameters():
+    for parameter in made.inr.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     return made.requires_grad_(True)
 
@@ -47,7 +47,7 @@ def made_and_gradients(draws: Manifold | RepeatedDraws, sizes, trained=None):
     generator = torch.Generator().manual_seed(1)
     loss = sum((w * torch.randn(w.shape, generator=generator)).sum() for w in made.values())
     manifold = draws.manifold if isinstance(draws, RepeatedDraws) else draws
-    parameters = dict(manifold.field.named_parameters())
+    parameters = dict(manifold.inr.named_parameters())
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return made, dict(zip(parameters, found, strict=True))
 
@@ -113,7 +113,7 @@ def test_plans_know_what_an_optimiser_has_changed(manifold) -> None:
     draws, sizes = RepeatedDraws(manifold), manifold.frame.sizes(0.4)
     before = draws.generate(sizes)
     with torch.no_grad():
-        for parameter in manifold.field.parameters():
+        for parameter in manifold.inr.parameters():
             parameter.add_(1.0)
     after = draws.generate(sizes)
     wanted = manifold.generate(sizes)

@@ -111,9 +111,9 @@ def test_a_rehearsal_leaves_a_fit_as_it_was(build, image_folder) -> None:
         fitter = Fitter(*prepared(build, recipe), recipe)
         for precision in ("float32", "bfloat16") if rehearsed else ():
             fitter.stepper.rehearse(precision, 1, 20)
-        assert all(p.grad is None for p in fitter.manifold.field.parameters())
+        assert all(p.grad is None for p in fitter.manifold.inr.parameters())
         fitter.stepper.take(torch.arange(40))
-        ends.append(fitter.manifold.field.state_dict())
+        ends.append(fitter.manifold.inr.state_dict())
     assert all(torch.equal(t, ends[1][name]) for name, t in ends[0].items())
 
 
@@ -134,7 +134,7 @@ def test_a_fit_keeps_its_choice_when_it_goes_on(
             monkeypatch.setattr(fitter.stepper, "rehearse", machine([], **seconds))
         result = fitter.run()
         assert result.precision == chosen
-        found[asked] = fitter.manifold.field.state_dict()
+        found[asked] = fitter.manifold.inr.state_dict()
         assert (len(heard.lines), (tmp_path / asked / PRECISION_FILE).exists()) == (
             (1, True) if asked == "auto" else (0, False)
         )

@@ -89,7 +89,7 @@ for path, recipe, (checkpoint, task) in zip(sys.argv[2:], recipes, opened):
     )
     fitter = Fitter(manifold.double(), tensors, task, recipe)
     fitter.stepper.take(torch.arange(25))
-    gradients = {n: p.grad for n, p in manifold.field.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad for n, p in manifold.inr.named_parameters() if p.grad is not None}
     if fitter.loop.processes.main:
         torch.save(gradients, path.replace(".yaml", f".{sys.argv[1]}.pt"))
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neumeta_cli.compare import compare
+from neumeta_cli.compare import compare_methods
 from neumeta_cli.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[neumeta,individual,l1]"])
-    comparison = compare(recipe, tmp_path / "run")
+    comparison = compare_methods(recipe, tmp_path / "run")
     assert neumeta("report", tmp_path / "run").code == 0
     page_file = tmp_path / "run" / "report" / "report.html"
     asked: list[str] = []

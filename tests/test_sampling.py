@@ -29,7 +29,7 @@ def test_sampling_is_the_mean_of_its_draws_and_repeats_itself(build, inr, by) ->
     for target in manifold.targets(sizes):
         generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
         noise = Noise(NOISE.channels, NOISE.sizes, generator)
-        draws = [manifold.field([target], noise)[0] for _ in range(3)]
+        draws = [manifold.inr([target], noise)[0] for _ in range(3)]
         wanted = torch.stack(draws).mean(0)
         torch.testing.assert_close(sampled[target.spec.name], wanted, rtol=1e-4, atol=1e-5)
     again = manifold.draw(sizes, 3)

@@ -286,7 +286,7 @@ def test_parameters_that_are_alike_but_not_treated_alike_stay_apart() -> None:
 
 
 class TwoHeadsOfTwo(nn.Module):
-    """The example that ``labels`` and ``structure`` work through by hand."""
+    """The example that ``labels`` and ``symmetry`` work through by hand."""
 
     def __init__(self) -> None:
         super().__init__()

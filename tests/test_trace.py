@@ -1,12 +1,17 @@
 """Tracing finds what is tied, and fixes what it does not understand."""
 
+import networkx as nx
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.trace import Trace, trace_model
+from neumeta_cli.trace import Trace, fast_shapes, trace_model
+from neumeta_cli.trace.unions import Unions, components
 
 
 def members(trace: Trace, name: str) -> set[str]:
@@ -115,3 +120,42 @@ def test_a_wrong_input_size_is_said(build) -> None:
     model, _ = build("lenet")
     with pytest.raises(NeumetaError, match="does not run on an input of 3×28×28"):
         trace_model(model, (3, 28, 28))
+
+
+@given(
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3) | st.just([]),
+    padding=st.integers(0, 3),
+    dilation=st.integers(1, 2),
+    sides=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+)
+def test_a_pooled_shape_is_pytorchs_and_so_is_what_it_refuses(
+    kernel: int, stride: int | list[int], padding: int, dilation: int, sides: tuple[int, int]
+) -> None:
+    pool = torch.ops.aten.max_pool2d_with_indices.default
+    whole = [[n] for n in (kernel, padding, dilation)]
+    steps = [stride] if isinstance(stride, int) else stride
+    args = (torch.empty(2, 3, *sides), whole[0], steps, whole[1], whole[2])
+    try:
+        expected = [(t.shape, t.dtype) for t in pool(*args)]
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            fast_shapes.run(pool, (args[0].to("meta"), *args[1:]), {})
+    else:
+        found = fast_shapes.run(pool, (args[0].to("meta"), *args[1:]), {})
+        assert [(t.shape, t.dtype) for t in found] == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
+def test_what_is_equal_through_others_is_one_component(pairs: list[tuple[int, int]]) -> None:
+    graph = nx.Graph(pairs)
+    graph.add_nodes_from(range(12))
+    sets = sorted(map(sorted, nx.connected_components(graph)))
+    a, b = np.array(pairs, np.int64).reshape(-1, 2).T
+    found = components(12, a, b).tolist()
+    assert found == [next(i for i, s in enumerate(sets) if n in s) for n in range(12)]
+    unions = Unions()
+    for pair in pairs:
+        unions.unite(*pair)
+    together = {(m, n) for m in range(12) for n in range(12) if unions.root(m) == unions.root(n)}
+    assert together == {(m, n) for s in sets for m in s for n in s}

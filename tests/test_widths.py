@@ -18,10 +18,10 @@ import neumeta_cli
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.cli.widths import parse_budget, parse_wish
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.budget import Budget, Meter, narrowest_reaching, widest_within
+from neumeta_cli.export.choose.budget import Budget, Meter, narrowest_reaching, widest_within
+from neumeta_cli.export.choose.search import halves, search_widths
+from neumeta_cli.export.choose.wish import Choice, Wish, cost_of
 from neumeta_cli.export.family import export_family
-from neumeta_cli.export.search import halves, search_widths
-from neumeta_cli.export.widths import Choice, Wish, cost_of
 from neumeta_cli.manifold import Manifold, Provenance, load_manifold, save_manifold
 from neumeta_cli.resize import sizes_at
 from neumeta_cli.tasks import Metric, Task, load_task

@@ -31,28 +31,30 @@ class Command(TyperCommand):
     """A command whose options cost nothing where they are not given."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_none_as_it_is(param) for param in super().get_params(ctx)]
+        return [_as_it_is(param) for param in super().get_params(ctx)]
 
 
 class Group(TyperGroup):
     """The same for a group of commands."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_none_as_it_is(param) for param in super().get_params(ctx)]
+        return [_as_it_is(param) for param in super().get_params(ctx)]
 
 
-def _none_as_it_is(param: Any) -> Any:
-    """Take a value that is not given as None, whatever its type.
+def _as_it_is(param: Any) -> Any:
+    """Take what is not given as None, whatever its type, and a text or a default as it is.
 
     Typer does so too, but since 0.29 it imports pydantic before it finds out, which takes longer
     than all the rest of a command that needs no torch.
     """
     process = type(param).process_value
+    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
 
     def processed(ctx: Any, value: Any) -> Any:
-        if value is not None or param.required:
+        nothing = value is None and (not param.required or ctx.resilient_parsing)  # completion
+        if not nothing and type(value) is not kind:
             return process(param, ctx, value)
-        return None if param.callback is None else param.callback(ctx, param, None)
+        return value if param.callback is None else param.callback(ctx, param, value)
 
     param.process_value = processed
     return param

@@ -78,7 +78,7 @@ def compare(
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
     from neumeta_cli.cli.adapting import adapted
-    from neumeta_cli.compare import compare as compare_methods
+    from neumeta_cli.compare import compare_methods
 
     extra = list(set_ or [])
     if methods is not None:

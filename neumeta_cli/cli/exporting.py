@@ -219,8 +219,8 @@ def _tell(
     measured: Mapping[str, float] | None,
     json: str | None,
 ) -> None:
-    from neumeta_cli.export.budget import OPTIONS, show_cost
-    from neumeta_cli.export.widths import mean_width
+    from neumeta_cli.export.choose.budget import OPTIONS, show_cost
+    from neumeta_cli.export.choose.wish import mean_width
     from neumeta_cli.resize import measure_cost
     from neumeta_cli.tasks import metric_named
 
@@ -262,8 +262,8 @@ def _tell(
 
 
 def _search_table(manifold: "Manifold", planned: "Planned") -> object:
-    from neumeta_cli.export.budget import show_cost
-    from neumeta_cli.export.widths import mean_width
+    from neumeta_cli.export.choose.budget import show_cost
+    from neumeta_cli.export.choose.wish import mean_width
     from neumeta_cli.tasks import metric_named
 
     assert planned.searched is not None

@@ -95,7 +95,7 @@ def parse_budget(
     parameters: str | None, macs: str | None, size: str | None, latency: str | None
 ) -> "Budget":
     """The budget's options as numbers."""
-    from neumeta_cli.export.budget import OPTIONS, Budget
+    from neumeta_cli.export.choose.budget import OPTIONS, Budget
 
     return Budget(
         _amount(OPTIONS["parameters"], parameters, COUNTS, "100k"),

@@ -1,6 +1,5 @@
 """Many methods under the same conditions, and what they gave."""
 
-from neumeta_cli.compare.compare import chosen_methods, compare
-from neumeta_cli.compare.results import Comparison, read_run
+import lazy_loader
 
-__all__ = ["Comparison", "chosen_methods", "compare", "read_run"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -96,7 +96,7 @@ def _nested(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, dict[str, An
     return nested
 
 
-def compare(
+def compare_methods(
     recipe: Recipe,
     folder: Path,
     device: str = "cpu",

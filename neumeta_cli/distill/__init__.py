@@ -1,6 +1,5 @@
 """Distilling a checkpoint into a manifold: the fit and its losses."""
 
-from neumeta_cli.distill.fit import FitResult, Fitter, fit_manifold
-from neumeta_cli.distill.job import distill_checkpoint
+import lazy_loader
 
-__all__ = ["FitResult", "Fitter", "distill_checkpoint", "fit_manifold"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -122,7 +122,7 @@ class Fitter:
         if resume:
             loop.resume()
         loop.run()
-        self.manifold.field.load_state_dict(self.stepper.average.module.state_dict())
+        self.manifold.inr.load_state_dict(self.stepper.average.module.state_dict())
         self.manifold.round_as_stored()
         self.manifold.requires_grad_(False).eval()
         return FitResult(

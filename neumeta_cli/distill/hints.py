@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.distill.padding import Padding
+from neumeta_cli.distill.fast.padding import Padding
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.trace import Clique
@@ -95,7 +95,7 @@ class Hints:
                 f"loss.hint: no forward pass calls {', '.join(self.readers.values())}; set it to 0"
             )
         within, parts = padding.places(sizes), []
-        begun_as = self.manifold.field.chosen(sizes)
+        begun_as = self.manifold.inr.chosen(sizes)
         for target in self.manifold.targets(sizes):
             weight, layout = target.spec.name, target.spec.layout
             if weight not in own or weight not in wanted or target.c_in > target.spec.shape[1]:
@@ -106,7 +106,7 @@ class Hints:
             mine = _chosen(own[weight], dim, None if real is None else torch.from_numpy(real))
             theirs = _chosen(wanted[weight], dim, begun_as.get((weight, layout.into)))
             parts.append(_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6))
-        device = next(self.manifold.field.parameters()).device
+        device = next(self.manifold.inr.parameters()).device
         return torch.stack(parts).mean() if parts else torch.zeros((), device=device)
 
 

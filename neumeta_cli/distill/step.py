@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from neumeta_cli.distill.draws import WidthPool
+from neumeta_cli.distill.fast.norms import QuickNorms
+from neumeta_cli.distill.fast.padding import Padding
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
 from neumeta_cli.distill.hints import Features, Hints
-from neumeta_cli.distill.norms import QuickNorms
-from neumeta_cli.distill.padding import Padding
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.distill.watch import Watch
-from neumeta_cli.distill.widths import WidthPool
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
 from neumeta_cli.tasks import Task
@@ -57,8 +57,8 @@ class Step:
         processes: Processes,
         hints: Hints | None = None,
     ) -> None:
-        field = manifold.field.requires_grad_(True).train()
-        self.device = next(field.parameters()).device
+        inr = manifold.inr.requires_grad_(True).train()
+        self.device = next(inr.parameters()).device
         self.manifold, self.task, self.source, self.recipe = manifold, task, source, recipe
         self.processes = processes
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
@@ -66,13 +66,13 @@ class Step:
         self.widths = WidthPool(manifold, recipe.fit, recipe.seed)
         self.padding = Padding(manifold, self.original, self._few_images())
         self.draws = RepeatedDraws(manifold)
-        rated = field.rated()
+        rated = inr.rated()
         self.factors = [factor for _, factor in rated]
         groups = [{"params": parameters} for parameters, _ in rated]
         fused = self.device.type in FUSED
         self.optimizer = torch.optim.Adam(groups, lr=recipe.fit.learning_rate, fused=fused)
         average = get_ema_multi_avg_fn(recipe.fit.ema)
-        self.average = AveragedModel(field, multi_avg_fn=average)
+        self.average = AveragedModel(inr, multi_avg_fn=average)
         self.watch = Watch(task, recipe.eval)
         self.choices = torch.Generator().manual_seed(recipe.seed)
         noise = torch.Generator(self.device).manual_seed(recipe.seed)
@@ -99,7 +99,7 @@ class Step:
         self._set_rate(place)
         warm = place.step < self.recipe.fit.warmup_steps
         parts: dict[str, float] = {}
-        parameters = list(self.manifold.field.parameters())
+        parameters = list(self.manifold.inr.parameters())
         self.optimizer.zero_grad()
         for loss in self._losses(index, warm, parts):
             loss.backward()
@@ -110,7 +110,7 @@ class Step:
         if not math.isfinite(float(norm) + total):
             return None
         self.optimizer.step()
-        self.average.update_parameters(self.manifold.field)
+        self.average.update_parameters(self.manifold.inr)
         return {"loss": total} | parts
 
     def _set_rate(self, place: Place) -> None:
@@ -155,7 +155,7 @@ class Step:
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""
         return {
-            "field": self.manifold.field.state_dict(),
+            "field": self.manifold.inr.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "noise": self.noise.generator.get_state(),
@@ -166,7 +166,7 @@ class Step:
         """Be again as ``state_dict`` found it."""
         if state["checkpoint"] != self.manifold.provenance.sha256:
             raise ValueError("another checkpoint")
-        self.manifold.field.load_state_dict(state["field"])
+        self.manifold.inr.load_state_dict(state["field"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors
         self.noise.generator.set_state(state["noise"].cpu())

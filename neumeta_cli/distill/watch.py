@@ -33,8 +33,8 @@ class Watch:
     @torch.no_grad()
     def look(self, manifold: Manifold, average: nn.Module) -> dict[str, float]:
         """The metric at each γ with the averaged INR; the fit's own numbers do not change."""
-        fitted = manifold.field
-        manifold.field = average  # type: ignore[assignment]
+        fitted = manifold.inr
+        manifold.inr = average  # type: ignore[assignment]
         try:
             return {
                 f"{self.metric.name} at γ {gamma:.0%}": self.task.evaluate(
@@ -43,4 +43,4 @@ class Watch:
                 for gamma in self.gammas
             }
         finally:
-            manifold.field = fitted
+            manifold.inr = fitted

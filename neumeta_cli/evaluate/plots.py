@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
-
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.measure import CHECKPOINT, MANIFOLD, Row
@@ -13,6 +11,7 @@ from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import Trace
 
 if TYPE_CHECKING:
+    import networkx as nx
     from matplotlib.figure import Figure
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -53,6 +52,8 @@ def plot_over_gamma(
 
 def plot_graph(trace: Trace, path: Path) -> Path:
     """Draw the operators with weights, top to bottom, coloured by the clique of their outputs."""
+    import networkx as nx
+
     of_output = {
         member.weight: number
         for number, clique in enumerate(trace.cliques)
@@ -117,7 +118,7 @@ def weight_matrices(before: Any, after: Any, title: str) -> "Figure":
     return figure
 
 
-def _weighted_operators(graph: nx.DiGraph) -> nx.DiGraph:
+def _weighted_operators(graph: "nx.DiGraph") -> "nx.DiGraph":
     """Operators that read weights, and sums and concatenations; the others are bridged over."""
     small = graph.copy()
     for node in graph.nodes:  # a product takes over the weight that was transposed for it

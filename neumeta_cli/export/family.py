@@ -13,8 +13,8 @@ from neumeta_cli.checkpoint import write_text
 from neumeta_cli.choices import FAMILY_INDEX
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import measure_latency
+from neumeta_cli.export.choose.wish import Choice, cost_of
 from neumeta_cli.export.precision import accept_float32
-from neumeta_cli.export.widths import Choice, cost_of
 from neumeta_cli.export.write import AS_SAMPLED, Finish, check_ending, export_network
 from neumeta_cli.reporting import Reporter, Silent
 

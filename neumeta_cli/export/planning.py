@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.budget import (
+from neumeta_cli.export.choose.budget import (
     Budget,
     Meter,
     hold_file_size,
     narrowest_reaching,
     widest_within,
 )
+from neumeta_cli.export.choose.search import Searched, search_widths
+from neumeta_cli.export.choose.wish import Choice, Wish, cost_of
 from neumeta_cli.export.precision import check_dtype
-from neumeta_cli.export.search import Searched, search_widths
-from neumeta_cli.export.widths import Choice, Wish, cost_of
 from neumeta_cli.export.write import AS_SAMPLED, Exported, Finish, check_ending, export_network
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter

@@ -12,6 +12,7 @@ from neumeta_cli.checkpoint import Weights, write_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import MANIFOLD
 from neumeta_cli.export.calibrating import read_images, recalibrate
+from neumeta_cli.export.choose.wish import mean_width
 from neumeta_cli.export.loading import KIND
 from neumeta_cli.export.precision import (
     check_dtype,
@@ -20,7 +21,6 @@ from neumeta_cli.export.precision import (
     outputs_of,
 )
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.export.widths import mean_width
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost

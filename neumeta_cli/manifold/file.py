@@ -93,10 +93,10 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         **blueprint_to_json(manifold.blueprint),
         "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "normalisation": {
-            "layers": manifold.field.space.layers,
-            "largest": manifold.field.space.largest,
+            "layers": manifold.inr.space.layers,
+            "largest": manifold.inr.space.largest,
         },
-        "inr": manifold.field.settings.model_dump(),
+        "inr": manifold.inr.settings.model_dump(),
         "noise": manifold.noise.model_dump(),
         "provenance": asdict(manifold.provenance),
     }
@@ -138,13 +138,13 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in own.items()}
         tensors = empty | parts["fixed"]
         manifold = Manifold(blueprint.arch, frame, blueprint.fold, tensors, inr, noise)
-    manifold.field.load_state_dict(unpack(parts["inr"]), assign=True)
+    manifold.inr.load_state_dict(unpack(parts["inr"]), assign=True)
     manifold.calibration = CalibrationSet()
     if parts["calibration"]:
         manifold.calibration.unpack(parts["calibration"])
         if tuple(manifold.calibration.pixels.shape[1:]) != blueprint.input_size:
             raise ValueError("its calibration images are not of its input size")
-    manifold.field.check()
+    manifold.inr.check()
     lacking = [name for name, tensor in manifold.fixed.items() if tensor.is_meta]
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")

@@ -71,7 +71,7 @@ class Manifold(nn.Module):
         modules = dict.fromkeys(spec.module for spec in self.specs)
         self.norms = tuple(m for m in modules if has_statistics(frame.model.get_submodule(m)))
         self.calibration = CalibrationSet()
-        self.field = KINDS[inr.kind](inr, frame, self.specs, tensors)
+        self.inr = KINDS[inr.kind](inr, frame, self.specs, tensors)
         known = {spec.name for spec in self.specs} | set(other_names(frame.model))
         self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
@@ -97,7 +97,7 @@ class Manifold(nn.Module):
 
     def targets(self, sizes: Sizes) -> Sequence[Target]:
         """What is to be generated at these sizes."""
-        return self.field.targets(sizes)
+        return self.inr.targets(sizes)
 
     def generate(
         self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
@@ -115,14 +115,14 @@ class Manifold(nn.Module):
         """
         targets = self.targets(sizes)
         if trained is None:
-            return turned_back(targets, self.field(targets, noise))
+            return turned_back(targets, self.inr(targets, noise))
         chosen = set(trained)
         made: dict[str, Tensor] = {}
         for group, gradients in ((True, torch.is_grad_enabled()), (False, False)):
             some = [t for t in targets if (t.spec.name in chosen) == group]
             if some:
                 with torch.set_grad_enabled(gradients):
-                    weights = self.field(some, noise)
+                    weights = self.inr(some, noise)
                 made |= turned_back(some, weights)
         return made
 
@@ -139,7 +139,7 @@ class Manifold(nn.Module):
 
         """
         count = self.noise.samples if samples is None else samples
-        device = next(self.field.parameters()).device.type
+        device = next(self.inr.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._draws_lowered(count, device)):
             return self._draw(sizes, count, reporter or Silent())
 
@@ -148,7 +148,7 @@ class Manifold(nn.Module):
         if self.noise.precision != "auto":
             return self.noise.precision == "bfloat16"
         perturbed = count > 1 and self.noise.channels > 0
-        return perturbed and self.field.rounds_below_noise and computes_bfloat16(device)
+        return perturbed and self.inr.rounds_below_noise and computes_bfloat16(device)
 
     def _draw(self, sizes: Sizes, count: int, reporter: Reporter) -> dict[str, Tensor]:
         if count == 0:
@@ -159,7 +159,7 @@ class Manifold(nn.Module):
         for target in targets:
             generator = torch.Generator().manual_seed(SAMPLING_SEED + target.spec.layer)
             noise = Noise(self.noise.channels, self.noise.sizes, generator)
-            mean = self.field.mean(target, noise, count, reporter)
+            mean = self.inr.mean(target, noise, count, reporter)
             made |= turned_back([target], [mean])
         reporter.finish()
         return made
@@ -167,11 +167,11 @@ class Manifold(nn.Module):
     @torch.no_grad()
     def round_as_stored(self) -> None:
         """Give the INR's parameters the precision of the file, so that loading changes nothing."""
-        self.field.load_state_dict(unpack(self.packed()))
+        self.inr.load_state_dict(unpack(self.packed()))
 
     def packed(self) -> dict[str, Tensor]:
         """The INR's state as the file holds it."""
-        return pack(self.field.state_dict(), self.field.settings.store)
+        return pack(self.inr.state_dict(), self.inr.settings.store)
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.
@@ -225,7 +225,7 @@ class Manifold(nn.Module):
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)
-        full = self.field.keeps_checkpoint and chosen == self.frame.full
+        full = self.inr.keeps_checkpoint and chosen == self.frame.full
         exact = full and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:
             calibrate(network, self.norms, self.calibration.inputs())

@@ -29,7 +29,7 @@ class RepeatedDraws:
     ) -> dict[str, Tensor]:
         """What ``Manifold.generate`` gives."""
         if trained is None and (noise is None or not (noise.channels or noise.sizes)):
-            inr, targets = self.manifold.field, self.manifold.targets(sizes)
+            inr, targets = self.manifold.inr, self.manifold.targets(sizes)
             key = (inr.device, *sizes.items())
             planned = remembered(self._planned, key, lambda: inr.planned(targets))
             if planned is not None:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from itertools import combinations
 
-import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -138,6 +137,8 @@ def _finest_first(cliques: Sequence[Clique]) -> list[list[Clique]]:
 
     The distance between two blocks depends on the order inside them.
     """
+    import networkx as nx
+
     along: dict[tuple[str, int], list[tuple[int, int, np.ndarray]]] = {}
     for i, clique in enumerate(cliques):
         for m in clique.members:

@@ -31,10 +31,10 @@ from neumeta_cli.trace import (
     Inputs,
     Patch,
     Trace,
+    fast_shapes,
     meta_inputs,
     module_names,
     on_meta,
-    quick,
 )
 from neumeta_cli.trace.dispatch import DispatchMode
 
@@ -334,7 +334,7 @@ class _Counter(DispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        out = quick.run(func, args, kwargs or {})
+        out = fast_shapes.run(func, args, kwargs or {})
         self.steps += 1
         return out
 

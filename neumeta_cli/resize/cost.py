@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from neumeta_cli.trace import Inputs, meta_inputs, on_meta
 
@@ -26,6 +25,8 @@ def measure_cost(model: nn.Module, inputs: Inputs) -> Cost:
         inputs: the size of its input, (C, H, W), or example tensors.
 
     """
+    from torch.utils.flop_counter import FlopCounterMode  # which imports Triton where it can
+
     with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         args, kwargs = meta_inputs(model, inputs, batch=1)
         on_meta(model)(*args, **kwargs)

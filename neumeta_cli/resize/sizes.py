@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 
-import networkx as nx
 import numpy as np
 
 from neumeta_cli.errors import NeumetaError
@@ -83,6 +82,8 @@ def linked_cliques(trace: Trace, names: Iterable[str]) -> list[list[str]]:
         The names in groups, most of them of one.
 
     """
+    import networkx as nx
+
     graph: nx.Graph[str] = nx.Graph()
     graph.add_nodes_from(names)
     for pieces in (*trace.equal, *trace.alike):

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
-from neumeta_cli.trace.recorder import Recording, Refusal
-from neumeta_cli.trace.structure import Orbit, Structure
+from neumeta_cli.trace.recorder import Operator, Recording, Refusal
+from neumeta_cli.trace.symmetry import Orbit, Structure
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Pieces = tuple[tuple[Mapping[str, int], ...], ...]
 """Sets of pieces that are equally long; for each the places in each clique."""
@@ -137,7 +140,7 @@ class Trace:
         0: 8 of 0.weight[0] 0.bias[0] 2.weight[1]
 
     Attributes:
-        graph: one node an operator, with ``op``, ``module``, ``shape`` and ``weights``.
+        operators: in the order in which they ran.
         cliques: in the order of the forward pass.
         shapes: name to shape of every weight that the forward pass uses, in that order.
         refusals: operators that no rule covers; what they touch is fixed.
@@ -150,7 +153,7 @@ class Trace:
 
     """
 
-    graph: nx.DiGraph
+    operators: tuple[Operator, ...]
     cliques: tuple[Clique, ...]
     shapes: Mapping[str, tuple[int, ...]]
     refusals: tuple[Refusal, ...]
@@ -159,6 +162,17 @@ class Trace:
     equal: Pieces = ()
     alike: Pieces = ()
     patches: tuple[Patch, ...] = ()
+
+    @cached_property
+    def graph(self) -> "nx.DiGraph":
+        """One node an operator, by its place, with its attributes; an edge where one reads."""
+        import networkx as nx
+
+        graph = nx.DiGraph()
+        for place, operator in enumerate(self.operators):
+            graph.add_node(place, **vars(operator))
+            graph.add_edges_from((before, place) for before in operator.after)
+        return graph
 
     def parameters_in(self, clique: Clique) -> int:
         """Weights that ``clique`` governs: the sizes of its members, each tensor once."""
@@ -176,7 +190,7 @@ class Trace:
         return {
             "cliques": [c.as_dict() | {"parameters": self.parameters_in(c)} for c in self.cliques],
             "refusals": [vars(r) for r in self.refusals],
-            "operators": self.graph.number_of_nodes(),
+            "operators": len(self.operators),
             "share_governed": self.share_governed(),
             "patches": [vars(p) for p in self.patches],
             "weights": {name: list(shape) for name, shape in self.shapes.items()},

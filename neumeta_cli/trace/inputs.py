@@ -23,7 +23,7 @@ def meta_inputs(
         batch: size of the batch where ``inputs`` does not say.
 
     """
-    return _arguments(model, inputs, batch, lambda t: torch.empty_like(t, device="meta"))
+    return _arguments(model, inputs, batch, lambda t: t.to("meta"))
 
 
 def random_inputs(

@@ -20,7 +20,7 @@ product of a factor for heads and one for channels in a head, labelled jointly::
 
 ``q @ k.transpose(-1, -2)`` sums over the second factor, so it ties q0 to k0, q1 to k1, q2 to k2 and
 q3 to k3. Its result has one score a head: new atoms h0 and h1, the parents of the blocks {q0, q1}
-and {q2, q3}. What follows treats both heads alike, so that ``structure`` finds three things that
+and {q2, q3}. What follows treats both heads alike, so that ``symmetry`` finds three things that
 may change places: q0 with q1 (and k0 with k1), q2 with q3, and the heads as wholes, h0 with h1.
 Queries and keys of one head change places together; those of the other head need not.
 """
@@ -29,7 +29,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from networkx.utils import UnionFind
+
+from neumeta_cli.trace.unions import Unions
 
 FIXED = 0  # the atom that every immovable index is tied to
 
@@ -95,7 +96,7 @@ class Atoms:
     blocks: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     occurrences: list[np.ndarray] = field(default_factory=list)
     equal: list[np.ndarray] = field(default_factory=list)
-    _same: UnionFind = field(default_factory=UnionFind)
+    _same: Unions = field(default_factory=Unions)
     _alive: dict[int, np.ndarray] = field(default_factory=dict)  # an id stays one array's
     _seen: set[int] = field(default_factory=set)
     _projected: dict[tuple[int, tuple[int, ...]], np.ndarray] = field(default_factory=dict)
@@ -115,12 +116,12 @@ class Atoms:
         """Index i of ``a`` is the same channel as index i of ``b``."""
         if a is not b:
             if a.shape == b.shape:
-                self._same.union(*(self._key(x) for x in (a, b)))
+                self._same.unite(self._key(a), self._key(b))
             self.ties.append(tuple(x.ravel() for x in np.broadcast_arrays(a, b)))  # type: ignore[arg-type]
 
     def tied(self, arrays: Sequence[np.ndarray]) -> bool:
         """Whether these arrays are already known to be equal element by element."""
-        return len({self._same[self._key(a)] for a in arrays}) == 1
+        return len({self._same.root(self._key(a)) for a in arrays}) == 1
 
     def _key(self, array: np.ndarray) -> int:
         self._alive[id(array)] = array

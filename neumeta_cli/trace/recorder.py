@@ -5,19 +5,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-import neumeta_cli.trace.quick as quick
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.trace.dispatch import DispatchMode
+from neumeta_cli.trace.fast_shapes import run as run_fast
 from neumeta_cli.trace.inputs import Inputs, describe, meta_inputs
 from neumeta_cli.trace.labels import Atoms, Labels
 from neumeta_cli.trace.rules import RULES, Call, RefusedError
 from neumeta_cli.trace.substitutes import Substitutes
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator that ran.
+
+    Attributes:
+        op: its name in ATen.
+        module: where it ran.
+        shape: of its first result.
+        weights: that it read.
+        after: places, in the order of the run, of the operators whose results it read.
+
+    """
+
+    op: str
+    module: str
+    shape: tuple[int, ...]
+    weights: tuple[str, ...]
+    after: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,7 @@ class Recording:
             buffer that ran, in order of first use.
         constants: the same for buffers that the state dict lacks, where all slices are equal.
         shapes, constant_shapes: name to shape of the tensors in both.
-        graph: operators (integers) with ``op``, ``module``, ``shape``, ``weights``.
+        operators: in the order in which they ran.
         refusals: operators without a rule that met labelled dimensions.
         output_shapes: shapes of the model's output tensors.
 
@@ -50,7 +69,7 @@ class Recording:
     constants: dict[str, list[np.ndarray | None]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     constant_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    graph: nx.DiGraph = field(default_factory=nx.DiGraph)
+    operators: list[Operator] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     output_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -138,12 +157,12 @@ class _Recorder(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = quick.run(func, args, kwargs)
+        out = run_fast(func, args, kwargs)
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if outs:
             self._apply(Call(self.result.atoms, func, args, kwargs, outs, self.labels), inputs)
-        self._grow_graph(func, inputs, outs)
+        self._note(func, inputs, outs)
         return out
 
     def _apply(self, call: Call, inputs: Sequence[Tensor]) -> None:
@@ -166,20 +185,17 @@ class _Recorder(DispatchMode):
             self._set(tensor, labels)
             atoms.seen(labels)
 
-    def _grow_graph(self, func: Any, inputs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
-        graph, node = self.result.graph, self.result.graph.number_of_nodes()
-        graph.add_node(
-            node,
-            op=func.overloadpacket.__name__,
-            module=self.stack[-1] if self.stack else "",
-            shape=tuple(outs[0].shape) if outs else (),
-            weights=[self._names[id(t)] for t in inputs if id(t) in self._names],
+    def _note(self, func: Any, inputs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        operators, maker = self.result.operators, self._maker
+        operator = Operator(
+            func.overloadpacket.__name__,
+            self.stack[-1] if self.stack else "",
+            tuple(outs[0].shape) if outs else (),
+            tuple(self._names[id(t)] for t in inputs if id(t) in self._names),
+            tuple(maker[id(t)] for t in inputs if id(t) in maker),
         )
-        for tensor in inputs:
-            if id(tensor) in self._maker:
-                graph.add_edge(self._maker[id(tensor)], node)
-        for tensor in outs:
-            self._maker[id(tensor)] = node
+        maker |= dict.fromkeys(map(id, outs), len(operators))
+        operators.append(operator)
 
 
 def _along(labels: Labels) -> list[np.ndarray | None]:

@@ -29,7 +29,7 @@ def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
     recording = record(on_meta(model), inputs, _uniform_constants(model))
     cliques, equal = find_cliques(recording)
     return Trace(
-        recording.graph,
+        tuple(recording.operators),
         cliques,
         recording.shapes,
         tuple(recording.refusals),

@@ -1,5 +1,5 @@
 """The paper's networks that neither timm nor torchvision ships."""
 
-from neumeta_cli.zoo.table import ZOO, Entry
+import lazy_loader
 
-__all__ = ["ZOO", "Entry"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill import Fitter
-from neumeta_cli.distill.widths import MIXED
+from neumeta_cli.distill.draws import MIXED
 from neumeta_cli.hardware import keep_freed_memory
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection

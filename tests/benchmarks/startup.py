@@ -3,7 +3,7 @@
 Commands that need no torch are compared with importing typer and rich; the others with importing
 torch, up to their first act: most are given a file that is not there, which they say. Each is a
 process of its own. Runs of all commands alternate, and medians are compared, since other work on
-the machine makes processor time longer too.
+the machine makes processor time longer too. Bytecode is kept, as that of an installed package is.
 
     python tests/benchmarks/startup.py --json startup.json
 """
@@ -58,6 +58,8 @@ JOBS = [
     Job(("eval", "none.pth"), HEAVY),
     Job(("fit", "--recipe", "digits_lenet", "--checkpoint", "none.pth"), HEAVY),
     Job(("trace", "lenet"), HEAVY),
+    Job(("recipes", "show", "digits_lenet"), HEAVY),
+    Job(("recipes", "schema"), HEAVY),
 ]
 
 
@@ -66,6 +68,7 @@ def processor_seconds(arguments: tuple[str, ...], more: dict[str, str]) -> float
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     process = os.posix_spawn(
         sys.executable, [sys.executable, *arguments], environment, file_actions=quiet
     )

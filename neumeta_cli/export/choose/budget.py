@@ -11,7 +11,7 @@ import torch
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import measure_latency
-from neumeta_cli.export.widths import Choice, cost_of
+from neumeta_cli.export.choose.wish import Choice, cost_of
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Metric

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neumeta_cli.trace.labels import FIXED, Atoms
+from neumeta_cli.trace.unions import components
 
 ROUNDS = 4  # of refining colours; more would only help structures nested deeper than this
 
@@ -89,9 +90,6 @@ class Structure:
 
     def _solve(self) -> np.ndarray:
         """Channels, once no relation implies a further tie."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         a, b = (
             ([*side] for side in zip(*self._atoms.ties, strict=True))
             if self._atoms.ties
@@ -102,8 +100,7 @@ class Structure:
             rows = np.concatenate([*a, np.zeros(1, np.int64)])
             cols = np.concatenate([*b, np.zeros(1, np.int64)])
             size = self._atoms.count
-            graph = coo_array((np.ones(len(rows), bool), (rows, cols)), (size, size))
-            _, channel = connected_components(graph, directed=False)
+            channel = components(size, rows, cols)
             more = self._implied(channel)
             if not len(more):
                 return channel

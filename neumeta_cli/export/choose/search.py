@@ -10,8 +10,8 @@ from torch import nn
 
 from neumeta_cli.choices import SEARCH_SAMPLES
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.budget import Found, Meter
-from neumeta_cli.export.widths import Choice, mean_width
+from neumeta_cli.export.choose.budget import Found, Meter
+from neumeta_cli.export.choose.wish import Choice, mean_width
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Task
 

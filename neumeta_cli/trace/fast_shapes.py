@@ -1,7 +1,8 @@
 """Shapes of the commonest operators, without PyTorch's own meta functions.
 
-Those are written in Python and take most of the time of a trace. What is not covered here, or is
-called in an unusual way, goes to them.
+Those are written in Python and take most of the time of a trace; the first of them also imports
+SymPy, which takes a third as long as PyTorch. What is not covered here, or is called in an unusual
+way, goes to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +63,8 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
                 return _empty(PRODUCTS[name](*args), a)
         if name == "convolution" and len(args) == 9 and not args[6]:
             return _empty(_convolved(*args), tensors[0])
+        if name == "max_pool2d_with_indices" and (pooled := _pooled(*args)) is not None:
+            return _empty(pooled, args[0]), _empty(pooled, args[0], torch.int64)
         if name == "_native_batch_norm_legit_no_training" or (
             name == "native_batch_norm" and not args[5]
         ):
@@ -96,6 +99,25 @@ def _convolved(
     return (x.shape[0], made, *sizes)
 
 
+def _pooled(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil: bool = False,
+) -> tuple[int, ...] | None:
+    if x.dim() != 4 or ceil:
+        return None
+    sizes = []
+    for i, n in enumerate(x.shape[2:]):
+        k, pad = _at(kernel, i), _at(padding, i)
+        sizes.append((n + 2 * pad - _at(dilation, i) * (k - 1) - 1) // _at(stride or kernel, i) + 1)
+        if sizes[i] < 1 or 2 * pad > k:
+            return None  # what PyTorch refuses
+    return (*x.shape[:2], *sizes)
+
+
 def _at(numbers: Sequence[int], place: int) -> int:
     return numbers[place] if len(numbers) > 1 else numbers[0]
 
@@ -112,6 +134,8 @@ def _broadcast(tensors: Sequence[Tensor]) -> torch.Size:
     return shape
 
 
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    made: Tensor = torch.ops.aten.empty.memory_format(shape, dtype=like.dtype, device=like.device)
+def _empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    made: Tensor = torch.ops.aten.empty.memory_format(
+        shape, dtype=dtype or like.dtype, device=like.device
+    )
     return made

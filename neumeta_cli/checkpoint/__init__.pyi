@@ -1,0 +1,35 @@
+from .arch import (
+    Arch as Arch,
+    import_attribute as import_attribute,
+    recorded_arch as recorded_arch,
+    resolve as resolve,
+)
+from .assign import (
+    other_names as other_names,
+    put_tensors as put_tensors,
+    take_weights as take_weights,
+)
+from .atomic import write_atomically as write_atomically, write_text as write_text
+from .integrity import (
+    check_archive as check_archive,
+    first_line as first_line,
+    parse_metadata as parse_metadata,
+    refusing as refusing,
+)
+from .load import (
+    Checkpoint as Checkpoint,
+    InputSize as InputSize,
+    load_checkpoint as load_checkpoint,
+    materialise as materialise,
+    parse_size as parse_size,
+)
+from .usable import check_resizable as check_resizable
+from .weights import (
+    METADATA_KEY as METADATA_KEY,
+    SUFFIXES as SUFFIXES,
+    Weights as Weights,
+    file_hash as file_hash,
+    read_weights as read_weights,
+    suffix_of as suffix_of,
+    write_weights as write_weights,
+)

@@ -1,0 +1,2 @@
+from .norms import QuickNorms as QuickNorms
+from .padding import Padding as Padding

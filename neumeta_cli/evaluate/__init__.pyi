@@ -1,0 +1,24 @@
+from .latency import BATCHES as BATCHES, measure_latency as measure_latency
+from .measure import (
+    CHECKPOINT as CHECKPOINT,
+    MANIFOLD as MANIFOLD,
+    Row as Row,
+    evaluate_network as evaluate_network,
+    shown as shown,
+    sweep as sweep,
+    tell as tell,
+)
+from .plots import (
+    plot_graph as plot_graph,
+    plot_over_gamma as plot_over_gamma,
+    plot_permutation as plot_permutation,
+    save_figure as save_figure,
+)
+from .prune import L1_PRUNING as L1_PRUNING, prune_l1 as prune_l1
+from .records import (
+    FitCost as FitCost,
+    FitTable as FitTable,
+    Record as Record,
+    RowRecord as RowRecord,
+    TotalVariation as TotalVariation,
+)

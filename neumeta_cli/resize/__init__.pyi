@@ -1,0 +1,28 @@
+from .adapt import resizable as resizable
+from .cost import Cost as Cost, measure_cost as measure_cost
+from .fold import fold_batch_norm as fold_batch_norm, foldable_pairs as foldable_pairs
+from .frame import Frame as Frame, Sizes as Sizes, Width as Width, open_frame as open_frame
+from .layouts import Layout as Layout, weight_layouts as weight_layouts
+from .network import (
+    build_resized as build_resized,
+    resize_model as resize_model,
+    resized_shapes as resized_shapes,
+)
+from .norms import (
+    calibrate as calibrate,
+    drop_statistics as drop_statistics,
+    has_statistics as has_statistics,
+)
+from .scope import resolve_scope as resolve_scope
+from .select import (
+    kept_places as kept_places,
+    place_channels as place_channels,
+    rank_channels as rank_channels,
+    select_channels as select_channels,
+)
+from .sizes import (
+    channels_at as channels_at,
+    check_width as check_width,
+    linked_cliques as linked_cliques,
+    sizes_at as sizes_at,
+)

@@ -1,0 +1,1 @@
+from .table import ZOO as ZOO, Entry as Entry
