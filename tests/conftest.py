@@ -99,6 +99,25 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Told:
+    """Keeps the lines that a user would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+
+    def start(self, what: str, total: int) -> None:
+        pass
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command printed, and its exit code."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import Told
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,25 +21,6 @@ from neumeta_cli.tasks.folders import Part
 from neumeta_cli.tasks.settings import DataSection
 
 SIZE = (3, 8, 8)
-
-
-class Told:
-    """Keeps the lines that a user would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def tell(self, line: str) -> None:
-        self.lines.append(line)
-
-    def start(self, what: str, total: int) -> None:
-        pass
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 def picture(path: Path, colour: int = 100) -> Path:

@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision.models as tv_models
 import yaml
+from conftest import Told
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import neumeta_cli
 from neumeta_cli.checkpoint import Arch, Weights, read_weights, resolve, write_weights
+from neumeta_cli.cli.adapting import Asked, adapted, how_to_read
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.images import Images, normalise
 from neumeta_cli.tasks.preprocessing import (
@@ -29,25 +31,6 @@ from neumeta_cli.tasks.preprocessing import (
 from neumeta_cli.tasks.settings import DataSection
 
 SHAPES = [(300, 420), (411, 260), (224, 224), (90, 70)]  # (height, width): larger, equal, smaller
-
-
-class Told:
-    """Keeps the lines that a user would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def tell(self, line: str) -> None:
-        self.lines.append(line)
-
-    def start(self, what: str, total: int) -> None:
-        pass
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +180,23 @@ def test_networks_of_ones_own_and_files_of_before_are_prepared_as_ever(
     small = TF.pil_to_tensor(Image.open(pictures[3]).convert("RGB"))  # 90×70
     wanted = TF.center_crop(TF.resize(small, [123, 96], antialias=True), [96, 96])
     assert torch.equal(Preprocessing((96, 96))(small), wanted)
+
+
+def test_runs_and_manifolds_of_before_are_not_given_what_their_network_would_have(
+    tmp_path: Path,
+) -> None:
+    kept = {"format": "image_folder", "mean": [0.1] * 3, "std": [0.2] * 3}
+    recipe = {"name": "old", "model": {"arch": "timm/resnet50"}, "data": kept}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    begun = adapted(str(tmp_path / "recipe.yaml"), None, of_a_run=True).data
+    own = own_preprocessing(Arch("timm/resnet50"), (3, 224, 224))
+    read, _ = how_to_read(Asked(data=str(tmp_path)), {"data": kept}, own, False, Told())
+    for section in (begun, read):
+        assert (section.mean, section.std) == ([0.1] * 3, [0.2] * 3)
+        assert (section.interpolation, section.crop_fraction) == ("bilinear", 0.875)
+        assert section.crop_mode == "cover"
+    fresh = adapted(str(tmp_path / "recipe.yaml"), None).data
+    assert resolved(fresh, own).crop_mode == "center"
 
 
 @pytest.fixture
