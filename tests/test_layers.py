@@ -14,6 +14,7 @@ ORDER = [
     "settings",
     "runs",
     "shipped",
+    "signatures",
     "hardware",
     "kernels",
     "reporting",

@@ -6,17 +6,20 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
-from typer.completion import completion_init, install_callback, show_callback  # type: ignore[attr-defined]
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from neumeta_cli import __version__
-from neumeta_cli.cli.command import Command, Group, as_command
+from neumeta_cli.cli.command import USAGE_ERROR, Command, Group, as_command, usage_line
 from neumeta_cli.cli.comparing import compare, report
+from neumeta_cli.cli.completing import install_completion, show_completion
 from neumeta_cli.cli.console import Settings, complain
 from neumeta_cli.cli.evaluating import evaluate
 from neumeta_cli.cli.exporting import export
 from neumeta_cli.cli.fitting import distill, fit, train
+from neumeta_cli.cli.helping import show_help
 from neumeta_cli.cli.information import info
 from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
 from neumeta_cli.cli.stages import permute, trace
@@ -41,20 +44,19 @@ RECIPES: dict[str, Callable[..., None]] = {
     "schema": schema,
 }
 
+NAME = "neumeta"
 # Help is plain text: to import what rich makes boxes with takes longer than all the rest of --help.
 app = typer.Typer(
-    name="neumeta",
+    name=NAME,
     cls=Group,
-    no_args_is_help=True,
     add_completion=False,  # as options of our own below
     pretty_exceptions_enable=False,
     help="One pretrained checkpoint in, networks of any width out (Neural Metamorphosis).",
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
 _recipes = typer.Typer(
     cls=Group,
-    no_args_is_help=True,
     rich_markup_mode=None,
     help="The experiments that come with neumeta.",
 )
@@ -63,6 +65,7 @@ for _name, _function in COMMANDS.items():
 for _name, _function in RECIPES.items():
     _recipes.command(_name, cls=Command)(as_command(_function))
 app.add_typer(_recipes, name="recipes")
+app.command("help", cls=Command)(show_help)
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,13 +82,13 @@ def _options(
     install: bool = typer.Option(
         False,
         "--install-completion",
-        callback=install_callback,
+        callback=install_completion,
         help="Install completion for the current shell.",
     ),
     show: bool = typer.Option(
         False,
         "--show-completion",
-        callback=show_callback,
+        callback=show_completion,
         help="Print what completes commands in the current shell.",
     ),
 ) -> None:
@@ -98,10 +101,14 @@ def main() -> None:
     try:
         with _tidy_when_terminated():
             completion_init()
-            app()
+            code = app(prog_name=NAME, standalone_mode=False)
+        if code:
+            sys.exit(code)
+    except USAGE_ERROR as error:
+        _fail(usage_line(error), code=2)
     except NeumetaError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
@@ -127,8 +134,8 @@ def _tidy_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 1) -> NoReturn:
     if Settings.debug:
         traceback.print_exc()
     complain(message)
-    sys.exit(1)
+    sys.exit(code)

@@ -9,8 +9,10 @@ from neumeta_cli.cli.console import TerminalReporter, say, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
     DataOption,
+    DataRecipeOption,
     Device,
     DownloadOption,
+    Force,
     Json,
     TrustCode,
     WeightsKeyOption,
@@ -33,12 +35,8 @@ def evaluate(
             help="For a manifold: fractions of channels to keep, such as 1,0.5 or 0.25:1.25:0.05.",
         ),
     ] = "1,0.75,0.5,0.25",
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
-        ),
-    ] = None,
+    force: Force = False,
+    recipe: DataRecipeOption = None,
     arch: ArchOption = None,
     weights_key: WeightsKeyOption = None,
     samples: Annotated[
@@ -74,7 +72,7 @@ def evaluate(
     from neumeta_cli.tasks import load_task
 
     place, reporter = choose_device(device), TerminalReporter()
-    chosen = parse_widths(widths)
+    chosen = parse_widths(widths, force)
     counts = [] if samples is None else parse_counts(samples)
     batches = BATCHES if latency else ()
     told: dict[str, Any] = {}

@@ -11,7 +11,9 @@ from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     DataOption,
+    DataRecipeOption,
     Device,
+    Force,
     Json,
     Seed,
     TrustCode,
@@ -30,6 +32,7 @@ from neumeta_cli.cli.widths import (
     WidthOption,
     parse_budget,
     parse_wish,
+    refuse_absurd,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.runs import latest_manifold
@@ -67,12 +70,6 @@ DtypeOption = Annotated[
         metavar="|".join(NUMBER_FORMATS), help="Number format of the network and of its input."
     ),
 ]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
-    ),
-]
 
 
 def export(
@@ -92,6 +89,7 @@ def export(
     width: WidthOption = None,
     channels: ChannelsOption = None,
     round_to: RoundOption = 1,
+    force: Force = False,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     max_size: MaxSize = None,
@@ -118,7 +116,7 @@ def export(
         ),
     ] = "pt",
     data: DataOption = None,
-    recipe: RecipeOption = None,
+    recipe: DataRecipeOption = None,
     fold: FoldOption = None,
     calibrate: CalibrateOption = None,
     dtype: DtypeOption = "float32",
@@ -151,7 +149,7 @@ def export(
     )
     from neumeta_cli.manifold import load_manifold
 
-    wish = parse_wish(width, channels, round_to)
+    wish = parse_wish(width, channels, round_to, force)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
     given = wish.everywhere is not None or wish.names_some or order.plans
@@ -165,22 +163,25 @@ def export(
         raise typer.BadParameter("--search goes with a budget, --target-accuracy has one width")
     if search and not budget.limits:
         raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
+    family = None if widths is None else parse_widths(widths, force)
     path = manifold or latest_manifold()
     note(f"manifold: {path}")
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
     loaded = load_manifold(path, trust_code).to(choose_device(device))
     choice = Choice(loaded, wish)
+    if not force:
+        refuse_absurd(choice)
     given_data = data is not None or recipe is not None
     needs_data = search or target_accuracy is not None or given_data
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
     finish, reporter = Finish(fold, calibrate, dtype), TerminalReporter()
-    if widths is not None:
+    if family is not None:
         measure = None if task is None else task.measure
         members = export_family(
             choice,
             output,
-            parse_widths(widths),
+            family,
             "." + ending.removeprefix("."),
             samples,
             finish,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neumeta_cli.cli.completing import AUTO, complete_shown_recipe
 from neumeta_cli.cli.console import TerminalReporter, echo, to_json, write_json
 from neumeta_cli.cli.options import ArchOption, CheckpointOption, DataOption, Json, SetOption
 from neumeta_cli.errors import NeumetaError
@@ -12,8 +13,6 @@ from neumeta_cli.shipped import recipe_summaries
 
 if TYPE_CHECKING:
     from neumeta_cli.recipe import Recipe
-
-AUTO = "auto"
 
 
 def list_recipes(json: Json = None) -> None:
@@ -35,6 +34,7 @@ def show_recipe(
         str,
         typer.Argument(
             metavar="NAME|FILE|auto",
+            autocompletion=complete_shown_recipe,
             help="A recipe; auto: the one that fit and distill would make for --checkpoint.",
         ),
     ],

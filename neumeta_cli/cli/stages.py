@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neumeta_cli.choices import Norm, Weighting
+from neumeta_cli.cli.completing import complete_arch
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.options import (
     ArchOption,
@@ -25,17 +26,25 @@ if TYPE_CHECKING:
     from neumeta_cli.trace import Clique, Trace
 
 SHOWN_MEMBERS = 4
+SHOWN_OTHERS = 6  # architectures that fit as well
 
 
 def tell_arch(checkpoint: "Checkpoint") -> None:
     """Say which architecture a checkpoint was taken for."""
-    others = f"; {', '.join(a.name for a in checkpoint.others)} would fit too"
-    note(f"{checkpoint.path}: {checkpoint.arch.name}{others if checkpoint.others else ''}")
+    names = [arch.name for arch in checkpoint.others]
+    more = f" and {len(names) - SHOWN_OTHERS} more" if len(names) > SHOWN_OTHERS else ""
+    told = f"; {', '.join(names[:SHOWN_OTHERS])}{more} would fit too, --arch chooses"
+    note(f"{checkpoint.path}: {checkpoint.arch.name}{told if names else ''}")
 
 
 def trace(
     target: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT|ARCH", help="Weights file or architecture name.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|ARCH",
+            autocompletion=complete_arch,
+            help="Weights file or architecture name.",
+        ),
     ],
     arch: ArchOption = None,
     weights_key: WeightsKeyOption = None,
