@@ -15,9 +15,7 @@ from neumeta_cli.hardware import keep_freed_memory
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[
-    1
-]  # click's, wherever this version of typer keeps click
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # wherever typer keeps click
 SHARED = {"quiet": Quiet, "debug": Debug}
 
 

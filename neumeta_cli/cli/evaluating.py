@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from neumeta_cli.cli.console import TerminalReporter, say, write_json
+from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import (
     ArchOption,
     DataOption,
@@ -103,3 +104,5 @@ def evaluate(
     write_json(json, {"file": str(file), "test_images": len(task.test), **told, **written})
     if json != "-":
         say(rows_table(f"{file}, {len(task.test):,} test images", rows, metrics))
+    if isinstance(loaded, Manifold):
+        tell_export_next(json, file)

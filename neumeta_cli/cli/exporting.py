@@ -1,6 +1,6 @@
 """``neumeta export``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +9,12 @@ import typer
 
 from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
+from neumeta_cli.cli.gains import (
+    accuracy_line,
+    how_much_is_left,
+    share_of_parameters,
+    tell_next,
+)
 from neumeta_cli.cli.options import (
     DataOption,
     DataRecipeOption,
@@ -194,7 +200,8 @@ def export(
     measured = planned.metrics
     if task is not None and measured is None:
         measured = task.measure(accept_float32(exported.model))
-    _tell(path, loaded, planned, exported, measured, json)
+    given = [] if data is None else ["--data", data]
+    _tell(path, loaded, planned, exported, measured, json, given)
 
 
 def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
@@ -213,8 +220,10 @@ def _tell(
     exported: "Exported",
     measured: Mapping[str, float] | None,
     json: str | None,
+    given: Sequence[object],
 ) -> None:
     from neumeta_cli.export.budget import OPTIONS, show_cost
+    from neumeta_cli.export.loading import RUN_BY
     from neumeta_cli.export.widths import mean_width
     from neumeta_cli.resize import measure_cost
     from neumeta_cli.tasks import metric_named
@@ -238,6 +247,7 @@ def _tell(
         document["budget"] = {
             name: {"most": most, "reached": reached[name]} for name, most in planned.limits.items()
         }
+    document["parameters_left"] = round(share_of_parameters(manifold, exported.sizes), 6)
     if measured is not None:
         document["metrics"] = dict(measured)
     if planned.searched is not None:
@@ -250,10 +260,15 @@ def _tell(
     shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
     of = "".join(f", {n} {metric_named(n).show(v)}" for n, v in (measured or {}).items())
     say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
+    say(how_much_is_left(manifold, exported.sizes))
+    known = None if planned.width is None else accuracy_line(manifold, planned.width)
+    if known is not None and measured is None:
+        say(known)
     for name, most in planned.limits.items():
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
         say(f"{OPTIONS[name]}: {told} ({reached[name] / most:.1%})")
     say(f"written: {escape(str(exported.path))}")
+    tell_next(json, "info" if exported.path.suffix in RUN_BY else "eval", exported.path, *given)
 
 
 def _search_table(manifold: "Manifold", planned: "Planned") -> object:
@@ -317,3 +332,4 @@ def _tell_family(source: Path, folder: Path, members: "list[MemberRow]", json: s
         *(m.name for m in metrics),
     ]
     say(table(str(folder), columns, rows))
+    tell_next(json, "info", folder / members[-1].file)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from neumeta_cli.cli.console import TerminalReporter, escape, note, say, write_json
+from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
+from neumeta_cli.cli.gains import gained, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
@@ -26,7 +27,7 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.runs import RECIPE_FILE
+from neumeta_cli.runs import MANIFOLD_FILE, RECIPE_FILE
 
 
 def fit(
@@ -98,12 +99,15 @@ def fit(
         cost = result.table.fit
         say(rows_table(f"{chosen.name}, scope {chosen.scope}", result.rows, result.metrics))
         say(
-            f"fit: {cost.seconds:.0f} s for {cost.epochs} epochs in {cost.precision}, "
+            f"fit: {cost.seconds:.0f} s for {counted(cost.epochs, 'epoch')} in {cost.precision}, "
             f"as long as {cost.plain_epochs:.1f} plain training epochs of the network "
             f"({cost.plain_epoch_seconds:.2f} s each)"
         )
         say(f"stored: {result.stored_bytes:,} bytes")
+        for line in gained_in(result.rows, result.metrics[0]):
+            say(line)
         say(f"run folder: {escape(str(folder))}")
+    tell_export_next(json, folder / MANIFOLD_FILE)
 
 
 def distill(
@@ -169,8 +173,12 @@ def distill(
         return
     check_opens(save_manifold(output, manifold))
     shutil.rmtree(folder)
-    say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
+    took = result.seconds + result.preparation_seconds
+    say(f"fit: {took:.0f} s, {counted(result.epochs, 'epoch')}")
+    for line in gained(manifold):
+        say(line)
     say(f"written: {escape(str(output))}")
+    tell_export_next(None, output)
 
 
 def train(
@@ -252,6 +260,8 @@ def train(
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
     say(f"on {len(task.test):,} test images: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
+    given = ["--data", data] if data is not None else []
+    tell_next(None, "fit", "--recipe", recipe, "--checkpoint", output, *given)
 
 
 def _tell_processes() -> None:

@@ -9,6 +9,7 @@ import typer
 from neumeta_cli.choices import Norm, Weighting
 from neumeta_cli.cli.completing import complete_arch
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
+from neumeta_cli.cli.gains import tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
@@ -85,6 +86,9 @@ def trace(
     write_json(json, {"arch": name, "input_size": describe(inputs), **told, **traced.as_dict()})
     if json != "-":
         say(_tree(name, traced))
+    if told:
+        chosen = ["--checkpoint", target, *(["--arch", arch] if arch is not None else [])]
+        tell_next(json, "fit", *chosen, "--data", "DIR")
 
 
 def permute(
@@ -136,7 +140,7 @@ def permute(
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
-    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.checkpoint import load_checkpoint, suffix_of
     from neumeta_cli.permute import Objective, Ordering, permute_checkpoint
     from neumeta_cli.pipeline import write_permuted
     from neumeta_cli.resize import open_frame
@@ -180,6 +184,8 @@ def permute(
         say(f"{len(orders)} cliques in {seconds:.1f} s (the table's seconds are of one core each)")
         say(f"same function: relative difference {error:.1e} in float64")
         say(f"written: {escape(str(target))}")
+    chosen = [] if suffix_of(target) == ".safetensors" else ["--arch", loaded.arch.name]
+    tell_next(json, "distill", target, *chosen, "--data", "DIR")
 
 
 def _beside(checkpoint: Path) -> Path:

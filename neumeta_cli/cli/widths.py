@@ -23,8 +23,8 @@ WidthOption = Annotated[
         "--width",
         metavar="W|PATTERN=W",
         help="Fraction of channels to keep (0.5 or 50% is half; above 1 adds channels). PATTERN=W "
-        "sets it for some modules only (a path, the start of one, or a glob: layer3=0.25) or for a clique; "
-        "may be repeated. A W without a pattern is then for all others.",
+        "sets it for some modules only (a path, the start of one, or a glob: layer3=0.25) or for a "
+        "clique; may be repeated. A W without a pattern is then for all others.",
     ),
 ]
 ChannelsOption = Annotated[
