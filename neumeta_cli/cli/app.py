@@ -16,6 +16,7 @@ from neumeta_cli.cli.command import USAGE_ERROR, Command, Group, as_command, usa
 from neumeta_cli.cli.comparing import compare, report
 from neumeta_cli.cli.completing import install_completion, show_completion
 from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.cli.doctor import doctor
 from neumeta_cli.cli.evaluating import evaluate
 from neumeta_cli.cli.exporting import export
 from neumeta_cli.cli.fitting import distill, fit, train
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "export": export,
     "info": info,
+    "doctor": doctor,
     "train": train,
 }
 RECIPES: dict[str, Callable[..., None]] = {
@@ -118,7 +120,10 @@ def main() -> None:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except Exception as error:
         text = str(error).splitlines()[0] if str(error) else ""
-        _fail(f"internal: {type(error).__name__}: {text} (--debug shows where; please report it)")
+        _fail(
+            f"internal: {type(error).__name__}: {text} (--debug shows where; please report it with "
+            "what neumeta doctor prints)"
+        )
 
 
 @contextmanager
