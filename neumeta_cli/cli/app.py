@@ -20,26 +20,20 @@ from neumeta_cli.cli.doctor import doctor
 from neumeta_cli.cli.evaluating import evaluate
 from neumeta_cli.cli.exporting import export
 from neumeta_cli.cli.fitting import distill, fit, train
-from neumeta_cli.cli.helping import show_help
+from neumeta_cli.cli.helping import INSPECT, MEASURE, SHIP, START, show_help
 from neumeta_cli.cli.information import info
 from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
 from neumeta_cli.cli.stages import permute, trace
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "trace": trace,
-    "permute": permute,
-    "distill": distill,
-    "fit": fit,
-    "eval": evaluate,
-    "compare": compare,
-    "report": report,
-    "export": export,
-    "info": info,
-    "doctor": doctor,
-    "train": train,
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    START: {"trace": trace, "permute": permute, "distill": distill, "fit": fit, "train": train},
+    INSPECT: {"info": info, "doctor": doctor},
+    MEASURE: {"eval": evaluate, "compare": compare, "report": report},
+    SHIP: {"export": export},
 }
+COMMANDS = {name: function for group in GROUPS.values() for name, function in group.items()}
 RECIPES: dict[str, Callable[..., None]] = {
     "list": list_recipes,
     "show": show_recipe,
@@ -62,12 +56,13 @@ _recipes = typer.Typer(
     rich_markup_mode=None,
     help="The experiments that come with neumeta.",
 )
-for _name, _function in COMMANDS.items():
-    app.command(_name, cls=Command)(as_command(_function))
+for _group, _commands in GROUPS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_group)(as_command(_function))
 for _name, _function in RECIPES.items():
     _recipes.command(_name, cls=Command)(as_command(_function))
-app.add_typer(_recipes, name="recipes")
-app.command("help", cls=Command)(show_help)
+app.add_typer(_recipes, name="recipes", rich_help_panel=INSPECT)
+app.command("help", cls=Command, rich_help_panel=INSPECT)(as_command(show_help))
 
 
 def _show_version(wanted: bool) -> None:

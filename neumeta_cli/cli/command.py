@@ -11,6 +11,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from neumeta_cli.cli.console import Settings
+from neumeta_cli.cli.helping import (
+    with_example_first,
+    write_commands,
+    write_options,
+    write_session,
+)
 from neumeta_cli.hardware import keep_freed_memory
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -25,12 +31,21 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return [_none_as_it_is(param) for param in super().get_params(ctx)]
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(self, ctx, formatter)
+
 
 class Group(TyperGroup):
     """The same for a group of commands, which shows its help where none is named."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_none_as_it_is(param) for param in super().get_params(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        if ctx.parent is None:
+            write_session(formatter)
+        write_commands(self, ctx, formatter)
+        write_options(self, ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
@@ -97,7 +112,6 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     ]
     own = signature.parameters.values()
     run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
-    about = inspect.getdoc(function) or ""
-    run.__doc__ = about.replace("\nExample: ", "\n\b\nExample: ")  # a line that is not broken
+    run.__doc__ = with_example_first(inspect.getdoc(function) or "")
     run.__annotations__ = function.__annotations__ | SHARED
     return run

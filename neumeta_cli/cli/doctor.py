@@ -12,6 +12,7 @@ from typing import Any
 from neumeta_cli import __version__
 from neumeta_cli.cli.console import echo, write_json
 from neumeta_cli.cli.options import Json
+from neumeta_cli.hardware import computes_bfloat16
 from neumeta_cli.runs import LATEST, RUNS
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "numba", "safetensors", "typer")
@@ -108,6 +109,7 @@ def _torch() -> dict[str, Any]:
         "kernels for": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "oneDNN": "yes" if torch.backends.mkldnn.is_available() else "no",
+        "bfloat16": "quick" if computes_bfloat16("cpu") else "slow, made of float32",
         "CUDA": torch.version.cuda or "built without it",
         "GPU": gpus if found and gpus else "none",
     }
