@@ -1,7 +1,8 @@
 """Names and shapes of torchvision's and timm's networks, as a table that needs neither to be read.
 
 ``signatures.json`` holds a line for each network: a digest of its tensors' names, one of their
-shapes, and the modules whose shapes depend on the number of classes. It tells what is worth
+shapes, and the modules whose shapes depend on the number of classes; nothing for a network that
+cannot be built without allocating it. It tells what is worth
 building for a file, and never more: versions differ, so whatever it says is built and compared.
 ``tests/benchmarks/signatures.py`` writes it.
 """
@@ -111,9 +112,10 @@ def _document() -> Any:
 
 @cache
 def _table() -> dict[str, Signature]:
-    entries = _document()["networks"].items()
+    entries = {name: entry for name, entry in _document()["networks"].items() if entry}
     return {
-        name: Signature(names, shapes, tuple(heads)) for name, (names, shapes, *heads) in entries
+        name: Signature(names, shapes, tuple(heads))
+        for name, (names, shapes, *heads) in entries.items()
     }
 
 

@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_the_old_file(neumeta, manifold_file: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torch.save", full)
-    result = neumeta("export", manifold_file, "--width", "0.5", "-o", "small.pt")
+    result = neumeta("export", manifold_file, "--width", "0.5", "-o", "small.pt", "--overwrite")
     fails(result, "cannot write small.pt: No space left on device")
     assert Path("small.pt").read_text() == "old"
     assert not [name for name in os.listdir() if "partial" in name]

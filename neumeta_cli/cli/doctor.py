@@ -30,7 +30,9 @@ MISSING = "not installed"
 
 
 def doctor(json: Json = None) -> None:
-    """Show what matters for a bug report: versions, processor, GPU, packages and places.
+    """Show what matters for a bug report.
+
+    Versions, what the processor computes quickly, GPU, optional packages and places.
 
     Example: neumeta doctor
     """

@@ -21,6 +21,7 @@ from neumeta_cli.cli.options import (
     Device,
     Force,
     Json,
+    Overwrite,
     Seed,
     TrustCode,
     choose_device,
@@ -121,6 +122,7 @@ def export(
             help="File type of a family's networks, such as pt or onnx.",
         ),
     ] = "pt",
+    overwrite: Overwrite = False,
     data: DataOption = None,
     recipe: DataRecipeOption = None,
     fold: FoldOption = None,
@@ -174,6 +176,9 @@ def export(
     note(f"manifold: {path}")
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
+    there = output if family is None else output / FAMILY_INDEX
+    if there.exists() and not overwrite:
+        raise NeumetaError(f"{there} exists; name another with -o, or say --overwrite")
     loaded = load_manifold(path, trust_code).to(choose_device(device))
     choice = Choice(loaded, wish)
     if not force:

@@ -18,6 +18,7 @@ from neumeta_cli.cli.options import (
     DownloadOption,
     EpochsOption,
     Json,
+    Overwrite,
     RecipeName,
     RecipeOption,
     SaveRecipe,
@@ -45,6 +46,7 @@ def fit(
     set_: SetOption = None,
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
@@ -62,10 +64,12 @@ def fit(
     from neumeta_cli.cli.adapting import adapted, automatic
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.cli.stages import tell_arch
-    from neumeta_cli.cli.stopping import telling_how_to_go_on
+    from neumeta_cli.cli.stopping import refuse_finished, telling_how_to_go_on
     from neumeta_cli.recipe import load_recipe
 
     reporter = TerminalReporter()
+    if run is not None and not (resume or overwrite):
+        refuse_finished(run)
     begun = None if run is None or not resume else run / RECIPE_FILE
     if recipe is None and begun is not None and begun.exists():
         recipe = str(begun)

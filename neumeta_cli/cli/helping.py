@@ -25,6 +25,7 @@ OPTIONS = {
     **dict.fromkeys(("epochs", "resume", "device", "seed", "seeds", "methods"), HOW),
     **dict.fromkeys(("solver", "time_limit", "norm", "weighting", "latency"), HOW),
     **dict.fromkeys(("output", "run", "ending", "json", "plot", "save_recipe"), PLACE),
+    "overwrite": PLACE,
 }
 
 

@@ -123,6 +123,7 @@ TrustCode = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help=f"Take widths above {WIDEST:g} times the checkpoint's.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 
 

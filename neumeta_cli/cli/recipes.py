@@ -46,9 +46,9 @@ def show_recipe(
         bool, typer.Option("--all", help="Print every field, also those with their defaults.")
     ] = False,
 ) -> None:
-    """Print a recipe, what differs from the defaults, with a comment for each field.
+    """Print a recipe, with a comment for each field.
 
-    What its bases say is in it, so that the output is a whole recipe.
+    Only what differs from the defaults, but also what its bases say: the output is a whole recipe.
 
     Example: neumeta recipes show auto --checkpoint resnet18.pth --data my_images/
     """

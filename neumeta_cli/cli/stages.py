@@ -98,7 +98,7 @@ def permute(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write. Default: NAME.permuted.pth beside the input."
+            "--output", "-o", help="File to write. Default: NAME.permuted.pth in this folder."
         ),
     ] = None,
     solver: Annotated[
@@ -157,7 +157,7 @@ def permute(
     found = permute_checkpoint(loaded, traced, ordering, reporter, inputs)
     orders, error = found.orders, found.error
     seconds = time.perf_counter() - start
-    target = output or _beside(checkpoint)
+    target = output or _permuted_name(checkpoint)
     write_permuted(target, loaded, found.weights)
     if plot is not None:
         from neumeta_cli.evaluate import plot_permutation
@@ -188,13 +188,13 @@ def permute(
     tell_next(json, "distill", target, *chosen, "--data", "DIR")
 
 
-def _beside(checkpoint: Path) -> Path:
-    """``net.permuted.pth.tar`` for ``net.pth.tar``."""
+def _permuted_name(checkpoint: Path) -> Path:
+    """``net.permuted.pth.tar`` for ``net.pth.tar``, here: its own folder may be others' too."""
     *stem, last = checkpoint.name.split(".")
     ending = [last]
     if last.lower() == "tar" and len(stem) > 1:
         ending.insert(0, stem.pop())
-    return checkpoint.with_name(".".join([*stem, "permuted", *ending]))
+    return Path(".".join([*stem, "permuted", *ending]))
 
 
 def _tree(name: str, traced: "Trace") -> object:

@@ -29,13 +29,14 @@ def entry(model: nn.Module) -> list[str]:
 
 def table() -> dict[str, object]:
     """All networks that can be built here."""
-    networks = {}
+    networks: dict[str, list[str]] = {}
     with WithoutValues():
         for name in (f"{library}/{n}" for library in LIBRARIES for n in names_of(library)):
             try:
                 networks[name] = entry(Arch(name).build())
             except Exception as error:
                 print(f"{name}: {error}")
+                networks[name] = []  # on the meta device, as for a search: nothing ever fits it
     return {
         "versions": {library: version(library) for library in LIBRARIES},
         "ours": list(names_of("zoo")),
