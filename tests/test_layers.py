@@ -152,5 +152,5 @@ def test_a_comparison_runs_again_when_code_that_it_depends_on_has_changed() -> N
         *("compare/__init__.py", "evaluate/__init__.py"),  # faces
         *("evaluate/latency.py", "evaluate/plots.py"),  # shown beside results
         *("cache.py", "choices.py", "errors.py", "hardware.py", "reporting.py"),
-        *("runs.py", "shipped.py"),
+        *("runs.py", "shipped.py", "signatures.py"),
     }

@@ -98,9 +98,7 @@ def main() -> None:
     try:
         with _tidy_when_terminated():
             completion_init()
-            code = app(prog_name=NAME, standalone_mode=False)
-        if code:
-            sys.exit(code)
+            sys.exit(app(prog_name=NAME, standalone_mode=False) or 0)
     except USAGE_ERROR as error:
         _fail(usage_line(error), code=2)
     except NeumetaError as error:
