@@ -16,6 +16,7 @@ from manifolds import saved_manifold, tiny_manifold
 from test_cli import fails
 
 import neumeta_cli
+from neumeta_cli.__main__ import run
 from neumeta_cli.checkpoint import detect, load_checkpoint, resolve
 from neumeta_cli.checkpoint.arch import Arch, names_of
 from neumeta_cli.cli import completing
@@ -397,3 +398,16 @@ def test_an_internal_error_asks_for_the_doctors_words(
 
     monkeypatch.setattr("neumeta_cli.cli.doctor.examination", broken)
     fails(neumeta("doctor"), "internal: RuntimeError: a defect", "neumeta doctor")
+
+
+def test_ctrl_c_before_a_command_begins_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neumeta_cli.cli.main", stopped)
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""

@@ -205,8 +205,8 @@ def export(
     measured = planned.metrics
     if task is not None and measured is None:
         measured = task.measure(accept_float32(exported.model))
-    given = [] if data is None else ["--data", data]
-    _tell(path, loaded, planned, exported, measured, json, given)
+    again = [] if data is None else ["--data", data]
+    _tell(path, loaded, planned, exported, measured, json, again)
 
 
 def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
@@ -225,7 +225,7 @@ def _tell(
     exported: "Exported",
     measured: Mapping[str, float] | None,
     json: str | None,
-    given: Sequence[object],
+    again: Sequence[object],
 ) -> None:
     from neumeta_cli.export.budget import OPTIONS, show_cost
     from neumeta_cli.export.loading import RUN_BY
@@ -273,7 +273,7 @@ def _tell(
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
         say(f"{OPTIONS[name]}: {told} ({reached[name] / most:.1%})")
     say(f"written: {escape(str(exported.path))}")
-    tell_next(json, "info" if exported.path.suffix in RUN_BY else "eval", exported.path, *given)
+    tell_next(json, "info" if exported.path.suffix in RUN_BY else "eval", exported.path, *again)
 
 
 def _search_table(manifold: "Manifold", planned: "Planned") -> object:
