@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	mkdir -p demo
-	cd demo && ../$(BIN)/neumeta fit --recipe digits_lenet --device cpu --run runs/demo
-	cd demo && ../$(BIN)/neumeta export runs/demo/manifold.safetensors --width 0.5 -o half.pt
+	cd demo && ../$(BIN)/neumeta fit --recipe digits_lenet --device cpu --run runs/demo --overwrite
+	cd demo && ../$(BIN)/neumeta export runs/demo/manifold.safetensors --width 0.5 -o half.pt --overwrite
 	cd demo && ../$(BIN)/neumeta eval half.pt --device cpu
 	@echo "picture: demo/runs/demo/report/over_gamma.png"
 

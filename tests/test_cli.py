@@ -158,9 +158,10 @@ def test_the_architecture_is_found_from_names_and_shapes(neumeta, resnet20_file:
 
 
 @pytest.mark.slow
-def test_several_architectures_that_fit_are_listed(neumeta) -> None:
+def test_several_architectures_that_fit_are_told_and_the_likeliest_is_taken(neumeta) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), "weights.pth")
-    fails(neumeta("permute", "weights.pth"), "torchvision/resnet18", "timm/resnet18", "--arch")
+    told = neumeta("trace", "weights.pth").stderr
+    assert "weights.pth: torchvision/resnet18; timm/resnet18, timm/resnetblur18 would fit" in told
 
 
 def test_own_architectures_by_module_and_factory(neumeta) -> None:
@@ -189,9 +190,9 @@ def test_eval_widens_too(neumeta, manifold_file: Path) -> None:
 
 def test_recipes_list_show_and_schema(neumeta) -> None:
     assert set(json.loads(neumeta("recipes", "list", "--json", "-").stdout)) == set(recipe_files())
-    shown = neumeta("recipes", "show", "cifar10_resnet20").stdout
+    shown = neumeta("recipes", "show", "cifar10_resnet20", "--all").stdout
     Path("again.yaml").write_text(shown)
-    assert neumeta("recipes", "show", "again.yaml").stdout == shown
+    assert neumeta("recipes", "show", "again.yaml", "--all").stdout == shown
     assert "learning_rate: 0.0002  # Adam's" in shown
     assert "properties" in json.loads(neumeta("recipes", "schema").stdout)
 
@@ -282,7 +283,7 @@ def test_a_full_disk_leaves_the_old_file(neumeta, manifold_file: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torch.save", full)
-    result = neumeta("export", manifold_file, "--width", "0.5", "-o", "small.pt")
+    result = neumeta("export", manifold_file, "--width", "0.5", "-o", "small.pt", "--overwrite")
     fails(result, "cannot write small.pt: No space left on device")
     assert Path("small.pt").read_text() == "old"
     assert not [name for name in os.listdir() if "partial" in name]

@@ -77,7 +77,9 @@ def test_a_stopped_export_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
     for number, folder in folders.items():
         folder.mkdir()
         (folder / "x.pt").write_text("old")
-        processes[number] = run(SLOW, manifold, "--width", "0.5", "-o", folder / "x.pt")
+        processes[number] = run(
+            SLOW, manifold, "--width", "0.5", "--overwrite", "-o", folder / "x.pt"
+        )
     for number, process in processes.items():
         wait_until_writing(process)
         assert len(list(folders[number].iterdir())) == 2
@@ -115,7 +117,8 @@ def test_two_exports_to_one_file_end_with_one_whole_file(tmp_path: Path) -> None
     manifold, target = saved_manifold(tmp_path), tmp_path / "out" / "x.pt"
     command = "import sys; from neumeta_cli.cli import main; main()"
     both = [
-        run(command, "export", manifold, "--width", width, "-o", target) for width in ("0.5", "1")
+        run(command, "export", manifold, "--width", width, "--overwrite", "-o", target)
+        for width in ("0.5", "1")
     ]
     for process in both:
         _, errors = process.communicate()

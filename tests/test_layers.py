@@ -15,6 +15,7 @@ ORDER = [
     "settings",
     "runs",
     "shipped",
+    "signatures",
     "hardware",
     "kernels",
     "reporting",
@@ -168,5 +169,5 @@ def test_a_comparison_runs_again_when_code_that_it_depends_on_has_changed() -> N
         *("compare/__init__.pyi", "evaluate/__init__.pyi"),
         *("evaluate/latency.py", "evaluate/plots.py"),  # shown beside results
         *("cache.py", "choices.py", "errors.py", "hardware.py", "reporting.py"),
-        *("runs.py", "shipped.py"),
+        *("runs.py", "shipped.py", "signatures.py"),
     }

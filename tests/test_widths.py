@@ -268,7 +268,10 @@ def test_a_family_is_written_whole(neumeta, lenet_file: Path) -> None:
         assert (Path("family") / row["file"]).stat().st_size == row["bytes"]
         assert row["latency"] > 0
         assert row["metrics"] is None  # nobody has fitted or measured this one
-    assert neumeta(*export, "--widths", "0.75").code == 0  # in place of the earlier one
+    fails(neumeta(*export, "--widths", "0.75"), "index.json exists", "--overwrite")
+    assert (
+        neumeta(*export, "--widths", "0.75", "--overwrite").code == 0
+    )  # in place of the earlier one
     assert sorted(os.listdir("family")) == ["index.json", "width-0.75.safetensors"]
     Path("full").mkdir()
     Path("full", "thesis.tex").touch()
@@ -349,7 +352,7 @@ def test_half_precision_is_measured_too_and_own_tasks_are_not_imported(
     manifold.provenance = replace(manifold.provenance, recipe=recipe)
     save_manifold(path, manifold)
     Path("evil_task.py").write_text("open('imported', 'w')\n")
-    assert neumeta("export", path, "--width", "0.5", "-o", "h.pt").code == 0
+    assert neumeta("export", path, "--width", "0.5", "-o", "h.pt", "--overwrite").code == 0
     assert not Path("imported").exists()
     refused = neumeta("eval", "h.pt", "--no-latency")
     assert refused.code == 1

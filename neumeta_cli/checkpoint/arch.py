@@ -126,7 +126,7 @@ def resolve(name: str) -> Arch:
     for place in places:
         if bare in names_of(place) or (place == "timm" and _timm_builds(bare)):
             return Arch(f"{place}/{bare}")
-    known = [n for place in places for n in names_of(place)]
+    known = dict.fromkeys(n for place in places for n in names_of(place))
     close = difflib.get_close_matches(bare, known, n=4)
     hint = f"; did you mean {', '.join(close)}?" if close else "."
     raise NeumetaError(

@@ -33,7 +33,7 @@ class Checkpoint:
         input_size: (C, H, W) of one input.
         weights: the file as read: its own dtypes, wrappers and other entries.
         path: the file.
-        others: architectures of the same name in other libraries that fit as well.
+        others: architectures that fit as well.
 
     """
 

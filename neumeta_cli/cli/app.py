@@ -6,63 +6,63 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
-from typer.completion import completion_init, install_callback, show_callback  # type: ignore[attr-defined]
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from neumeta_cli import __version__
-from neumeta_cli.cli.command import Command, Group, as_command
+from neumeta_cli.cli.command import USAGE_ERROR, Command, Group, as_command, usage_line
 from neumeta_cli.cli.comparing import compare, report
+from neumeta_cli.cli.completing import install_completion, show_completion
 from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.cli.doctor import doctor
 from neumeta_cli.cli.evaluating import evaluate
 from neumeta_cli.cli.exporting import export
 from neumeta_cli.cli.fitting import distill, fit, train
+from neumeta_cli.cli.helping import INSPECT, MEASURE, SHIP, START, show_help
 from neumeta_cli.cli.information import info
 from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
 from neumeta_cli.cli.stages import permute, trace
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "trace": trace,
-    "permute": permute,
-    "distill": distill,
-    "fit": fit,
-    "eval": evaluate,
-    "compare": compare,
-    "report": report,
-    "export": export,
-    "info": info,
-    "train": train,
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    START: {"trace": trace, "permute": permute, "distill": distill, "fit": fit, "train": train},
+    INSPECT: {"info": info, "doctor": doctor},
+    MEASURE: {"eval": evaluate, "compare": compare, "report": report},
+    SHIP: {"export": export},
 }
+COMMANDS = {name: function for group in GROUPS.values() for name, function in group.items()}
 RECIPES: dict[str, Callable[..., None]] = {
     "list": list_recipes,
     "show": show_recipe,
     "schema": schema,
 }
 
+NAME = "neumeta"
 # Help is plain text: to import what rich makes boxes with takes longer than all the rest of --help.
 app = typer.Typer(
-    name="neumeta",
+    name=NAME,
     cls=Group,
-    no_args_is_help=True,
     add_completion=False,  # as options of our own below
     pretty_exceptions_enable=False,
     help="One pretrained checkpoint in, networks of any width out (Neural Metamorphosis).",
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
 _recipes = typer.Typer(
     cls=Group,
-    no_args_is_help=True,
     rich_markup_mode=None,
     help="The experiments that come with neumeta.",
 )
-for _name, _function in COMMANDS.items():
-    app.command(_name, cls=Command)(as_command(_function))
+for _group, _commands in GROUPS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_group)(as_command(_function))
 for _name, _function in RECIPES.items():
     _recipes.command(_name, cls=Command)(as_command(_function))
-app.add_typer(_recipes, name="recipes")
+app.add_typer(_recipes, name="recipes", rich_help_panel=INSPECT)
+app.command("help", cls=Command, rich_help_panel=INSPECT)(as_command(show_help))
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,13 +79,13 @@ def _options(
     install: bool = typer.Option(
         False,
         "--install-completion",
-        callback=install_callback,
+        callback=install_completion,
         help="Install completion for the current shell.",
     ),
     show: bool = typer.Option(
         False,
         "--show-completion",
-        callback=show_callback,
+        callback=show_completion,
         help="Print what completes commands in the current shell.",
     ),
 ) -> None:
@@ -98,10 +98,12 @@ def main() -> None:
     try:
         with _tidy_when_terminated():
             completion_init()
-            app()
+            sys.exit(app(prog_name=NAME, standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        _fail(usage_line(error), code=2)
     except NeumetaError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
@@ -111,7 +113,10 @@ def main() -> None:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except Exception as error:
         text = str(error).splitlines()[0] if str(error) else ""
-        _fail(f"internal: {type(error).__name__}: {text} (--debug shows where; please report it)")
+        _fail(
+            f"internal: {type(error).__name__}: {text} (--debug shows where; please report it with "
+            "what neumeta doctor prints)"
+        )
 
 
 @contextmanager
@@ -127,8 +132,8 @@ def _tidy_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 1) -> NoReturn:
     if Settings.debug:
         traceback.print_exc()
     complain(message)
-    sys.exit(1)
+    sys.exit(code)

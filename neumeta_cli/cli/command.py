@@ -1,19 +1,27 @@
 """What every command has: how much it says, and what is settled before it begins."""
 
+import difflib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from neumeta_cli.cli.console import Settings
+from neumeta_cli.cli.helping import (
+    with_example_first,
+    write_commands,
+    write_options,
+    write_session,
+)
 from neumeta_cli.hardware import keep_freed_memory
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # wherever typer keeps click
 SHARED = {"quiet": Quiet, "debug": Debug}
 
 # What libraries warn of that nobody who runs a command can mend: the beginning, and the category.
@@ -33,12 +41,49 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return [_as_it_is(param) for param in super().get_params(ctx)]
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_options(self, ctx, formatter)
+
 
 class Group(TyperGroup):
-    """The same for a group of commands."""
+    """The same for a group of commands, which shows its help where none is named."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_as_it_is(param) for param in super().get_params(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        if ctx.parent is None:
+            write_session(formatter)
+        write_commands(self, ctx, formatter)
+        write_options(self, ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def usage_line(error: Any) -> str:
+    """What is wrong with a command line, in one line, and where to read about it."""
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        said = f"no option {error.option_name}"
+        said += did_you_mean(error.option_name, error.possibilities or ())
+    else:
+        ours = isinstance(error, typer.BadParameter) and error.param is None
+        said = (error.message if ours else error.format_message()).rstrip(".")
+    return said if error.ctx is None else f"{said} (see: {error.ctx.command_path} --help)"
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The nearest of some words, as the end of a message; nothing if none is near."""
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _as_it_is(param: Any) -> Any:
@@ -80,7 +125,6 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     ]
     own = signature.parameters.values()
     run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
-    about = inspect.getdoc(function) or ""
-    run.__doc__ = about.replace("\nExample: ", "\n\b\nExample: ")  # a line that is not broken
+    run.__doc__ = with_example_first(inspect.getdoc(function) or "")
     run.__annotations__ = function.__annotations__ | SHARED
     return run

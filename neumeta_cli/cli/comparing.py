@@ -12,6 +12,7 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     EpochsOption,
+    Force,
     Json,
     RecipeName,
     SetOption,
@@ -53,6 +54,7 @@ def compare(
             help="Fractions of channels to keep, for example 1,0.75,0.5.",
         ),
     ] = None,
+    force: Force = False,
     seeds: SeedsOption = None,
     checkpoint: CheckpointOption = None,
     weights_key: WeightsKeyOption = None,
@@ -86,7 +88,7 @@ def compare(
     if seeds is not None:
         extra.append(f"compare.seeds={seeds}")
     if widths is not None:
-        extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths)]}")
+        extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths, force)]}")
     chosen = adapted(recipe, extra, checkpoint, data, epochs, None, download, weights_key)
     folder = run or RUNS / chosen.name / "compare"
     reporter = TerminalReporter()

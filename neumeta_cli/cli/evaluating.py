@@ -6,11 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from neumeta_cli.cli.console import TerminalReporter, say, write_json
+from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import (
     ArchOption,
     DataOption,
+    DataRecipeOption,
     Device,
     DownloadOption,
+    Force,
     Json,
     SkipBrokenOption,
     TrustCode,
@@ -41,12 +44,8 @@ def evaluate(
             help="For a manifold: fractions of channels to keep, such as 1,0.5 or 0.25:1.25:0.05.",
         ),
     ] = "1,0.75,0.5,0.25",
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
-        ),
-    ] = None,
+    force: Force = False,
+    recipe: DataRecipeOption = None,
     arch: ArchOption = None,
     weights_key: WeightsKeyOption = None,
     samples: Annotated[
@@ -84,7 +83,7 @@ def evaluate(
     from neumeta_cli.tasks.preprocessing import own_preprocessing
 
     place, reporter = choose_device(device), TerminalReporter()
-    chosen = parse_widths(widths)
+    chosen = parse_widths(widths, force)
     counts = [] if samples is None else parse_counts(samples)
     batches = BATCHES if latency else ()
     said = Asked(data, test_data, recipe, download, skip_broken)
@@ -117,3 +116,5 @@ def evaluate(
     write_json(json, {"file": str(file), "test_images": len(task.test), **told, **written})
     if json != "-":
         say(rows_table(f"{file}, {len(task.test):,} test images", rows, metrics))
+    if isinstance(loaded, Manifold):
+        tell_export_next(json, file)

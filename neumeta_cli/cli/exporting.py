@@ -1,6 +1,6 @@
 """``neumeta export``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,10 +9,19 @@ import typer
 
 from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
+from neumeta_cli.cli.gains import (
+    accuracy_line,
+    how_much_is_left,
+    share_of_parameters,
+    tell_next,
+)
 from neumeta_cli.cli.options import (
     DataOption,
+    DataRecipeOption,
     Device,
+    Force,
     Json,
+    Overwrite,
     Seed,
     TrustCode,
     choose_device,
@@ -30,6 +39,7 @@ from neumeta_cli.cli.widths import (
     WidthOption,
     parse_budget,
     parse_wish,
+    refuse_absurd,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.runs import latest_manifold
@@ -67,12 +77,6 @@ DtypeOption = Annotated[
         metavar="|".join(NUMBER_FORMATS), help="Number format of the network and of its input."
     ),
 ]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe", "-r", metavar="NAME|FILE", help="Recipe that says how to read the data."
-    ),
-]
 
 
 def export(
@@ -92,6 +96,7 @@ def export(
     width: WidthOption = None,
     channels: ChannelsOption = None,
     round_to: RoundOption = 1,
+    force: Force = False,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     max_size: MaxSize = None,
@@ -117,8 +122,9 @@ def export(
             help="File type of a family's networks, such as pt or onnx.",
         ),
     ] = "pt",
+    overwrite: Overwrite = False,
     data: DataOption = None,
-    recipe: RecipeOption = None,
+    recipe: DataRecipeOption = None,
     fold: FoldOption = None,
     calibrate: CalibrateOption = None,
     dtype: DtypeOption = "float32",
@@ -151,7 +157,7 @@ def export(
     )
     from neumeta_cli.manifold import load_manifold
 
-    wish = parse_wish(width, channels, round_to)
+    wish = parse_wish(width, channels, round_to, force)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
     given = wish.everywhere is not None or wish.names_some or order.plans
@@ -165,22 +171,28 @@ def export(
         raise typer.BadParameter("--search goes with a budget, --target-accuracy has one width")
     if search and not budget.limits:
         raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
+    family = None if widths is None else parse_widths(widths, force)
     path = manifold or latest_manifold()
     note(f"manifold: {path}")
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
+    there = output if family is None else output / FAMILY_INDEX
+    if there.exists() and not overwrite:
+        raise NeumetaError(f"{there} exists; name another with -o, or say --overwrite")
     loaded = load_manifold(path, trust_code).to(choose_device(device))
     choice = Choice(loaded, wish)
+    if not force:
+        refuse_absurd(choice)
     given_data = data is not None or recipe is not None
     needs_data = search or target_accuracy is not None or given_data
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
     finish, reporter = Finish(fold, calibrate, dtype), TerminalReporter()
-    if widths is not None:
+    if family is not None:
         measure = None if task is None else task.measure
         members = export_family(
             choice,
             output,
-            parse_widths(widths),
+            family,
             "." + ending.removeprefix("."),
             samples,
             finish,
@@ -193,7 +205,8 @@ def export(
     measured = planned.metrics
     if task is not None and measured is None:
         measured = task.measure(accept_float32(exported.model))
-    _tell(path, loaded, planned, exported, measured, json)
+    again = [] if data is None else ["--data", data]
+    _tell(path, loaded, planned, exported, measured, json, again)
 
 
 def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
@@ -218,9 +231,11 @@ def _tell(
     exported: "Exported",
     measured: Mapping[str, float] | None,
     json: str | None,
+    again: Sequence[object],
 ) -> None:
     from neumeta_cli.export.choose.budget import OPTIONS, show_cost
     from neumeta_cli.export.choose.wish import mean_width
+    from neumeta_cli.export.programs import PROGRAMS
     from neumeta_cli.resize import measure_cost
     from neumeta_cli.tasks import metric_named
 
@@ -243,6 +258,7 @@ def _tell(
         document["budget"] = {
             name: {"most": most, "reached": reached[name]} for name, most in planned.limits.items()
         }
+    document["parameters_left"] = round(share_of_parameters(manifold, exported.sizes), 6)
     if measured is not None:
         document["metrics"] = dict(measured)
     if planned.searched is not None:
@@ -255,10 +271,15 @@ def _tell(
     shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
     of = "".join(f", {n} {metric_named(n).show(v)}" for n, v in (measured or {}).items())
     say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
+    say(how_much_is_left(manifold, exported.sizes))
+    known = None if planned.width is None else accuracy_line(manifold, planned.width)
+    if known is not None and measured is None:
+        say(known)
     for name, most in planned.limits.items():
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
         say(f"{OPTIONS[name]}: {told} ({reached[name] / most:.1%})")
     say(f"written: {escape(str(exported.path))}")
+    tell_next(json, "info" if exported.path.suffix in PROGRAMS else "eval", exported.path, *again)
 
 
 def _search_table(manifold: "Manifold", planned: "Planned") -> object:
@@ -322,3 +343,4 @@ def _tell_family(source: Path, folder: Path, members: "list[MemberRow]", json: s
         *(m.name for m in metrics),
     ]
     say(table(str(folder), columns, rows))
+    tell_next(json, "info", folder / members[-1].file)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from neumeta_cli.cli.console import TerminalReporter, escape, note, say, write_json
+from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
+from neumeta_cli.cli.gains import gained, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
@@ -17,6 +18,7 @@ from neumeta_cli.cli.options import (
     DownloadOption,
     EpochsOption,
     Json,
+    Overwrite,
     RecipeName,
     RecipeOption,
     SaveRecipe,
@@ -28,7 +30,7 @@ from neumeta_cli.cli.options import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.runs import RECIPE_FILE
+from neumeta_cli.runs import MANIFOLD_FILE, RECIPE_FILE
 
 
 def fit(
@@ -48,6 +50,7 @@ def fit(
     set_: SetOption = None,
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
@@ -65,11 +68,13 @@ def fit(
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.cli.stages import tell_arch
-    from neumeta_cli.cli.stopping import telling_how_to_go_on
+    from neumeta_cli.cli.stopping import refuse_finished, telling_how_to_go_on
     from neumeta_cli.recipe import load_recipe
 
     reporter = TerminalReporter()
     test = TestImages(test_data, skip_broken)
+    if run is not None and not (resume or overwrite):
+        refuse_finished(run)
     begun = None if run is None or not resume else run / RECIPE_FILE
     if recipe is None and begun is not None and begun.exists():
         recipe = str(begun)
@@ -108,12 +113,15 @@ def fit(
         cost = result.table.fit
         say(rows_table(f"{chosen.name}, scope {chosen.scope}", result.rows, result.metrics))
         say(
-            f"fit: {cost.seconds:.0f} s for {cost.epochs} epochs in {cost.precision}, "
+            f"fit: {cost.seconds:.0f} s for {counted(cost.epochs, 'epoch')} in {cost.precision}, "
             f"as long as {cost.plain_epochs:.1f} plain training epochs of the network "
             f"({cost.plain_epoch_seconds:.2f} s each)"
         )
         say(f"stored: {result.stored_bytes:,} bytes")
+        for line in gained_in(result.rows, result.metrics[0]):
+            say(line)
         say(f"run folder: {escape(str(folder))}")
+    tell_export_next(json, folder / MANIFOLD_FILE)
 
 
 def distill(
@@ -188,8 +196,12 @@ def distill(
         return
     check_opens(save_manifold(output, manifold))
     shutil.rmtree(folder)
-    say(f"fit: {result.seconds + result.preparation_seconds:.0f} s, {result.epochs} epochs")
+    took = result.seconds + result.preparation_seconds
+    say(f"fit: {took:.0f} s, {counted(result.epochs, 'epoch')}")
+    for line in gained(manifold):
+        say(line)
     say(f"written: {escape(str(output))}")
+    tell_export_next(None, output)
 
 
 def train(
@@ -276,6 +288,8 @@ def train(
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
     say(f"on {len(task.test):,} test images: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
+    given = ["--data", data] if data is not None else []
+    tell_next(None, "fit", "--recipe", recipe, "--checkpoint", output, *given)
 
 
 def _tell_processes() -> None:

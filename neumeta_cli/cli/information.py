@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from neumeta_cli.cli.console import TerminalReporter, escape, say, table, write_json
+from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import ArchOption, Json, WeightsKeyOption
 
 MOST_ROWS = 24  # of cliques or other entries that a table lists
@@ -41,6 +42,8 @@ def info(
             say(_measured(metrics))
         for warning in document["warnings"]:
             say(f"[yellow]warning:[/] {escape(warning)}")
+    if document["kind"] == "manifold":
+        tell_export_next(json, file)
 
 
 def _overview(document: Mapping[str, Any]) -> object:

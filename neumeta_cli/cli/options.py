@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neumeta_cli.cli.completing import complete_arch, complete_device, complete_recipe
 from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from neumeta_cli.trace import Inputs
 
 MOST_WIDTHS = 1000
+WIDEST = 4.0  # times the channels of the checkpoint; more is hardly ever meant
 
 
 RecipeName = Annotated[
@@ -22,6 +24,7 @@ RecipeName = Annotated[
         "--recipe",
         "-r",
         metavar="NAME|FILE",
+        autocompletion=complete_recipe,
         help="Name or file of a recipe; see: neumeta recipes list.",
     ),
 ]
@@ -31,8 +34,19 @@ RecipeOption = Annotated[
         "--recipe",
         "-r",
         metavar="NAME|FILE",
+        autocompletion=complete_recipe,
         help="Name or file of a recipe; see: neumeta recipes list. Default: one made for the "
         "network and the images.",
+    ),
+]
+DataRecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        autocompletion=complete_recipe,
+        help="Recipe that says how to read the data.",
     ),
 ]
 SaveRecipe = Annotated[
@@ -42,7 +56,9 @@ SaveRecipe = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        metavar="cpu|cuda|auto", help="Where to compute; auto takes a GPU if there is one."
+        metavar="cpu|cuda|auto",
+        autocompletion=complete_device,
+        help="Where to compute; auto takes a GPU if there is one.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -54,6 +70,7 @@ ArchOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=complete_arch,
         help="Architecture: a timm or torchvision name (also timm/…, torchvision/…), one of ours, "
         "or package.module:factory. Found from the file if left out.",
     ),
@@ -115,6 +132,10 @@ EpochsOption = Annotated[
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Allow running the Python module that the file names.")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help=f"Take widths above {WIDEST:g} times the checkpoint's.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 
 
@@ -146,21 +167,38 @@ def _parse_input(text: str) -> "tuple[tuple[int, ...], torch.dtype]":
     return tuple(map(int, parts)), dtype
 
 
-def parse_width(text: str) -> float:
-    """A width as the user typed it; whether it is positive is checked where it is used."""
+def parse_width(text: str, force: bool = False) -> float:
+    """A width as people type it, ``0.5`` or ``50%``; whether it is positive is checked at its use.
+
+    Args:
+        text: as typed.
+        force: whether a width above ``WIDEST`` is taken.
+
+    Raises:
+        NeumetaError: it is no number, or too large to be meant.
+
+    """
+    number = text.strip().removesuffix("%")
     try:
-        return float(text)
+        width = float(number) / (1.0 if number == text.strip() else 100.0)
     except ValueError as error:
         raise NeumetaError(
-            f"width {text!r} is not a number; 0.5 keeps half of the channels"
+            f"width {text!r} is not a number; 0.5 (or 50%) keeps half of the channels"
         ) from error
+    if force or not WIDEST < width < math.inf:
+        return width
+    likely = width / 100
+    meant = f"did you mean {likely:g} ({number}%)? " if likely <= WIDEST else ""
+    raise NeumetaError(
+        f"width {text}: {meant}{width:g} times as many channels as the checkpoint has needs --force"
+    )
 
 
-def parse_widths(text: str) -> list[float]:
-    """``1,0.75,0.5``, or from, to and step, ``0.25:1.25:0.05``, or both."""
+def parse_widths(text: str, force: bool = False) -> list[float]:
+    """``1,0.75,50%``, or from, to and step, ``0.25:1.25:0.05``, or both."""
     widths: list[float] = []
     for part in text.split(","):
-        ends = [parse_width(number) for number in part.split(":")]
+        ends = [parse_width(number, force) for number in part.split(":")]
         if len(ends) == 1:
             widths += ends
             continue

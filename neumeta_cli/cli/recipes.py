@@ -1,19 +1,18 @@
 """``neumeta recipes``."""
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neumeta_cli.cli.console import TerminalReporter, echo, to_json, write_json
+from neumeta_cli.cli.completing import AUTO, complete_shown_recipe
+from neumeta_cli.cli.console import TerminalReporter, echo, note, to_json, write_json
 from neumeta_cli.cli.options import ArchOption, CheckpointOption, DataOption, Json, SetOption
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.shipped import recipe_summaries
 
 if TYPE_CHECKING:
     from neumeta_cli.recipe import Recipe
-
-AUTO = "auto"
 
 
 def list_recipes(json: Json = None) -> None:
@@ -35,6 +34,7 @@ def show_recipe(
         str,
         typer.Argument(
             metavar="NAME|FILE|auto",
+            autocompletion=complete_shown_recipe,
             help="A recipe; auto: the one that fit and distill would make for --checkpoint.",
         ),
     ],
@@ -42,15 +42,20 @@ def show_recipe(
     arch: ArchOption = None,
     data: DataOption = None,
     set_: SetOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print every field, also those with their defaults.")
+    ] = False,
 ) -> None:
-    """Print a recipe with every default and a comment for each field.
+    """Print a recipe, with a comment for each field.
+
+    Only what differs from the defaults, but also what its bases say: the output is a whole recipe.
 
     Example: neumeta recipes show auto --checkpoint resnet18.pth --data my_images/
     """
     if name != AUTO:
         from neumeta_cli.recipe import load_recipe
 
-        typer.echo(commented_yaml(load_recipe(name, set_ or [])), nl=False)
+        _show(load_recipe(name, set_ or []), every)
         return
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import automatic
@@ -58,7 +63,13 @@ def show_recipe(
     if checkpoint is None:
         raise NeumetaError("recipes show auto: name the network, --checkpoint FILE")
     loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
-    typer.echo(commented_yaml(automatic(loaded, set_, data)), nl=False)
+    _show(automatic(loaded, set_, data), every)
+
+
+def _show(recipe: "Recipe", every: bool) -> None:
+    typer.echo(commented_yaml(recipe, every), nl=False)
+    if not every:
+        note("all else has its default; --all prints that too")
 
 
 def schema() -> None:
@@ -71,15 +82,21 @@ def schema() -> None:
     typer.echo(to_json(recipe_schema()))
 
 
-def commented_yaml(recipe: "Recipe") -> str:
-    """A recipe as YAML that says of each field what it means."""
+def commented_yaml(recipe: "Recipe", every: bool = True) -> str:
+    """A recipe as YAML that says of each field what it means.
+
+    Args:
+        recipe: with its bases.
+        every: also the fields that have their defaults.
+
+    """
     import yaml
 
     from neumeta_cli.recipe import field_paths
 
     comments = field_paths()
     section, lines = "", []
-    content = recipe.model_dump(mode="json")
+    content = recipe.model_dump(mode="json") if every else without_defaults(recipe)
     for line in yaml.safe_dump(content, sort_keys=False, width=math.inf).splitlines():
         key = line.partition(":")[0]
         if not line.startswith((" ", "-")):
@@ -88,3 +105,15 @@ def commented_yaml(recipe: "Recipe") -> str:
         comment = comments.get(path, "") if not line.lstrip().startswith("- ") else ""
         lines.append(f"{line}  # {comment}" if comment else line)
     return "\n".join(lines) + "\n"
+
+
+def without_defaults(recipe: "Recipe") -> dict[str, Any]:
+    """The fields of a recipe that differ from the defaults; a section's kind stays with it."""
+    content: dict[str, Any] = recipe.model_dump(mode="json", exclude_defaults=True)
+    whole: dict[str, Any] = recipe.model_dump(mode="json")
+    kinds = {n: s["kind"] for n, s in whole.items() if isinstance(s, dict) and "kind" in s}
+    return {
+        name: {"kind": kinds[name]} | content.get(name, {}) if name in kinds else content[name]
+        for name in whole
+        if name in content or name in kinds
+    }

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neumeta_cli.choices import Norm, Weighting
+from neumeta_cli.cli.completing import complete_arch
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
+from neumeta_cli.cli.gains import tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
@@ -25,17 +27,25 @@ if TYPE_CHECKING:
     from neumeta_cli.trace import Clique, Trace
 
 SHOWN_MEMBERS = 4
+SHOWN_OTHERS = 6  # architectures that fit as well
 
 
 def tell_arch(checkpoint: "Checkpoint") -> None:
     """Say which architecture a checkpoint was taken for."""
-    others = f"; {', '.join(a.name for a in checkpoint.others)} would fit too"
-    note(f"{checkpoint.path}: {checkpoint.arch.name}{others if checkpoint.others else ''}")
+    names = [arch.name for arch in checkpoint.others]
+    more = f" and {len(names) - SHOWN_OTHERS} more" if len(names) > SHOWN_OTHERS else ""
+    told = f"; {', '.join(names[:SHOWN_OTHERS])}{more} would fit too, --arch chooses"
+    note(f"{checkpoint.path}: {checkpoint.arch.name}{told if names else ''}")
 
 
 def trace(
     target: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT|ARCH", help="Weights file or architecture name.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|ARCH",
+            autocompletion=complete_arch,
+            help="Weights file or architecture name.",
+        ),
     ],
     arch: ArchOption = None,
     weights_key: WeightsKeyOption = None,
@@ -76,6 +86,9 @@ def trace(
     write_json(json, {"arch": name, "input_size": describe(inputs), **told, **traced.as_dict()})
     if json != "-":
         say(_tree(name, traced))
+    if told:
+        chosen = ["--checkpoint", target, *(["--arch", arch] if arch is not None else [])]
+        tell_next(json, "fit", *chosen, "--data", "DIR")
 
 
 def permute(
@@ -85,7 +98,7 @@ def permute(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write. Default: NAME.permuted.pth beside the input."
+            "--output", "-o", help="File to write. Default: NAME.permuted.pth in this folder."
         ),
     ] = None,
     solver: Annotated[
@@ -127,7 +140,7 @@ def permute(
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
-    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.checkpoint import load_checkpoint, suffix_of
     from neumeta_cli.permute import Objective, Ordering, permute_checkpoint
     from neumeta_cli.pipeline import write_permuted
     from neumeta_cli.resize import open_frame
@@ -144,7 +157,7 @@ def permute(
     found = permute_checkpoint(loaded, traced, ordering, reporter, inputs)
     orders, error = found.orders, found.error
     seconds = time.perf_counter() - start
-    target = output or _beside(checkpoint)
+    target = output or _permuted_name(checkpoint)
     write_permuted(target, loaded, found.weights)
     if plot is not None:
         from neumeta_cli.evaluate import plot_permutation
@@ -171,15 +184,17 @@ def permute(
         say(f"{len(orders)} cliques in {seconds:.1f} s (the table's seconds are of one core each)")
         say(f"same function: relative difference {error:.1e} in float64")
         say(f"written: {escape(str(target))}")
+    chosen = [] if suffix_of(target) == ".safetensors" else ["--arch", loaded.arch.name]
+    tell_next(json, "distill", target, *chosen, "--data", "DIR")
 
 
-def _beside(checkpoint: Path) -> Path:
-    """``net.permuted.pth.tar`` for ``net.pth.tar``."""
+def _permuted_name(checkpoint: Path) -> Path:
+    """``net.permuted.pth.tar`` for ``net.pth.tar``, here: its own folder may be others' too."""
     *stem, last = checkpoint.name.split(".")
     ending = [last]
     if last.lower() == "tar" and len(stem) > 1:
         ending.insert(0, stem.pop())
-    return checkpoint.with_name(".".join([*stem, "permuted", *ending]))
+    return Path(".".join([*stem, "permuted", *ending]))
 
 
 def _tree(name: str, traced: "Trace") -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 from neumeta_cli.cli.console import TerminalReporter, note
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.hardware import launched_processes
+from neumeta_cli.runs import TABLE_FILE
 from neumeta_cli.training import STATE_FILE, refuse_if_running
 
 SAME_COMMAND = "the same command with --resume"
@@ -40,6 +41,19 @@ def telling_how_to_go_on(reporter: TerminalReporter, folder: Path, again: str) -
         if _saved_at(folder) in (0.0, before):
             raise
         raise NeumetaError(f"{error}; once that is fixed, resume with: {again}") from error
+
+
+def refuse_finished(folder: Path) -> None:
+    """Refuse to begin a run where one has finished.
+
+    Raises:
+        NeumetaError: it has.
+
+    """
+    if (folder / TABLE_FILE).exists():
+        raise NeumetaError(
+            f"{folder} holds a finished run; name another folder, or say --overwrite to replace it"
+        )
 
 
 def working_folder(output: Path, resume: bool) -> Path:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neumeta_cli.cli.options import parse_width
+from neumeta_cli.cli.options import WIDEST, parse_width
 from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
-    from neumeta_cli.export import Budget, Wish
+    from neumeta_cli.export import Budget, Choice, Wish
 
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
@@ -22,9 +22,9 @@ WidthOption = Annotated[
     typer.Option(
         "--width",
         metavar="W|PATTERN=W",
-        help="Fraction of channels to keep (0.5 = half; above 1 adds channels). PATTERN=W sets it "
-        "for some modules only (a path, the start of one, or a glob: layer3=0.25) or for a clique; "
-        "may be repeated. A W without a pattern is then for all others.",
+        help="Fraction of channels to keep (0.5 or 50% is half; above 1 adds channels). PATTERN=W "
+        "sets it for some modules only (a path, the start of one, or a glob: layer3=0.25) or for a "
+        "clique; may be repeated. A W without a pattern is then for all others.",
     ),
 ]
 ChannelsOption = Annotated[
@@ -67,9 +67,12 @@ SearchOption = Annotated[
 
 
 def parse_wish(
-    widths: Sequence[str] | None, channels: Sequence[str] | None, multiple: int
+    widths: Sequence[str] | None,
+    channels: Sequence[str] | None,
+    multiple: int,
+    force: bool = False,
 ) -> "Wish":
-    """``--width``, ``--channels`` and ``--round-to`` as one wish."""
+    """``--width``, ``--channels``, ``--round-to`` and ``--force`` as one wish."""
     from neumeta_cli.export import Wish
 
     named: list[tuple[str, float]] = []
@@ -77,9 +80,9 @@ def parse_wish(
     for text in widths or ():
         pattern, equals, number = text.rpartition("=")
         if equals:
-            named.append((pattern, parse_width(number)))
+            named.append((pattern, parse_width(number, force)))
         else:
-            bare.append(parse_width(number))
+            bare.append(parse_width(number, force))
     if len(bare) > 1:
         raise NeumetaError("--width was given twice without a pattern; write it as layer3=0.25")
     counts: list[tuple[str, int]] = []
@@ -89,6 +92,22 @@ def parse_wish(
             raise NeumetaError(f"--channels {text}: write it as MODULE=N, such as conv1=8")
         counts.append((module, int(number)))
     return Wish(bare[0] if bare else None, tuple(named), tuple(counts), multiple)
+
+
+def refuse_absurd(choice: "Choice") -> None:
+    """Refuse numbers of channels that are hardly meant.
+
+    Raises:
+        NeumetaError: names the clique that would be more than ``WIDEST`` times as wide.
+
+    """
+    for name, width in choice.named.items():
+        if width > WIDEST:
+            full = choice.full[name]
+            raise NeumetaError(
+                f"{name} would have {width * full:,.0f} channels, {width:,.3g} times its {full:,}; "
+                "if that is meant, say --force"
+            )
 
 
 def parse_budget(

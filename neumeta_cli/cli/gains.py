@@ -1,0 +1,137 @@
+"""What narrower networks save, how accurate a manifold knows them to be, and what comes next."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from neumeta_cli.cli.console import note
+
+if TYPE_CHECKING:
+    from neumeta_cli.evaluate import Row
+    from neumeta_cli.manifold import Manifold
+    from neumeta_cli.resize import Cost
+    from neumeta_cli.tasks import Metric
+
+SHOWN_WIDTHS = (0.75, 0.5, 0.25)  # of what a fit says at its end
+
+
+def tell_next(json: str | None, *command: object) -> None:
+    """Tell which command comes next, with its paths, unless stdout is for a program."""
+    if json != "-":
+        note(f"next: {shlex.join(['neumeta', *map(str, command)])}")
+
+
+def tell_export_next(json: str | None, manifold: object) -> None:
+    """After whatever makes or measures a manifold."""
+    tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt")
+
+
+def gained(manifold: "Manifold") -> list[str]:
+    """What is left at a few widths, one line for each; nothing is computed but sizes."""
+    frame = manifold.frame
+    full = frame.cost(frame.full)
+    return [_left(width, frame.cost(frame.sizes(width)), full, "") for width in SHOWN_WIDTHS]
+
+
+def gained_in(rows: "Sequence[Row]", metric: "Metric") -> list[str]:
+    """The same of networks that were measured, with the metric before and after.
+
+    Args:
+        rows: the checkpoint's first.
+        metric: the task's first.
+
+    """
+    from neumeta_cli.evaluate import MANIFOLD
+
+    whole, *others = rows
+    narrow = [row for row in others if row.method == MANIFOLD and row.width < 1]
+    chosen = {
+        min(narrow, key=lambda row: abs(row.width - width)).width: None
+        for width in (SHOWN_WIDTHS if narrow else ())
+    }
+    return [
+        _left(
+            row.width,
+            row.cost,
+            whole.cost,
+            f", {metric.name} {metric.show(row.metrics[metric.name])} "
+            f"({metric.show(whole.metrics[metric.name])} before)",
+        )
+        for row in narrow
+        if row.width in chosen
+    ]
+
+
+def _left(width: float, cost: "Cost", full: "Cost", more: str) -> str:
+    return (
+        f"width {width:g}: {cost.parameters / full.parameters:.0%} of the parameters, "
+        f"{cost.macs / full.macs:.0%} of the MACs, {cost.bytes:,} of {full.bytes:,} bytes{more}"
+    )
+
+
+def share_of_parameters(manifold: "Manifold", sizes: Mapping[str, int]) -> float:
+    """Parameters of the network of these sizes, over those at full width."""
+    frame = manifold.frame
+    return frame.cost(dict(sizes)).parameters / frame.cost(frame.full).parameters
+
+
+def how_much_is_left(manifold: "Manifold", sizes: Mapping[str, int]) -> str:
+    """How many cliques changed and what is left of the network, such as ``1 of 12 cliques …``."""
+    full, cliques = manifold.frame.full, len(manifold.frame.trace.cliques)
+    narrowed = sum(sizes[name] < full[name] for name in full)
+    widened = sum(sizes[name] > full[name] for name in full)
+    counts = {"narrowed": narrowed, "widened": widened}
+    told = ", ".join(f"{n} of {cliques} cliques {how}" for how, n in counts.items() if n)
+    share = share_of_parameters(manifold, sizes)
+    return f"{told or 'full width'}: {share:.0%} of the parameters"
+
+
+def known_accuracy(
+    metrics: Mapping[str, Any], width: float
+) -> tuple[str, float, tuple[float, float]] | None:
+    """What a manifold's own table says of a width, interpolated linearly between its rows.
+
+    Args:
+        metrics: as its provenance has them.
+        width: of all cliques in scope.
+
+    Returns:
+        The metric's name, its value, and the two widths between which it lies; None where the table
+        has none or does not reach as far.
+
+    """
+    from neumeta_cli.evaluate import MANIFOLD
+
+    rows = [row for row in metrics.get("table", ()) if row.get("method") == MANIFOLD]
+    if not rows or not rows[0].get("metrics"):
+        return None
+    name = next(iter(rows[0]["metrics"]))
+    found = {row["width"]: row["metrics"][name] for row in rows if name in row["metrics"]}
+    if width in found:
+        return name, found[width], (width, width)
+    for low, high in pairwise(sorted(found)):
+        if low < width < high:
+            share = (width - low) / (high - low)
+            return name, (1 - share) * found[low] + share * found[high], (low, high)
+    return None
+
+
+def accuracy_line(manifold: "Manifold", width: float) -> str | None:
+    """``known_accuracy`` for people; None where nothing is known."""
+    from neumeta_cli.tasks import metric_named
+
+    metrics = manifold.provenance.metrics
+    known = known_accuracy(metrics, width)
+    if known is None:
+        return None
+    name, value, (low, high) = known
+    metric = metric_named(name)
+    whole = known_accuracy(metrics, 1.0)
+    beside = "" if whole is None or width == 1 else f", {metric.show(whole[1])} at full width"
+    if low == high:
+        return f"{name} {metric.show(value)} as measured at the fit{beside}"
+    return (
+        f"{name} about {metric.show(value)}, interpolated between widths {low:g} and {high:g} as "
+        f"measured at the fit{beside}"
+    )
