@@ -18,7 +18,8 @@ PANELS = ("What goes in", "Which network", "How long and how", "Where it goes", 
 GIVEN, WANTED, HOW, PLACE, REST = PANELS  # groups of options
 OPTIONS = {
     **dict.fromkeys(("checkpoint", "weights_key", "arch", "input_size", "trust_code"), GIVEN),
-    **dict.fromkeys(("data", "download", "recipe", "set_", "init", "calibrate"), GIVEN),
+    **dict.fromkeys(("data", "test_data", "skip_broken", "download"), GIVEN),
+    **dict.fromkeys(("recipe", "set_", "init", "calibrate"), GIVEN),
     **dict.fromkeys(("width", "widths", "channels", "round_to", "force", "samples"), WANTED),
     **dict.fromkeys(("max_params", "max_macs", "max_size", "max_latency"), WANTED),
     **dict.fromkeys(("target_accuracy", "search", "search_samples", "fold", "dtype"), WANTED),
