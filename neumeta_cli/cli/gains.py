@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from neumeta_cli.cli.console import note
+from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
     from neumeta_cli.evaluate import Row
@@ -29,9 +30,16 @@ def tell_export_next(json: str | None, manifold: object) -> None:
 
 def gained(manifold: "Manifold") -> list[str]:
     """What is left at a few widths, one line for each; nothing is computed but sizes."""
-    frame = manifold.frame
+    from neumeta_cli.export.widths import cost_of
+
+    frame, lines = manifold.frame, []
     full = frame.cost(frame.full)
-    return [_left(width, frame.cost(frame.sizes(width)), full, "") for width in SHOWN_WIDTHS]
+    for width in SHOWN_WIDTHS:
+        try:
+            lines.append(_left(width, cost_of(manifold, frame.sizes(width)), full, ""))
+        except NeumetaError as error:  # the manifold is good for other widths all the same
+            lines.append(f"width {width:g}: {error}")
+    return lines
 
 
 def gained_in(rows: "Sequence[Row]", metric: "Metric") -> list[str]:
