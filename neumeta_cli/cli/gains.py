@@ -30,7 +30,7 @@ def tell_export_next(json: str | None, manifold: object) -> None:
 
 def gained(manifold: "Manifold") -> list[str]:
     """What is left at a few widths, one line for each; nothing is computed but sizes."""
-    from neumeta_cli.export.widths import cost_of
+    from neumeta_cli.export.choose.wish import cost_of
 
     frame, lines = manifold.frame, []
     full = frame.cost(frame.full)
