@@ -7,6 +7,7 @@ from .checkpoint import (
 from .compare import compare_methods as compare_methods
 from .compare.report import write_report as write_report
 from .compare.results import Comparison as Comparison, read_run as read_run
+from .data import DataSection as DataSection, Images as Images
 from .distill import (
     FitResult as FitResult,
     distill_checkpoint as distill_checkpoint,
@@ -70,13 +71,11 @@ from .resize import (
 )
 from .shipped import recipe_files as recipe_files
 from .tasks import (
-    Images as Images,
     Metric as Metric,
     Task as Task,
     load_task as load_task,
     task_class as task_class,
 )
-from .tasks.settings import DataSection as DataSection
 from .trace import Clique as Clique, Member as Member, Trace as Trace, trace_model as trace_model
 from .training import train_network as train_network
 from .training.settings import TrainSection as TrainSection

@@ -22,6 +22,14 @@ from neumeta_cli.checkpoint import (
     write_text,
     write_weights,
 )
+from neumeta_cli.data import FORMATS, NOTHING_TO_READ, require_root
+from neumeta_cli.data.preprocessing import (
+    PREPROCESSING,
+    Preprocessing,
+    own_preprocessing,
+    resolved,
+)
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import FitResult, distill_checkpoint
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
@@ -54,22 +62,7 @@ from neumeta_cli.runs import (
     picture_path,
 )
 from neumeta_cli.seeding import seeded
-from neumeta_cli.tasks import (
-    FORMATS,
-    NOTHING_TO_READ,
-    Metric,
-    Task,
-    load_task,
-    require_root,
-    task_class,
-)
-from neumeta_cli.tasks.preprocessing import (
-    PREPROCESSING,
-    Preprocessing,
-    own_preprocessing,
-    resolved,
-)
-from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.tasks import Metric, Task, load_task, task_class
 from neumeta_cli.trace import Trace
 from neumeta_cli.training import (
     DIED_FILE,

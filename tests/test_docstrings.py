@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from neumeta_cli.checkpoint.arch import resolve
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.tasks import Classification
-from neumeta_cli.tasks.settings import DataSection
 from neumeta_cli.trace import trace_model
 
 

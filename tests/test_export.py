@@ -13,12 +13,12 @@ from manifolds import LENET, RESNET, saved_manifold, small_images, tiny_manifold
 from torch import nn
 
 from neumeta_cli.checkpoint import Weights, file_hash, write_weights
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import Finish, describe, export_network, load, programs
 from neumeta_cli.manifold import Manifold, save_manifold
 from neumeta_cli.resize import has_statistics
 from neumeta_cli.tasks import load_task
-from neumeta_cli.tasks.settings import DataSection
 
 BATCHES = (1, 2, 7)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -10,13 +10,13 @@ import torch
 from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
+from neumeta_cli.data.images import augment
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.features import FeatureSource, ImageSource, _best_layout
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks import load_task
-from neumeta_cli.tasks.images import augment
-from neumeta_cli.tasks.settings import DataSection
 from neumeta_cli.training import METRICS_FILE, Journal, Place
 from neumeta_cli.training.loop import BAD_STEPS
 

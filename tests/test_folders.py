@@ -14,11 +14,12 @@ from PIL import Image
 from torch import nn
 
 import neumeta_cli
+from neumeta_cli.data import Images
+from neumeta_cli.data.decoding import read_image, read_mask
+from neumeta_cli.data.folders import Part
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.tasks import Classification, Images, Segmentation, load_task
-from neumeta_cli.tasks.decoding import read_image, read_mask
-from neumeta_cli.tasks.folders import Part
-from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.tasks import Classification, Segmentation, load_task
 
 SIZE = (3, 8, 8)
 

@@ -25,6 +25,7 @@ ORDER = [
     "permute",
     "resize",
     "manifold",
+    "data",
     "tasks",
     "training",
     "distill",

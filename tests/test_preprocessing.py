@@ -19,16 +19,16 @@ from torchvision.transforms.v2 import functional as TF
 import neumeta_cli
 from neumeta_cli.checkpoint import Arch, Weights, read_weights, resolve, write_weights
 from neumeta_cli.cli.adapting import Asked, adapted, how_to_read
-from neumeta_cli.errors import NeumetaError
-from neumeta_cli.tasks.images import Images, normalise
-from neumeta_cli.tasks.preprocessing import (
+from neumeta_cli.data.images import Images, normalise
+from neumeta_cli.data.preprocessing import (
     Preprocessing,
     as_before,
     own_preprocessing,
     preprocessing_of,
     resolved,
 )
-from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.data.settings import DataSection
+from neumeta_cli.errors import NeumetaError
 
 SHAPES = [(300, 420), (411, 260), (224, 224), (90, 70)]  # (height, width): larger, equal, smaller
 

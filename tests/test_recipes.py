@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neumeta_cli.data.preprocessing import own_preprocessing, resolved
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.pipeline import build_untrained, recipe_arch, with_data
 from neumeta_cli.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
 from neumeta_cli.shipped import base_file, recipe_files
-from neumeta_cli.tasks.preprocessing import own_preprocessing, resolved
 
 SETTINGS = json.loads((REPOSITORY / "tests" / "recipe_settings.json").read_text("utf-8"))
 """Every field of the recipes that ship, and the paper's values, written down before recipes had

@@ -226,7 +226,7 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
         "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2, "precision": "float32"},
     }
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
-    monkeypatch.setattr("neumeta_cli.tasks.images.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("neumeta_cli.data.images.IN_MEMORY_BYTES", 0)
     save, saved = Journal.save, []
 
     def save_and_lose_data(self: Journal, state: dict) -> None:

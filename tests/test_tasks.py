@@ -12,13 +12,14 @@ from torch import nn
 
 import neumeta_cli
 from neumeta_cli.cli.recipes import commented_yaml
+from neumeta_cli.data import Images
+from neumeta_cli.data.images import augment
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.pipeline import build_untrained
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.shipped import recipe_files
-from neumeta_cli.tasks import TASKS, Generation, Images, Segmentation, load_task
-from neumeta_cli.tasks.images import augment
-from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.tasks import TASKS, Generation, Segmentation, load_task
 from neumeta_cli.training import Place, train_network
 from neumeta_cli.training.plain import PlainStep
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from neumeta_cli.checkpoint import Checkpoint, write_text
 from neumeta_cli.cli.console import note
+from neumeta_cli.data import NOTHING_TO_READ, Images, find_images
+from neumeta_cli.data.decoding import read_image
+from neumeta_cli.data.preprocessing import Preprocessing, as_before, resolved
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import Frame, open_frame
-from neumeta_cli.tasks import NOTHING_TO_READ, Images, Task, find_images, task_class
-from neumeta_cli.tasks.decoding import read_image
-from neumeta_cli.tasks.preprocessing import Preprocessing, as_before, resolved
-from neumeta_cli.tasks.settings import DataSection
+from neumeta_cli.tasks import Task, task_class
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,13 @@ def evaluate(
     from neumeta_cli.checkpoint import Arch, load_checkpoint
     from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.cli.measured import rows_table
+    from neumeta_cli.data.preprocessing import own_preprocessing
     from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
     from neumeta_cli.export import accept_float32, describe, kind_of, load
     from neumeta_cli.manifold import Manifold
     from neumeta_cli.pipeline import preprocessing_for
     from neumeta_cli.recipe import load_recipe
     from neumeta_cli.tasks import load_task
-    from neumeta_cli.tasks.preprocessing import own_preprocessing
 
     place, reporter = choose_device(device), TerminalReporter()
     chosen = parse_widths(widths, force)

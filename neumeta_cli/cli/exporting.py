@@ -211,8 +211,8 @@ def export(
 
 def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
     from neumeta_cli.cli.adapting import Asked, how_to_read
+    from neumeta_cli.data.preprocessing import own_preprocessing
     from neumeta_cli.tasks import load_task
-    from neumeta_cli.tasks.preprocessing import own_preprocessing
 
     reporter, size = TerminalReporter(), manifold.input_size
     own = own_preprocessing(manifold.arch, size)

@@ -156,11 +156,11 @@ def distill(
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.data.preprocessing import resolved
     from neumeta_cli.distill import distill_checkpoint
     from neumeta_cli.manifold import save_manifold
     from neumeta_cli.pipeline import check_opens
     from neumeta_cli.tasks import load_task, task_class
-    from neumeta_cli.tasks.preprocessing import resolved
 
     reporter = TerminalReporter()
     if output.suffix != ".safetensors":  # before the fit, not after it
@@ -248,8 +248,8 @@ def train(
     )
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.data.preprocessing import own_preprocessing, preprocessing_of, resolved
     from neumeta_cli.tasks import load_task, task_class
-    from neumeta_cli.tasks.preprocessing import own_preprocessing, preprocessing_of, resolved
     from neumeta_cli.training import train_network
 
     if suffix_of(output) not in SUFFIXES:  # before the training, not after it

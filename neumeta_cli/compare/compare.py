@@ -45,7 +45,7 @@ from neumeta_cli.shipped import PACKAGE
 from neumeta_cli.tasks import Task
 
 CODE = (  # what results depend on; a change there makes comparisons run again
-    *("checkpoint", "distill", "manifold", "permute", "resize", "tasks"),
+    *("checkpoint", "data", "distill", "manifold", "permute", "resize", "tasks"),
     *("trace", "training", "zoo"),
     *("compare/methods", "compare/compare.py", "compare/results.py", "compare/similarity.py"),
     *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),

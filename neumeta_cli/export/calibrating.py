@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.checkpoint import InputSize
+from neumeta_cli.data import Images
+from neumeta_cli.data.folders import images_under
+from neumeta_cli.data.images import normalise
+from neumeta_cli.data.preprocessing import preprocessing_of
+from neumeta_cli.data.settings import MASK_FORMATS, DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import calibrate
-from neumeta_cli.tasks import Images
-from neumeta_cli.tasks.folders import images_under
-from neumeta_cli.tasks.images import normalise
-from neumeta_cli.tasks.preprocessing import preprocessing_of
-from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
 
 MOST_IMAGES = 512
 BATCH = 256

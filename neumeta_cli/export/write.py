@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from neumeta_cli.checkpoint import Weights, write_weights
+from neumeta_cli.data.preprocessing import as_before
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import MANIFOLD
 from neumeta_cli.export.calibrating import read_images, recalibrate
@@ -24,8 +26,6 @@ from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
-from neumeta_cli.tasks.preprocessing import as_before
-from neumeta_cli.tasks.settings import DataSection
 
 SUFFIXES = (".pt", ".pth", ".safetensors", *PROGRAMS)
 

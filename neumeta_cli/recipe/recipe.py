@@ -7,14 +7,15 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from neumeta_cli.checkpoint.settings import ModelSection
+from neumeta_cli.data import FORMATS
+from neumeta_cli.data.settings import MASK_FORMATS, DataSection
 from neumeta_cli.distill.settings import FitSection, LossSection
 from neumeta_cli.manifold import KINDS, AnyInrSettings, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection, NormSection
 from neumeta_cli.permute.settings import PermuteSection
 from neumeta_cli.recipe.tables import CompareSection, EvalSection
 from neumeta_cli.settings import Section
-from neumeta_cli.tasks import FORMATS, TASKS
-from neumeta_cli.tasks.settings import MASK_FORMATS, DataSection
+from neumeta_cli.tasks import TASKS
 from neumeta_cli.training.settings import TrainSection
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.data.formats import load_images
+from neumeta_cli.data.images import Images, augment, normalise
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks.formats import load_images
-from neumeta_cli.tasks.images import Images, augment, normalise
-from neumeta_cli.tasks.settings import DataSection
 
 if TYPE_CHECKING:
     import torchmetrics

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neumeta_cli.data.images import Images
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.tasks.base import Metric, Outputs, Task
-from neumeta_cli.tasks.images import Images
 
 if TYPE_CHECKING:
     import torchmetrics

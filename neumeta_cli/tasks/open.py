@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from neumeta_cli.checkpoint import import_attribute
+from neumeta_cli.data.images import Images
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.tasks.base import Metric, Task
 from neumeta_cli.tasks.classification import Classification
 from neumeta_cli.tasks.generation import Generation
-from neumeta_cli.tasks.images import Images
 from neumeta_cli.tasks.segmentation import Segmentation
-from neumeta_cli.tasks.settings import DataSection
 
 TASKS: Mapping[str, type[Task]] = {
     "classification": Classification,

@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from neumeta_cli.checkpoint import resolve
+from neumeta_cli.data.images import Images
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.draws import MIXED
 from neumeta_cli.hardware import keep_freed_memory
@@ -30,8 +32,6 @@ from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.recipe import Recipe, load_recipe
 from neumeta_cli.tasks import Classification
-from neumeta_cli.tasks.images import Images
-from neumeta_cli.tasks.settings import DataSection
 
 ARCH, BATCH, IMAGES = "cifar_resnet20", 128, 1024
 DRAWS = 20_000  # of a step's networks, to see how many it trains

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from neumeta_cli.checkpoint import Arch, resolve
+from neumeta_cli.data.images import Images
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import Fitter
 from neumeta_cli.hardware import keep_freed_memory
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe import load_recipe
 from neumeta_cli.tasks import Classification, Task
-from neumeta_cli.tasks.images import Images
-from neumeta_cli.tasks.settings import DataSection
 from neumeta_cli.training import Processes
 from neumeta_cli.training.plain import PlainStep
 from neumeta_cli.training.precision import PRECISIONS, choose_precision

@@ -9,14 +9,14 @@ from urllib.error import URLError
 import numpy as np
 import torch
 
+from neumeta_cli.data.folders import Wanted, image_folder, mask_folder
+from neumeta_cli.data.images import Images
+from neumeta_cli.data.preprocessing import preprocessing_of
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.tasks.folders import Wanted, image_folder, mask_folder
-from neumeta_cli.tasks.images import Images
-from neumeta_cli.tasks.preprocessing import preprocessing_of
 
 if TYPE_CHECKING:
-    from neumeta_cli.tasks.settings import DataSection
+    from neumeta_cli.data.settings import DataSection
 
 
 @dataclass(frozen=True)

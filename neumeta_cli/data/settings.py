@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from neumeta_cli.data.formats import FORMATS
+from neumeta_cli.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from neumeta_cli.settings import Section
-from neumeta_cli.tasks.formats import FORMATS
-from neumeta_cli.tasks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 MASK_FORMATS = tuple(name for name, form in FORMATS.items() if form.labels == "mask")
 IN_MEMORY_FORMATS = ("digits", "mnist", "cifar10", "cifar100", "own")  # which are never resized

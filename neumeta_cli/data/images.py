@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neumeta_cli.data.decoding import read_image, read_mask
+from neumeta_cli.data.preprocessing import Preprocessing
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks.decoding import read_image, read_mask
-from neumeta_cli.tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from neumeta_cli.tasks.settings import DataSection
+    from neumeta_cli.data.settings import DataSection
 
 IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
 DECODED_AT_ONCE = 1000

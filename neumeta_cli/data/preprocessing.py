@@ -20,7 +20,7 @@ from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.zoo import ZOO
 
 if TYPE_CHECKING:
-    from neumeta_cli.tasks.settings import DataSection
+    from neumeta_cli.data.settings import DataSection
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = ("mean", "std", "interpolation", "crop_fraction", "crop_mode")  # of DataSection's fields
@@ -119,7 +119,7 @@ class Preprocessing:
 
     def describe(self, form: str = "image_folder") -> str:
         """One line on what happens to images of a format of data."""
-        from neumeta_cli.tasks.settings import IN_MEMORY_FORMATS, MASK_FORMATS
+        from neumeta_cli.data.settings import IN_MEMORY_FORMATS, MASK_FORMATS
 
         parts = ["×".join(map(str, self.size))]
         if form in MASK_FORMATS:
@@ -151,7 +151,7 @@ def own_preprocessing(
         NeumetaError: what the file says makes no sense.
 
     """
-    from neumeta_cli.tasks.settings import DataSection
+    from neumeta_cli.data.settings import DataSection
 
     library, _, name = arch.name.partition("/")
     known = {"timm": _of_timm, "torchvision": _of_torchvision, "zoo": _of_zoo}.get(library)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from neumeta_cli.data.images import Images
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks.images import Images
 
 if TYPE_CHECKING:
-    from neumeta_cli.tasks.settings import DataSection
+    from neumeta_cli.data.settings import DataSection
 
 SPLITS = {
     "train": ("train", "training"),
