@@ -134,7 +134,7 @@ def test_killed_and_stopped_fits_end_with_the_same_bits(whole: Path, tmp_path: P
         before = number
         if number == signal.SIGINT:
             assert process.returncode == 130
-            assert f"resume with: neumeta fit --recipe digits_lenet --run {cut} --resume" in errors
+            assert f"resume with: neumeta fit --run {cut} --resume" in errors
             assert "Traceback" not in errors
     process = begin(cut, "--resume")
     _, errors = process.communicate()
@@ -200,7 +200,7 @@ def test_a_full_disk_stops_a_fit_and_leaves_its_last_state(whole: Path, tmp_path
     assert process.returncode == 1, errors
     last = errors.strip().splitlines()[-1]
     assert last.startswith("error: cannot write")
-    assert last.endswith(f"resume with: neumeta fit --recipe digits_lenet --run {full} --resume")
+    assert last.endswith(f"resume with: neumeta fit --run {full} --resume")
     assert "Traceback" not in errors
     assert not list(full.glob(".*partial*"))
     assert torch.load(full / "state.pt", weights_only=True)["step"] > 0

@@ -17,7 +17,7 @@ LIBRARIES = {"timm", "torchvision"}
 SOLVERS = {"numba", "scipy", "sklearn"}
 GRAPHS = {"networkx", "sympy", "triton"}  # triton: what counts operations, sympy: meta functions
 RARE = PICTURES | LIBRARIES | SOLVERS | GRAPHS
-HEAVY = {"torch", "numpy", "pydantic", "yaml"} | RARE
+HEAVY = {"torch", "numpy", "pydantic", "yaml", "email"} | RARE  # importlib.metadata needs email
 PROGRAM = """
 import sys
 sys.argv[0] = "neumeta"

@@ -8,7 +8,6 @@ import typer
 from typer.completion import install_callback, show_callback
 
 from neumeta_cli.shipped import recipe_summaries
-from neumeta_cli.signatures import architecture_names
 
 AUTO = "auto"
 RECIPE_ENDINGS = (".yaml", ".yml")
@@ -26,6 +25,8 @@ def complete_shown_recipe(incomplete: str) -> list[str]:
 
 def complete_arch(incomplete: str) -> list[str]:
     """Architectures of ours, torchvision's and timm's, with or without the library before them."""
+    from neumeta_cli.signatures import architecture_names
+
     every = architecture_names()
     found = _beginning_with(incomplete, every)
     return found or _beginning_with(incomplete, dict.fromkeys(n.partition("/")[2] for n in every))

@@ -5,7 +5,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,8 @@ def examination() -> dict[str, dict[str, Any]]:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # as long as the rest to open
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -119,6 +120,8 @@ def _torch() -> dict[str, Any]:
 
 def _optional() -> dict[str, str]:
     """Each package that an extra brings: its version, or what installs it."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     try:
         wanted = requires("neumeta") or []
     except PackageNotFoundError:  # run from a folder, not installed

@@ -118,7 +118,7 @@ def fit(
             f"({cost.plain_epoch_seconds:.2f} s each)"
         )
         say(f"stored: {result.stored_bytes:,} bytes")
-        for line in gained_in(result.rows, result.metrics[0]):
+        for line in gained_in(result.rows, result.metrics[0] if result.metrics else None):
             say(line)
         say(f"run folder: {escape(str(folder))}")
     tell_export_next(json, folder / MANIFOLD_FILE)

@@ -42,12 +42,12 @@ def gained(manifold: "Manifold") -> list[str]:
     return lines
 
 
-def gained_in(rows: "Sequence[Row]", metric: "Metric") -> list[str]:
+def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
     """The same of networks that were measured, with the metric before and after.
 
     Args:
         rows: the checkpoint's first.
-        metric: the task's first.
+        metric: the task's first; None where nothing could be measured.
 
     """
     from neumeta_cli.evaluate import MANIFOLD
@@ -63,12 +63,18 @@ def gained_in(rows: "Sequence[Row]", metric: "Metric") -> list[str]:
             row.width,
             row.cost,
             whole.cost,
-            f", {metric.name} {metric.show(row.metrics[metric.name])} "
-            f"({metric.show(whole.metrics[metric.name])} before)",
+            _before_and_after(metric, whole, row),
         )
         for row in narrow
         if row.width in chosen
     ]
+
+
+def _before_and_after(metric: "Metric | None", whole: "Row", row: "Row") -> str:
+    if metric is None:
+        return ""
+    before, after = (metric.show(measured.metrics[metric.name]) for measured in (whole, row))
+    return f", {metric.name} {after} ({before} before)"
 
 
 def _left(width: float, cost: "Cost", full: "Cost", more: str) -> str:
