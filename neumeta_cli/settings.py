@@ -6,4 +6,5 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """A frozen mapping of fields, each with a default or a check, that refuses unknown ones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built when a recipe is read, not when its module is imported.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
