@@ -21,6 +21,7 @@ from neumeta_cli.checkpoint import known
 from neumeta_cli.checkpoint.arch import Arch, resolve
 from neumeta_cli.cli import main
 from neumeta_cli.evaluate import measure_latency
+from neumeta_cli.reporting import Silent
 
 # As many threads as OMP_NUM_THREADS says (make test: one, in a process for each core), or two; and
 # the processes that tests start have as many.
@@ -99,7 +100,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class Told:
+class Told(Silent):
     """Keeps the lines that a user would see."""
 
     def __init__(self) -> None:
@@ -107,15 +108,6 @@ class Told:
 
     def tell(self, line: str) -> None:
         self.lines.append(line)
-
-    def start(self, what: str, total: int) -> None:
-        pass
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.checkpoint import (
-    load_checkpoint,
-)
+from neumeta_cli.checkpoint import load_checkpoint
 
 HERE = "saved_files"
 State = dict[str, Any]
-
-
-class Told:
-    """A reporter that remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def tell(self, line: str) -> None:
-        self.lines.append(line)
-
-    def start(self, what: str, total: int) -> None: ...
-
-    def advance(self, steps: int = 1, note: str = "") -> None: ...
-
-    def finish(self) -> None: ...
 
 
 def layers() -> nn.Sequential:

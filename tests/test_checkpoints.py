@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Told
 from safetensors.torch import save_file
 from saved_files import (
     HERE,
     State,
-    Told,
     in_model,
     in_model_in_module,
     in_module,

@@ -12,15 +12,6 @@ from neumeta_cli.checkpoint import detect, load_checkpoint
 from neumeta_cli.checkpoint.arch import Arch, names_of
 from neumeta_cli.signatures import Signature, alike, architecture_names, likeliness
 
-TABLE = {
-    "table": [
-        {"method": "checkpoint", "width": 1.0, "metrics": {"top-1": 0.98}},
-        {"method": "NeuMeta", "width": 1.0, "metrics": {"top-1": 0.96}},
-        {"method": "NeuMeta", "width": 0.5, "metrics": {"top-1": 0.90}},
-        {"method": "ℓ1 pruning", "width": 0.5, "metrics": {"top-1": 0.10}},
-    ]
-}
-
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/googlenet", "timm/test_vit"])
 @pytest.mark.parametrize("classes", [1000, 7])
