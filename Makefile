@@ -1,7 +1,7 @@
 # make demo: the main job on embedded data, from nothing to a table and a picture.
 # make compare: its competitors on the same data, three seeds each, as a page; minutes more.
 # make quick: lint, types and the tests that are not marked slow.
-# make test: lint, types and the test suite, from nothing.
+# make test: lint, types and the test suite, from nothing; types are checked while tests run.
 # make test-older-kernels: a fit of each kind, training and export again, as on a processor with
 #   AVX2 and no AVX-512.
 
@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # A process for each core, with one thread each; what shares a fixture stays together till the end.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: demo compare quick test test-older-kernels lint clean
+.PHONY: demo compare quick test suite test-older-kernels lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,11 +37,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-quick: lint
-	$(PYTEST) -m 'not slow'
+quick: MARKED := -m 'not slow'
+quick test: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs 2 lint suite MARKED="$(MARKED)"
 
-test: lint
-	$(PYTEST)
+suite: $(STAMP)
+	$(PYTEST) $(MARKED)
 
 test-older-kernels: $(STAMP)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m kernels

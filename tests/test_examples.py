@@ -1,11 +1,8 @@
 """The examples run, as users run them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from conftest import REPOSITORY, DigitsFit
+from programs import Program
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +18,9 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_example_runs(digits_fit: DigitsFit, script: str) -> None:
-    paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, REPOSITORY / "examples" / script, digits_fit.manifold],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    program = Program(REPOSITORY / "examples" / script, digits_fit.manifold)
+    out, errors = program.communicate()
+    assert program.returncode == 0, errors
     for words in SCRIPTS[script]:
-        assert words in result.stdout
-    assert "False" not in result.stdout
+        assert words in out
+    assert "False" not in out

@@ -2,20 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from manifolds import saved_manifold, tiny_manifold
+from programs import Program
 
 from neumeta_cli.checkpoint.atomic import ABANDONED, write_text
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import export_network, load
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 # The program itself, but a disk so slow that half of the file takes for ever.
 SLOW = """
 import io, signal, sys, time, torch
@@ -49,18 +47,7 @@ for suffix in (".pt", ".safetensors", ".onnx", ".pt2"):
 """
 
 
-def run(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-
-
-def wait_until_writing(process: "subprocess.Popen[str]") -> None:
-    assert process.stderr is not None
+def wait_until_writing(process: Program) -> None:
     for line in process.stderr:
         if line.strip() == "writing":
             return
@@ -77,8 +64,8 @@ def test_a_stopped_export_leaves_the_old_file_and_nothing_else(tmp_path: Path) -
     for number, folder in folders.items():
         folder.mkdir()
         (folder / "x.pt").write_text("old")
-        processes[number] = run(
-            SLOW, manifold, "--width", "0.5", "--overwrite", "-o", folder / "x.pt"
+        processes[number] = Program(
+            "-c", SLOW, manifold, "--width", "0.5", "--overwrite", "-o", folder / "x.pt"
         )
     for number, process in processes.items():
         wait_until_writing(process)
@@ -104,9 +91,11 @@ def test_a_full_disk_refuses_every_format_and_leaves_nothing(tmp_path: Path) -> 
     """Files may grow no larger than 4 KiB."""
     folder = tmp_path / "full"
     folder.mkdir()
-    out, errors = run(FULL, saved_manifold(tmp_path), folder).communicate()
+    program = Program("-c", FULL, saved_manifold(tmp_path), folder)
+    out, errors = program.communicate()
+    assert program.returncode == 0, errors
     lines = out.splitlines()
-    assert len(lines) == 4, errors
+    assert len(lines) == 4
     for line, suffix in zip(lines, (".pt", ".safetensors", ".onnx", ".pt2"), strict=True):
         assert line.startswith(f"cannot write {folder}/x{suffix}: ")
     assert not list(folder.iterdir())
@@ -117,7 +106,7 @@ def test_two_exports_to_one_file_end_with_one_whole_file(tmp_path: Path) -> None
     manifold, target = saved_manifold(tmp_path), tmp_path / "out" / "x.pt"
     command = "import sys; from neumeta_cli.cli import main; main()"
     both = [
-        run(command, "export", manifold, "--width", width, "--overwrite", "-o", target)
+        Program("-c", command, "export", manifold, "--width", width, "--overwrite", "-o", target)
         for width in ("0.5", "1")
     ]
     for process in both:

@@ -1,13 +1,11 @@
 """Several processes give what one process gives."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import Program
 
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.training import Processes
@@ -38,19 +36,8 @@ def run_processes(count: int, command: list[str], folder: Path) -> str:
     begun = []
     for rank in range(count):
         launch = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": store.port}
-        environment = os.environ | {n: str(v) for n, v in launch.items()}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
-        begun.append(
-            subprocess.Popen(
-                [sys.executable, *command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=environment | {"OMP_WAIT_POLICY": "PASSIVE"},
-                cwd=folder,
-            )
-        )
+        launch |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        begun.append(Program(*command, cwd=folder, environment=launch, merged=True))
     told = "".join(process.communicate()[0] for process in begun)
     assert all(process.returncode == 0 for process in begun), told
     return told

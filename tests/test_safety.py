@@ -1,18 +1,16 @@
 """A fit that is killed or stopped at any moment goes on as if nothing had happened."""
 
-import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from programs import Program
 
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.errors import StoppedRunError
@@ -55,24 +53,16 @@ main()
 """
 
 
-def begin(folder: Path, *extra: str, held: bool = False) -> subprocess.Popen[str]:
+def begin(folder: Path, *extra: str, held: bool = False) -> Program:
     return start(folder.parent, "fit", "--run", folder, *extra, held=held)
 
 
-def start(folder: Path, *arguments: object, held: bool = False) -> subprocess.Popen[str]:
-    program = ["-c", HELD] if held else ["-m", "neumeta_cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.Popen(
-        [sys.executable, *program, *map(str, arguments), *RECIPE],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=folder,
-    )
+def start(folder: Path, *arguments: object, held: bool = False) -> Program:
+    program = ("-c", HELD) if held else ("-m", "neumeta_cli")
+    return Program(*program, *arguments, *RECIPE, cwd=folder)
 
 
-def wait_for_a_save(process: subprocess.Popen[str], state: Path, since: float) -> None:
+def wait_for_a_save(process: Program, state: Path, since: float) -> None:
     """Until the state is written after ``since``, or the fit is over."""
     while process.poll() is None:
         if state.exists() and state.stat().st_mtime > since:
@@ -80,7 +70,7 @@ def wait_for_a_save(process: subprocess.Popen[str], state: Path, since: float) -
         time.sleep(0.01)
 
 
-def wait_until_held(process: subprocess.Popen[str], folder: Path) -> None:
+def wait_until_held(process: Program, folder: Path) -> None:
     while process.poll() is None and not (folder / "held").exists():
         time.sleep(0.01)
 

@@ -1,5 +1,6 @@
 """Networks that run with no neumeta installed: ``.pt2`` for torch, ``.onnx`` for other runtimes."""
 
+import io
 import json
 import logging
 import warnings
@@ -90,8 +91,12 @@ def write_pt2(path: Path, model: nn.Module, size: InputSize, metadata: dict[str,
     extra = {PT2_ENTRY: json.dumps(metadata)}
 
     def write(partial: Path) -> None:
-        with partial.open("wb") as file, _quiet():
-            torch.export.save(program, file, extra_files=extra)
+        # In memory first: torch (2.14) does not close the archive of a file that it cannot write,
+        # and ends the process when the archive is freed.
+        whole = io.BytesIO()
+        with _quiet():
+            torch.export.save(program, whole, extra_files=extra)
+        partial.write_bytes(whole.getbuffer())
         _check(path, model, size, lambda: _open_pt2(partial))
 
     return write_atomically(path, write)
