@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -172,7 +172,7 @@ def _as_it_is(param: Any) -> Any:
         if not nothing:
             if not _needs_no_check(kind, value):
                 return process(param, ctx, value)
-            value = kind(value)
+            value = value if get_origin(kind) is Literal else kind(value)
         return value if param.callback is None else param.callback(ctx, param, value)
 
     param.process_value = processed
@@ -180,12 +180,12 @@ def _as_it_is(param: Any) -> Any:
 
 
 def _needs_no_check(kind: Any, value: Any) -> bool:
-    """Whether ``kind(value)`` is what typer makes of a value, and refuses nothing of it."""
+    """Whether typer makes ``kind(value)`` of a value, or one of its words, and refuses nothing."""
     if kind is Path and isinstance(value, str | Path):  # what cannot be read is refused
         return os.access(value, os.R_OK) or not os.path.exists(value)
     if kind == list[str] and isinstance(value, list | tuple):
         return bool(value) and all(type(text) is str for text in value)
-    return type(value) is kind
+    return value in get_args(kind) if get_origin(kind) is Literal else type(value) is kind
 
 
 def as_command(function: Callable[..., None]) -> Callable[..., None]:
