@@ -10,6 +10,11 @@ from .assign import (
     take_weights as take_weights,
 )
 from .atomic import write_atomically as write_atomically, write_text as write_text
+from .files import (
+    SUFFIXES as SUFFIXES,
+    require_there as require_there,
+    suffix_of as suffix_of,
+)
 from .integrity import (
     check_archive as check_archive,
     first_line as first_line,
@@ -26,10 +31,8 @@ from .load import (
 from .usable import check_resizable as check_resizable
 from .weights import (
     METADATA_KEY as METADATA_KEY,
-    SUFFIXES as SUFFIXES,
     Weights as Weights,
     file_hash as file_hash,
     read_weights as read_weights,
-    suffix_of as suffix_of,
     write_weights as write_weights,
 )

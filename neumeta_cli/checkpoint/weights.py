@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neumeta_cli.checkpoint.atomic import write_atomically
+from neumeta_cli.checkpoint.files import PICKLE_SUFFIXES, SUFFIXES, require_there, suffix_of
 from neumeta_cli.checkpoint.integrity import (
     DIGEST,
     check_digest,
@@ -25,9 +26,6 @@ from neumeta_cli.checkpoint.nesting import choose_state, is_asked, under
 from neumeta_cli.checkpoint.pickles import read_pickle
 from neumeta_cli.errors import NeumetaError
 
-# The last is that of .pth.tar, which is no tar archive.
-PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".th", ".pyth", ".tar")
-SUFFIXES = (*PICKLE_SUFFIXES, ".safetensors")
 MOST_LISTED = 8  # keys that a message lists
 METADATA_KEY = "neumeta"  # our JSON: in the safetensors header, or beside "state_dict" in a pickle
 
@@ -66,11 +64,6 @@ class Weights:
         return self.names.get(name, name)
 
 
-def suffix_of(path: Path) -> str:
-    """The ending that tells a file's format, in lower case."""
-    return Path(path).suffix.lower()
-
-
 def read_weights(path: Path, key: str | None = None) -> Weights:
     """Read a ``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.pkl``, ``.pth.tar`` or ``.safetensors``.
 
@@ -87,8 +80,7 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
 
     """
     path = Path(path)
-    if not path.exists():
-        raise NeumetaError(f"no such file: {path}")
+    require_there(path)
     if path.is_dir():
         raise NeumetaError(f"{path} is a folder; give a weights file ({', '.join(SUFFIXES)})")
     if suffix_of(path) not in SUFFIXES:

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -12,39 +12,52 @@ import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from neumeta_cli import __version__
-from neumeta_cli.cli.command import USAGE_ERROR, Command, Group, as_command, usage_line
-from neumeta_cli.cli.comparing import compare, report
+from neumeta_cli.cli.command import USAGE_ERROR, Group, Named, usage_line
 from neumeta_cli.cli.completing import install_completion, show_completion
 from neumeta_cli.cli.console import Settings, complain
-from neumeta_cli.cli.doctor import doctor
-from neumeta_cli.cli.evaluating import evaluate
-from neumeta_cli.cli.exporting import export
-from neumeta_cli.cli.fitting import distill, fit, train
-from neumeta_cli.cli.helping import INSPECT, MEASURE, SHIP, START, show_help
-from neumeta_cli.cli.information import info
-from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
-from neumeta_cli.cli.stages import permute, trace
+from neumeta_cli.cli.helping import INSPECT, MEASURE, SHIP, START
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
 
-GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    START: {"trace": trace, "permute": permute, "distill": distill, "fit": fit, "train": train},
-    INSPECT: {"info": info, "doctor": doctor},
-    MEASURE: {"eval": evaluate, "compare": compare, "report": report},
-    SHIP: {"export": export},
+# A command's function, by its module beside this one: imported when the command is asked for.
+GROUPS = {
+    START: {
+        "trace": "stages.trace",
+        "permute": "stages.permute",
+        "distill": "fitting.distill",
+        "fit": "fitting.fit",
+        "train": "fitting.train",
+    },
+    INSPECT: {"info": "information.info", "doctor": "doctor.doctor"},
+    MEASURE: {
+        "eval": "evaluating.evaluate",
+        "compare": "comparing.compare",
+        "report": "comparing.report",
+    },
+    SHIP: {"export": "exporting.export"},
 }
-COMMANDS = {name: function for group in GROUPS.values() for name, function in group.items()}
-RECIPES: dict[str, Callable[..., None]] = {
-    "list": list_recipes,
-    "show": show_recipe,
-    "schema": schema,
+COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
+RECIPES = {
+    "list": "recipes.list_recipes",
+    "show": "recipes.show_recipe",
+    "schema": "recipes.schema",
 }
+
+
+class _Program(Group):
+    named = tuple(Named(n, p, group) for group, named in GROUPS.items() for n, p in named.items())
+    named += (Named("help", "helping.show_help", INSPECT),)
+
+
+class _Recipes(Group):
+    named = tuple(Named(name, place) for name, place in RECIPES.items())
+
 
 NAME = "neumeta"
 # Help is plain text: to import what rich makes boxes with takes longer than all the rest of --help.
 app = typer.Typer(
     name=NAME,
-    cls=Group,
+    cls=_Program,
     add_completion=False,  # as options of our own below
     pretty_exceptions_enable=False,
     help="One pretrained checkpoint in, networks of any width out (Neural Metamorphosis).",
@@ -52,17 +65,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _recipes = typer.Typer(
-    cls=Group,
+    cls=_Recipes,
     rich_markup_mode=None,
     help="The experiments that come with neumeta.",
 )
-for _group, _commands in GROUPS.items():
-    for _name, _function in _commands.items():
-        app.command(_name, cls=Command, rich_help_panel=_group)(as_command(_function))
-for _name, _function in RECIPES.items():
-    _recipes.command(_name, cls=Command)(as_command(_function))
 app.add_typer(_recipes, name="recipes", rich_help_panel=INSPECT)
-app.command("help", cls=Command, rich_help_panel=INSPECT)(as_command(show_help))
 
 
 def _show_version(wanted: bool) -> None:

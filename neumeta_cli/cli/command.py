@@ -3,9 +3,13 @@
 import difflib
 import functools
 import inspect
+import os
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -45,8 +49,76 @@ class Command(TyperCommand):
         write_options(self, ctx, formatter)
 
 
+@dataclass(frozen=True)
+class Named:
+    """A command that a group has.
+
+    Attributes:
+        name: as it is typed.
+        place: its module beside this one, and its function there.
+        group: of commands in help, that it is shown with.
+
+    """
+
+    name: str
+    place: str
+    group: str | None = None
+
+    def function(self) -> Callable[..., None]:
+        """Its function, whose module is imported now."""
+        module, _, name = self.place.rpartition(".")
+        found: Callable[..., None] = getattr(import_module(f"{__package__}.{module}"), name)
+        return found
+
+    def build(self) -> Any:
+        """The command with all its options."""
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(self.name, cls=Command, rich_help_panel=self.group)(
+            as_command(self.function())
+        )
+        return typer.main.get_command(alone)
+
+    def outline(self) -> Any:
+        """The command without its options, for a list of commands."""
+        about = inspect.getdoc(self.function())
+        return TyperCommand(self.name, help=about, rich_help_panel=self.group)
+
+
+class Commands(Mapping[str, Any]):
+    """The commands of a group, in its order: each is built when it is first asked for."""
+
+    def __init__(self, named: Iterable[Named], built: Mapping[str, Any]) -> None:
+        self._every = {command.name: command for command in named} | dict(built)
+        self._built = dict(built)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = self._every[name].build()
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._every)
+
+    def __len__(self) -> int:
+        return len(self._every)
+
+    def outline(self, name: str) -> Any:
+        """A command as far as a list of commands shows it."""
+        command = self._every[name]
+        return command.outline() if isinstance(command, Named) else command
+
+
 class Group(TyperGroup):
     """The same for a group of commands, which shows its help where none is named."""
+
+    named: ClassVar[tuple[Named, ...]] = ()
+
+    def __init__(self, *, commands: Any = None, **given: Any) -> None:
+        every: Any = Commands(self.named, commands or {})
+        super().__init__(commands=every, **given)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)  # not their items, which would all be built
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_as_it_is(param) for param in super().get_params(ctx)]
@@ -87,22 +159,33 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def _as_it_is(param: Any) -> Any:
-    """Take what is not given as None, whatever its type, and a text or a default as it is.
+    """Take what is not given as None, whatever its type, and texts, paths and defaults as they are.
 
     Typer does so too, but since 0.29 it imports pydantic before it finds out, which takes longer
     than all the rest of a command that needs no torch.
     """
     process = type(param).process_value
-    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    kind: Any = getattr(getattr(param, "type_descriptor", None), "annotation", None)
 
     def processed(ctx: Any, value: Any) -> Any:
         nothing = value is None and (not param.required or ctx.resilient_parsing)  # completion
-        if not nothing and type(value) is not kind:
-            return process(param, ctx, value)
+        if not nothing:
+            if not _needs_no_check(kind, value):
+                return process(param, ctx, value)
+            value = value if get_origin(kind) is Literal else kind(value)
         return value if param.callback is None else param.callback(ctx, param, value)
 
     param.process_value = processed
     return param
+
+
+def _needs_no_check(kind: Any, value: Any) -> bool:
+    """Whether typer makes ``kind(value)`` of a value, or one of its words, and refuses nothing."""
+    if kind is Path and isinstance(value, str | Path):  # what cannot be read is refused
+        return os.access(value, os.R_OK) or not os.path.exists(value)
+    if kind == list[str] and isinstance(value, list | tuple):
+        return bool(value) and all(type(text) is str for text in value)
+    return value in get_args(kind) if get_origin(kind) is Literal else type(value) is kind
 
 
 def as_command(function: Callable[..., None]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 30.0  # seconds between plain progress lines
 PLAIN_WIDTH = 160
+COLOURS = {"FORCE_COLOR", "TTY_COMPATIBLE"}  # variables by which rich takes a pipe for a terminal
 
 
 class Settings:
@@ -47,14 +48,23 @@ def echo(line: str) -> None:
 def note(line: str) -> None:
     """Print a line to stderr, unless ``--quiet``."""
     if not Settings.quiet:
-        _console(stderr=True).print(line, style="dim", markup=False)
+        _say_on_stderr("", line)
 
 
 def complain(line: str) -> None:
     """Print an error's one line to stderr."""
+    _say_on_stderr("error: ", " ".join(line.split()))
+
+
+def _say_on_stderr(label: str, line: str) -> None:
+    """With colours on a terminal; elsewhere without rich, which takes longer than the rest."""
+    if not (sys.stderr.isatty() or COLOURS & os.environ.keys()):
+        print(label + line, file=sys.stderr)
+        return
     from rich.text import Text
 
-    _console(stderr=True).print(Text("error: ", style="bold red") + Text(" ".join(line.split())))
+    text = Text(line, style="" if label else "dim")
+    _console(stderr=True).print(Text(label, style="bold red") + text)
 
 
 def write_json(target: str | None, document: Any) -> None:

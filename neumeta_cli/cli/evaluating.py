@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from neumeta_cli.checkpoint import require_there
 from neumeta_cli.cli.console import TerminalReporter, say, write_json
 from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import (
@@ -71,6 +72,9 @@ def evaluate(
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
     """
+    chosen = parse_widths(widths, force)
+    counts = [] if samples is None else parse_counts(samples)
+    require_there(file)
     from neumeta_cli.checkpoint import Arch, load_checkpoint
     from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.cli.measured import rows_table
@@ -83,8 +87,6 @@ def evaluate(
     from neumeta_cli.tasks import load_task
 
     place, reporter = choose_device(device), TerminalReporter()
-    chosen = parse_widths(widths, force)
-    counts = [] if samples is None else parse_counts(samples)
     batches = BATCHES if latency else ()
     said = Asked(data, test_data, recipe, download, skip_broken)
     told: dict[str, Any] = {}

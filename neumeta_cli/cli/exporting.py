@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neumeta_cli.checkpoint import require_there
 from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.gains import (
@@ -147,6 +148,7 @@ def export(
 
     Example: neumeta export --widths 1,0.75,0.5,0.25 -o family/
     """
+    require_there(manifold)
     from neumeta_cli.export import (
         Choice,
         Finish,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neumeta_cli.checkpoint import SUFFIXES, require_there, suffix_of
 from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
 from neumeta_cli.cli.gains import gained, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
@@ -63,6 +64,7 @@ def fit(
 
     On several GPUs: accelerate launch -m neumeta_cli fit --recipe … (the same up to rounding).
     """
+    require_there(None if resume else checkpoint)  # to resume, the run's own files are enough
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
@@ -151,6 +153,9 @@ def distill(
 
     Example: neumeta distill resnet18.pth --data my_images/
     """
+    if output.suffix != ".safetensors":  # before the fit, not after it
+        raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
+    require_there(checkpoint)
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import check_resizable, load_checkpoint
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
@@ -163,8 +168,6 @@ def distill(
     from neumeta_cli.tasks import load_task, task_class
 
     reporter = TerminalReporter()
-    if output.suffix != ".safetensors":  # before the fit, not after it
-        raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
     test = TestImages(test_data, skip_broken)
@@ -236,13 +239,14 @@ def train(
 
     On several GPUs: accelerate launch -m neumeta_cli train --recipe … (the same up to rounding).
     """
+    if suffix_of(output) not in SUFFIXES:  # before the training, not after it
+        raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
+    require_there(init)
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import (
-        SUFFIXES,
         Checkpoint,
         Weights,
         read_weights,
-        suffix_of,
         take_weights,
         write_weights,
     )
@@ -252,8 +256,6 @@ def train(
     from neumeta_cli.tasks import load_task, task_class
     from neumeta_cli.training import train_network
 
-    if suffix_of(output) not in SUFFIXES:  # before the training, not after it
-        raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
     kind = task_class(chosen.task, trust_code=True)

@@ -47,7 +47,7 @@ def write_commands(group: Any, ctx: Any, formatter: Any) -> None:
     room = formatter.width - 6 - max(map(len, names))
     panels: dict[str, list[Any]] = {}
     for name in names:
-        command = group.get_command(ctx, name)
+        command = group.commands.outline(name)
         line = (name, command.get_short_help_str(room))
         panels.setdefault(command.rich_help_panel or "Commands", []).append(line)
     _write(formatter, panels)

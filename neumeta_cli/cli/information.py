@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from neumeta_cli.checkpoint import require_there
 from neumeta_cli.cli.console import TerminalReporter, escape, say, table, write_json
 from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import ArchOption, Json, WeightsKeyOption
@@ -32,6 +33,7 @@ def info(
 
     Example: neumeta info half.onnx
     """
+    require_there(file)
     from neumeta_cli.export import describe
 
     document = describe(file, TerminalReporter(), arch, weights_key)

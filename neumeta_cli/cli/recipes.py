@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neumeta_cli.checkpoint import require_there
 from neumeta_cli.cli.completing import AUTO, complete_shown_recipe
 from neumeta_cli.cli.console import TerminalReporter, echo, note, to_json, write_json
 from neumeta_cli.cli.options import ArchOption, CheckpointOption, DataOption, Json, SetOption
@@ -57,11 +58,12 @@ def show_recipe(
 
         _show(load_recipe(name, set_ or []), every)
         return
+    if checkpoint is None:
+        raise NeumetaError("recipes show auto: name the network, --checkpoint FILE")
+    require_there(checkpoint)
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import automatic
 
-    if checkpoint is None:
-        raise NeumetaError("recipes show auto: name the network, --checkpoint FILE")
     loaded = load_checkpoint(checkpoint, arch, reporter=TerminalReporter())
     _show(automatic(loaded, set_, data), every)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neumeta_cli.checkpoint import SUFFIXES, require_there, suffix_of
 from neumeta_cli.choices import Norm, Weighting
 from neumeta_cli.cli.completing import complete_arch
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
@@ -62,13 +63,15 @@ def trace(
 
     Example: neumeta trace resnet18.pth --plot graph.svg
     """
-    from neumeta_cli.checkpoint import SUFFIXES, load_checkpoint, resolve, suffix_of
+    is_file = Path(target).exists() or suffix_of(Path(target)) in SUFFIXES
+    require_there(Path(target) if is_file else None)
+    from neumeta_cli.checkpoint import load_checkpoint, resolve
     from neumeta_cli.resize import open_frame
     from neumeta_cli.trace import describe
 
     given = parse_inputs(input_size)
     told = {}
-    if Path(target).exists() or suffix_of(Path(target)) in SUFFIXES:
+    if is_file:
         reporter = TerminalReporter()
         checkpoint = load_checkpoint(Path(target), arch, reporter=reporter, weights_key=weights_key)
         tell_arch(checkpoint)
@@ -140,7 +143,8 @@ def permute(
 
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
-    from neumeta_cli.checkpoint import load_checkpoint, suffix_of
+    require_there(checkpoint)
+    from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.permute import Objective, Ordering, permute_checkpoint
     from neumeta_cli.pipeline import write_permuted
     from neumeta_cli.resize import open_frame

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,13 +15,16 @@ from neumeta_cli.checkpoint import (
     load_checkpoint,
     read_weights,
     refusing,
+    require_there,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.loading import KIND
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import FORMAT_VERSION, Manifold, load_manifold
+from neumeta_cli.manifold import FORMAT_VERSION, MANIFOLD, NETWORK
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
+
+if TYPE_CHECKING:
+    from neumeta_cli.manifold import Manifold
 
 STATE = frozenset({"field", "average", "optimizer", "step"})  # entries of a stopped fit's state
 
@@ -50,8 +53,7 @@ def describe(
 
     """
     path = Path(path)
-    if not path.exists():
-        raise NeumetaError(f"no such file: {path}")
+    require_there(path)
     with refusing(path, "file"):
         if path.suffix in PROGRAMS and path.is_file():
             known = _program(path)
@@ -78,9 +80,9 @@ def _weights(path: Path, weights: Weights, opening: Callable[[], Checkpoint]) ->
     seen = _tensors(weights.tensors)
     if isinstance(weights.envelope, Mapping) and weights.envelope.keys() >= STATE:
         return _state(weights.envelope)
-    if kind == "manifold":
+    if kind == MANIFOLD:
         return seen | _manifold(path, weights.metadata)
-    if kind == KIND:
+    if kind == NETWORK:
         return seen | _exported(weights.metadata)
     return seen | _checkpoint(path, weights, opening)
 
@@ -114,6 +116,8 @@ def _exported(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: value for name, value in metadata.items() if name != "digest"}
+    from neumeta_cli.manifold import load_manifold  # and all kinds of INR
+
     provenance = dict(known.pop("provenance", None) or {})
     known |= {
         "recipe": provenance.pop("recipe", {}),
@@ -129,7 +133,7 @@ def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_manifold(
-    manifold: Manifold, recipe: Mapping[str, Any], metrics: list[Any]
+    manifold: "Manifold", recipe: Mapping[str, Any], metrics: list[Any]
 ) -> dict[str, Any]:
     full = manifold.frame.full
     cost = measure_cost(manifold.skeleton(full), manifold.input_size)

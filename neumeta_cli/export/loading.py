@@ -10,14 +10,14 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.precision import check_dtype
 from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import (
+    MANIFOLD,
+    NETWORK,
     blueprint_from_json,
     check_version,
     load_manifold,
     rebuild_frame,
 )
 from neumeta_cli.resize import Frame
-
-KIND = "network"
 
 
 def load(
@@ -45,9 +45,9 @@ def load(
     """
     path = Path(path)
     kind, weights = _read(path, weights_key)
-    if kind == "manifold":
+    if kind == MANIFOLD:
         return load_manifold(path, trust_code)
-    if kind == KIND:
+    if kind == NETWORK:
         return _load_network(path, weights, trust_code)
     return load_checkpoint(path, arch, weights_key=weights_key).model
 
@@ -70,8 +70,8 @@ def _read(path: Path, weights_key: str | None) -> tuple[str, Weights]:
 
 
 def _load_network(path: Path, weights: Weights, trust_code: bool) -> nn.Module:
-    check_version(path, weights.metadata, KIND)
-    with refusing(path, KIND):
+    check_version(path, weights.metadata, NETWORK)
+    with refusing(path, NETWORK):
         dtype = check_dtype(weights.metadata.get("dtype", "float32"))
         blueprint = blueprint_from_json(weights.metadata, trust_code)
         sizes = {str(name): int(n) for name, n in weights.metadata["sizes"].items()}

@@ -23,9 +23,8 @@ from neumeta_cli.manifold.inr import KINDS, InrSettings, inr_settings, own_field
 from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import unpack
+from neumeta_cli.manifold.version import FORMAT_VERSION, MANIFOLD, check_version
 
-FORMAT_VERSION = 2
-KIND = "manifold"
 MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for more
 
 
@@ -57,21 +56,6 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
     return Blueprint(arch, size, fold, scope, heads)
 
 
-def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
-    """Refuse a file of another kind or of a newer format."""
-    if metadata.get("kind") != kind:
-        found = metadata.get("kind", "plain weights file")
-        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; see: neumeta info {path}")
-    version = metadata.get("format_version")
-    if type(version) is not int or version < 1:
-        raise NeumetaError(f"{path} is damaged: it has no format version")
-    if version > FORMAT_VERSION:
-        raise NeumetaError(
-            f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
-            "upgrade neumeta"
-        )
-
-
 def save_manifold(path: Path, manifold: Manifold) -> Path:
     """Write a manifold, atomically; the ending must be ``.safetensors``.
 
@@ -88,7 +72,7 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         calibration = manifold.calibration.packed()
         tensors |= {f"calibration.{name}": t.cpu() for name, t in calibration.items()}
     metadata = {
-        "kind": KIND,
+        "kind": MANIFOLD,
         "format_version": FORMAT_VERSION,
         **blueprint_to_json(manifold.blueprint),
         "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
@@ -116,8 +100,8 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
     """
     path = Path(path)
     weights = read_weights(path)
-    check_version(path, weights.metadata, KIND)
-    with refusing(path, KIND):
+    check_version(path, weights.metadata, MANIFOLD)
+    with refusing(path, MANIFOLD):
         manifold = _rebuild(weights, trust_code)
         provenance = TypeAdapter(Provenance)
         manifold.provenance = provenance.validate_python(weights.metadata["provenance"])

@@ -1,0 +1,24 @@
+"""What a file of ours says that it is, and of which version; needs no torch."""
+
+from pathlib import Path
+from typing import Any
+
+from neumeta_cli.errors import NeumetaError
+
+FORMAT_VERSION = 2
+MANIFOLD, NETWORK = "manifold", "network"  # kinds of files; a network is one that was exported
+
+
+def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
+    """Refuse a file of another kind or of a newer format."""
+    if metadata.get("kind") != kind:
+        found = metadata.get("kind", "plain weights file")
+        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; see: neumeta info {path}")
+    version = metadata.get("format_version")
+    if type(version) is not int or version < 1:
+        raise NeumetaError(f"{path} is damaged: it has no format version")
+    if version > FORMAT_VERSION:
+        raise NeumetaError(
+            f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
+            "upgrade neumeta"
+        )
