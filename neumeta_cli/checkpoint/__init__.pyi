@@ -10,18 +10,25 @@ from .assign import (
     take_weights as take_weights,
 )
 from .atomic import write_atomically as write_atomically, write_text as write_text
+from .cuts import (
+    Cut as Cut,
+    InputSize as InputSize,
+    parse_size as parse_size,
+)
 from .integrity import (
+    FORMAT_VERSION as FORMAT_VERSION,
     check_archive as check_archive,
+    check_version as check_version,
     first_line as first_line,
     parse_metadata as parse_metadata,
     refusing as refusing,
 )
 from .load import (
     Checkpoint as Checkpoint,
-    InputSize as InputSize,
+    NETWORK as NETWORK,
+    is_narrowed as is_narrowed,
     load_checkpoint as load_checkpoint,
     materialise as materialise,
-    parse_size as parse_size,
 )
 from .usable import check_resizable as check_resizable
 from .weights import (

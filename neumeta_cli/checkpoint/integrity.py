@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 
+FORMAT_VERSION = 2  # of manifolds and exported networks
 DIGEST = "digest"  # the key in our metadata
 MOST_GROWTH = 8  # times its size that a file's content may take in memory; tied weights count twice
 ALLOWANCE = 1 << 20  # bytes beyond that
@@ -116,3 +117,21 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
+
+
+def check_version(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
+    """Refuse a file of another kind or of a newer format."""
+    if metadata.get("kind") != kind:
+        found = metadata.get("kind", "plain weights file")
+        again = f"see: neumeta info {path}"
+        if found == "network":  # an export
+            again = f"a manifold of it, for narrower ones: neumeta distill {path} --data DIR"
+        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; {again}")
+    version = metadata.get("format_version")
+    if type(version) is not int or version < 1:
+        raise NeumetaError(f"{path} is damaged: it has no format version")
+    if version > FORMAT_VERSION:
+        raise NeumetaError(
+            f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
+            "upgrade neumeta"
+        )

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    FORMAT_VERSION,
+    NETWORK,
     Checkpoint,
     Weights,
     file_hash,
@@ -17,9 +19,8 @@ from neumeta_cli.checkpoint import (
     refusing,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.loading import KIND
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import FORMAT_VERSION, Manifold, load_manifold
+from neumeta_cli.manifold import Manifold, load_manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
 
@@ -80,7 +81,7 @@ def _weights(path: Path, weights: Weights, opening: Callable[[], Checkpoint]) ->
         return _state(weights.envelope)
     if kind == "manifold":
         return seen | _manifold(path, weights.metadata)
-    if kind == KIND:
+    if kind == NETWORK:
         return seen | _exported(weights.metadata)
     return seen | _checkpoint(path, weights, opening)
 
@@ -167,7 +168,7 @@ def _checkpoint(path: Path, weights: Weights, opening: Callable[[], Checkpoint])
         size = "×".join(map(str, checkpoint.input_size))
         warnings.append(f"cost not known: inputs of {size} do not pass ({first_line(error)})")
     return known | {
-        "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
+        "arch": checkpoint.arch.as_dict(),
         "input_size": list(checkpoint.input_size),
         "source": checkpoint.source(),
         "warnings": warnings,

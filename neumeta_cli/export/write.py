@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from neumeta_cli.checkpoint import Weights, write_weights
+from neumeta_cli.checkpoint import FORMAT_VERSION, NETWORK, Weights, write_weights
 from neumeta_cli.data.preprocessing import as_before
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import MANIFOLD
 from neumeta_cli.export.calibrating import read_images, recalibrate
 from neumeta_cli.export.choose.wish import mean_width
-from neumeta_cli.export.loading import KIND
 from neumeta_cli.export.precision import (
     check_dtype,
     convert,
@@ -23,7 +22,7 @@ from neumeta_cli.export.precision import (
     outputs_of,
 )
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import FORMAT_VERSION, Manifold, blueprint_to_json
+from neumeta_cli.manifold import Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
 
@@ -161,7 +160,7 @@ def _of_manifold(manifold: Manifold) -> dict[str, Any]:
     """What every network of a manifold says of itself."""
     provenance = manifold.provenance
     return {
-        "kind": KIND,
+        "kind": NETWORK,
         "format_version": FORMAT_VERSION,
         **blueprint_to_json(manifold.blueprint),
         "data": provenance.recipe.get("data", {}) | {"root": None, "test_root": None},

@@ -4,10 +4,8 @@ from .blueprint import (
     rebuild_frame as rebuild_frame,
 )
 from .file import (
-    FORMAT_VERSION as FORMAT_VERSION,
     blueprint_from_json as blueprint_from_json,
     blueprint_to_json as blueprint_to_json,
-    check_version as check_version,
     load_manifold as load_manifold,
     save_manifold as save_manifold,
 )

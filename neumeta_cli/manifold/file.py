@@ -9,7 +9,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    FORMAT_VERSION,
     Weights,
+    check_version,
     parse_size,
     read_weights,
     recorded_arch,
@@ -24,7 +26,6 @@ from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import unpack
 
-FORMAT_VERSION = 2
 KIND = "manifold"
 MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for more
 
@@ -32,7 +33,7 @@ MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for
 def blueprint_to_json(blueprint: Blueprint) -> dict[str, Any]:
     """A blueprint as plain JSON types."""
     return {
-        "arch": {"name": blueprint.arch.name, "kwargs": dict(blueprint.arch.kwargs)},
+        "arch": blueprint.arch.as_dict(),
         "input_size": list(blueprint.input_size),
         "fold": blueprint.fold,
         "scope": list(blueprint.scope),
@@ -49,27 +50,11 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
         KeyError, ValueError, TypeError: it is no blueprint.
 
     """
-    name, kwargs = str(document["arch"]["name"]), dict(document["arch"]["kwargs"])
-    arch = recorded_arch(name, kwargs, trust_code)
+    arch = recorded_arch(document["arch"], trust_code)
     scope = tuple(map(str, document["scope"]))
     heads = str(document.get("heads", "width"))
     size, fold = parse_size(document["input_size"]), bool(document["fold"])
     return Blueprint(arch, size, fold, scope, heads)
-
-
-def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
-    """Refuse a file of another kind or of a newer format."""
-    if metadata.get("kind") != kind:
-        found = metadata.get("kind", "plain weights file")
-        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; see: neumeta info {path}")
-    version = metadata.get("format_version")
-    if type(version) is not int or version < 1:
-        raise NeumetaError(f"{path} is damaged: it has no format version")
-    if version > FORMAT_VERSION:
-        raise NeumetaError(
-            f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
-            "upgrade neumeta"
-        )
 
 
 def save_manifold(path: Path, manifold: Manifold) -> Path:
