@@ -35,6 +35,7 @@ from .export import (
     export_network as export_network,
     export_planned as export_planned,
     load as load,
+    save as save,
 )
 from .manifold import (
     LiveNetwork as LiveNetwork,

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from neumeta_cli.checkpoint import (
+    NETWORK,
     Arch,
     Checkpoint,
+    InputSize,
     Weights,
     check_resizable,
     first_line,
+    is_narrowed,
     load_checkpoint,
+    read_weights,
+    refusing,
     resolve,
     suffix_of,
+    take_weights,
     write_text,
     write_weights,
 )
@@ -26,6 +31,7 @@ from neumeta_cli.data import FORMATS, NOTHING_TO_READ, require_root
 from neumeta_cli.data.preprocessing import (
     PREPROCESSING,
     Preprocessing,
+    as_before,
     own_preprocessing,
     resolved,
 )
@@ -44,6 +50,7 @@ from neumeta_cli.evaluate import (
     shown,
     sweep,
 )
+from neumeta_cli.export import own_metadata
 from neumeta_cli.hardware import launched_processes
 from neumeta_cli.manifold import load_manifold, save_manifold
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
@@ -294,7 +301,11 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
 
 def preprocessing_for(checkpoint: Checkpoint) -> Preprocessing:
     """What a checkpoint's network expects of its images."""
-    recorded = checkpoint.weights.metadata.get(PREPROCESSING)
+    metadata = checkpoint.weights.metadata
+    recorded = metadata.get(PREPROCESSING)
+    if recorded is None and metadata.get("data"):  # of an exported network
+        with refusing(checkpoint.path, NETWORK):
+            recorded = as_before(DataSection(**metadata["data"])).model_dump()
     return own_preprocessing(checkpoint.arch, checkpoint.input_size, recorded, checkpoint.path)
 
 
@@ -310,6 +321,34 @@ def build_untrained(recipe: Recipe) -> tuple[nn.Module, Any]:
         return arch.build("cpu"), arch
 
 
+def network_to_train(
+    recipe: Recipe, init: Path | None, weights_key: str | None, reporter: Reporter
+) -> tuple[nn.Module, Arch, InputSize]:
+    """The recipe's network, its architecture and the (C, H, W) of its input.
+
+    Its weights are fresh but for those that ``init`` has. If that is a narrowed network of the
+    recipe's architecture, it is taken as it is.
+
+    Raises:
+        NeumetaError: nothing in ``init`` fits the network.
+
+    """
+    weights = None if init is None else read_weights(init, weights_key)
+    if init is not None and weights is not None and is_narrowed(weights):
+        opened = load_checkpoint(
+            init, recipe_arch(recipe), recipe.model.input_size, reporter, weights_key
+        )
+        reporter.tell(f"{init}: {opened.arch.name}, as it was narrowed")
+        return opened.model, opened.arch, opened.input_size
+    model, arch = build_untrained(recipe)
+    if weights is not None:
+        taken = take_weights(model, weights.tensors)
+        if not taken:
+            raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
+        reporter.tell(f"{taken} of {len(model.state_dict())} tensors from {init}")
+    return model, arch, recipe.model.input_size or arch.default_input_size()
+
+
 def recipe_arch(recipe: Recipe) -> Arch:
     """The recipe's architecture, with its arguments."""
     arch, classes = resolve(recipe.model.arch), recipe.model.num_classes
@@ -318,26 +357,13 @@ def recipe_arch(recipe: Recipe) -> Arch:
 
 
 def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
-    """Write a permuted checkpoint; a ``.safetensors`` file also tells its architecture."""
-    if suffix_of(path) == ".safetensors":
-        recorded = checkpoint.weights.metadata.get(PREPROCESSING)
-        told = checkpoint_metadata(checkpoint, recorded) | {"permuted": True}
-        permuted = replace(permuted, metadata=told, names={})
+    """Write a permuted checkpoint; ``.safetensors`` and what was narrowed tell how to build it."""
+    if suffix_of(path) == ".safetensors" or checkpoint.arch.cuts:
+        told = own_metadata(checkpoint) | {"permuted": True}
+        permuted = Weights(permuted.tensors, told)
     elif suffix_of(checkpoint.path) == ".safetensors":
         permuted = replace(permuted, metadata={})
     return write_weights(path, permuted)
-
-
-def checkpoint_metadata(
-    checkpoint: Checkpoint, preprocessing: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself, and of what its images go through."""
-    told = {} if preprocessing is None else {PREPROCESSING: dict(preprocessing)}
-    return told | {
-        "kind": "checkpoint",
-        "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
-        "input_size": list(checkpoint.input_size),
-    }
 
 
 def new_folder(recipe: Recipe) -> Path:

@@ -10,6 +10,11 @@ from .assign import (
     take_weights as take_weights,
 )
 from .atomic import write_atomically as write_atomically, write_text as write_text
+from .cuts import (
+    Cut as Cut,
+    InputSize as InputSize,
+    parse_size as parse_size,
+)
 from .files import (
     SUFFIXES as SUFFIXES,
     require_there as require_there,
@@ -23,12 +28,17 @@ from .integrity import (
 )
 from .load import (
     Checkpoint as Checkpoint,
-    InputSize as InputSize,
+    is_narrowed as is_narrowed,
     load_checkpoint as load_checkpoint,
     materialise as materialise,
-    parse_size as parse_size,
 )
 from .usable import check_resizable as check_resizable
+from .version import (
+    FORMAT_VERSION as FORMAT_VERSION,
+    MANIFOLD as MANIFOLD,
+    NETWORK as NETWORK,
+    check_version as check_version,
+)
 from .weights import (
     METADATA_KEY as METADATA_KEY,
     Weights as Weights,

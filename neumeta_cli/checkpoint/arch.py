@@ -4,7 +4,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from neumeta_cli.checkpoint.cuts import Cut, parse_cut
 from neumeta_cli.checkpoint.integrity import first_line
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
 LIBRARIES = ("zoo", "torchvision", "timm")
+CUTTER = "neumeta_cli.resize.cutting:cut_down"  # by its name, as tracing comes after checkpoints
 PLAIN = {  # whole numbers that a file may give a factory without permission, and their most
     "num_classes": 100_000,
     "in_chans": 4096,
@@ -37,19 +39,47 @@ WORDS = {  # and other values that it may give
 
 @dataclass(frozen=True)
 class Arch:
-    """A network that can be built again: ``library/name`` or ``package.module:factory``."""
+    """A network that can be built again.
+
+    Attributes:
+        name: ``library/name`` or ``package.module:factory``.
+        kwargs: arguments of the factory.
+        cuts: how it was narrowed since, in this order; none for the network as its factory has it.
+
+    """
 
     name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    cuts: tuple[Cut, ...] = ()
 
     def build(self, device: str = "meta") -> nn.Module:
-        """Build the network in evaluation mode, by default without allocating its weights."""
+        """Build the network in evaluation mode, by default without allocating its weights.
+
+        One that was narrowed has no weights on any device.
+        """
+        if self.cuts:
+            *before, last = self.cuts
+            whole = replace(self, cuts=tuple(before)).build_with_tables()
+            narrowed: nn.Module = import_attribute(CUTTER, self.name)(whole, last)
+            return narrowed
         factory = _factory(self.name)
         with torch.device(device):
             model = factory(**self.kwargs) if ":" not in self.name else self._build_own(factory)
         if not isinstance(model, nn.Module):
             raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
         return model.eval()
+
+    def build_with_tables(self) -> nn.Module:
+        """The network on the meta device, or where it computes tables that no file holds, not."""
+        model = self.build()
+        stored = model.state_dict()
+        lacking = [b.is_meta for name, b in model.named_buffers() if name not in stored]
+        return self.build("cpu") if any(lacking) else model
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON types; ``recorded_arch`` reads them."""
+        told: dict[str, Any] = {"name": self.name, "kwargs": dict(self.kwargs)}
+        return told | ({"cuts": [cut.as_dict() for cut in self.cuts]} if self.cuts else {})
 
     def _build_own(self, factory: Any) -> Any:
         """Call a user's factory, which may do anything."""
@@ -135,21 +165,23 @@ def resolve(name: str) -> Arch:
     )
 
 
-def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
+def recorded_arch(document: Mapping[str, Any], trusted: bool) -> Arch:
     """The architecture that a file names, which may be anybody's.
 
     Args:
-        name: as the file has it.
-        kwargs: arguments of its factory.
+        document: as ``Arch.as_dict`` made it.
         trusted: whether the user said so.
 
     Raises:
         NeumetaError: it names code of its own or asks for unusual arguments and is not trusted, or
             nobody has an architecture of that name.
+        KeyError, ValueError, TypeError: it is no architecture.
 
     """
+    name, kwargs = str(document["name"]), dict(document["kwargs"])
+    cuts = tuple(parse_cut(cut) for cut in document.get("cuts", ()))
     if trusted:
-        return Arch(name, kwargs)
+        return Arch(name, kwargs, cuts)
     if ":" in name:
         raise NeumetaError(
             f"the file names code of its own, {name}, which is not imported without permission; "
@@ -162,7 +194,7 @@ def recorded_arch(name: str, kwargs: Mapping[str, Any], trusted: bool) -> Arch:
                 f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs "
                 "your permission; if you trust it, say --trust-code (trust_code=True in Python)"
             )
-    return Arch(resolve(name).name, kwargs)
+    return Arch(resolve(name).name, kwargs, cuts)
 
 
 def _words(key: str, value: Any) -> tuple[Any, ...]:

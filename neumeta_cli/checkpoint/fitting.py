@@ -78,7 +78,7 @@ def fit_arch(arch: Arch, tensors: Mapping[str, Tensor]) -> Fitted:
 
     The number of classes and of input channels, heads that are not there, the size of images and
     names that the library itself changes in old files are found out; a user's own factory is built
-    as it is.
+    as it is, and so is one that was narrowed.
 
     Args:
         arch: what to build first.
@@ -86,7 +86,7 @@ def fit_arch(arch: Arch, tensors: Mapping[str, Tensor]) -> Fitted:
 
     """
     first = _fit(arch, tensors)
-    if not first.mismatch:
+    if not first.mismatch or arch.cuts:
         return first
     for fitted in (*_builds(first, tensors), *_renamed(first, tensors)):
         if not fitted.mismatch:

@@ -1,6 +1,7 @@
 """From a weights file to a network."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,16 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint.arch import Arch, recorded_arch, resolve
 from neumeta_cli.checkpoint.assign import put_tensors
+from neumeta_cli.checkpoint.cuts import InputSize, parse_cut, parse_size
 from neumeta_cli.checkpoint.detect import detect_arch
 from neumeta_cli.checkpoint.fitting import Fitted, fit_arch
 from neumeta_cli.checkpoint.integrity import refusing
 from neumeta_cli.checkpoint.usable import check_usable, looks_quantised
+from neumeta_cli.checkpoint.version import NETWORK, check_version
 from neumeta_cli.checkpoint.weights import Weights, read_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
 
-InputSize = tuple[int, int, int]
-MOST_PIXELS = 1 << 14  # of a side of an input
 MOST_NAMED = 3  # tensors that a line lists
 
 
@@ -65,8 +66,9 @@ def load_checkpoint(
     input_size: InputSize | None = None,
     reporter: Reporter | None = None,
     weights_key: str | None = None,
+    trust_code: bool = False,
 ) -> Checkpoint:
-    """Read a checkpoint and build its network.
+    """Read a checkpoint, or a network that was exported, and build its network.
 
     Args:
         path: weights file; pickled code in it is never run.
@@ -76,6 +78,7 @@ def load_checkpoint(
             tensors were taken where the file has others too.
         weights_key: which of several state dicts in the file, by its key or by the prefix of its
             names.
+        trust_code: import the user's module that the file names, as naming it in ``arch`` does.
 
     Raises:
         NeumetaError: the file cannot be read, it does not fit the architecture, or its tensors are
@@ -85,39 +88,68 @@ def load_checkpoint(
     path, reporter = Path(path), reporter or Silent()
     weights = read_weights(path, weights_key)
     kind = weights.metadata.get("kind", "checkpoint")
-    if kind != "checkpoint":
+    if kind == NETWORK:
+        check_version(path, weights.metadata, NETWORK)
+    elif kind != "checkpoint":
         raise NeumetaError(
             f"{path} is a neumeta {kind}, not a checkpoint; see: neumeta info {path}"
         )
     others: list[Arch] = []
-    recorded = weights.metadata.get("arch")
-    if arch is not None:
-        found = resolve(arch) if isinstance(arch, str) else arch
-    elif recorded:
-        with refusing(path, "checkpoint"):
-            name, kwargs = str(recorded["name"]), dict(recorded["kwargs"])
-            if ":" in name:
-                raise NeumetaError(
-                    f"{path} names code of its own, {name}, which is not imported without "
-                    "permission; "
-                    f"if you trust it, say --arch {name}"
-                )
-            found = recorded_arch(name, kwargs, trusted=False)
-    else:
+    asked = resolve(arch) if isinstance(arch, str) else arch
+    found = _recorded(path, kind, weights.metadata, asked, trust_code)
+    if found is None:
         found, others = detect_arch(path, weights.tensors, reporter)
-    fitted = fit_arch(found, weights.tensors)
+    with refusing(path, kind) if found.cuts else nullcontext():
+        fitted = fit_arch(found, weights.tensors)
     _refuse(path, fitted)
     weights = _as_named(weights, fitted)
     check_usable(path, weights, fitted.model)
     for line in _remarks(found, fitted.arch, weights):
         reporter.tell(f"{path}: {line}")
     found = fitted.arch
-    model = materialise(found.build, weights.tensors)
+    model = materialise(found, weights.tensors)
     if input_size is None:
         with refusing(path, "checkpoint"):
             size = weights.metadata.get("input_size")
             input_size = found.default_input_size() if size is None else parse_size(size)
     return Checkpoint(model, found, input_size, weights, path, tuple(others))
+
+
+def is_narrowed(weights: Weights) -> bool:
+    """Whether a file says that its network was narrowed."""
+    arch = weights.metadata.get("arch")
+    cut = isinstance(arch, Mapping) and bool(arch.get("cuts"))
+    return cut or weights.metadata.get("kind") == NETWORK
+
+
+def _recorded(
+    path: Path, kind: str, metadata: Mapping[str, Any], asked: Arch | None, trust_code: bool
+) -> Arch | None:
+    """The architecture that a user names or a file records; None where neither does.
+
+    A narrowed network is what its file says, whatever arguments the user has for the whole one.
+    """
+    with refusing(path, kind):
+        recorded = metadata["arch"] if kind == NETWORK else metadata.get("arch")
+        cuts = [] if not recorded else list(recorded.get("cuts", ()))
+        cuts += [metadata] if kind == NETWORK else []
+        if not recorded or (asked is not None and not cuts):
+            return asked
+        name = str(recorded["name"])
+        named = asked is not None and asked.name == name
+        if asked is not None and not named:
+            raise NeumetaError(
+                f"{path} was narrowed from {name}, not from {asked.name}; leave out --arch, or "
+                "take a recipe of its architecture"
+            )
+        own = ":" in name
+        if own and not named and not trust_code:
+            raise NeumetaError(
+                f"{path} names code of its own, {name}, which is not imported without "
+                f"permission; if you trust it, say --arch {name} (trust_code=True in Python)"
+            )
+        arch = recorded_arch(recorded, trust_code or (own and named))
+        return replace(arch, cuts=tuple(map(parse_cut, cuts)))
 
 
 def _refuse(path: Path, fitted: Fitted) -> None:
@@ -173,33 +205,16 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(every[:MOST_NAMED]) + more
 
 
-def parse_size(numbers: Any) -> InputSize:
-    """The (C, H, W) of one input as a file has it.
-
-    Raises:
-        ValueError: it is no such thing.
-
-    """
-    if not isinstance(numbers, list) or len(numbers) != 3:
-        raise ValueError(f"its input size is no (C, H, W): {numbers!r:.60}")
-    if not all(type(n) is int and 1 <= n <= MOST_PIXELS for n in numbers):
-        raise ValueError(f"its input size is no (C, H, W): {numbers!r:.60}")
-    channels, height, width = numbers
-    return channels, height, width
-
-
-def materialise(build: Callable[[str], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+def materialise(arch: Arch, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Build a network around ``tensors``, which it shares where they are already float32.
 
     Args:
-        build: makes the network on the device named; on ``"meta"`` no weights are allocated.
+        arch: how to build it.
         tensors: the state dict; floating-point tensors become float32. Batch counters may lack.
 
     """
-    model = build("meta")
+    model = arch.build_with_tables()
     wanted = model.state_dict()
-    if any(name not in wanted for name, _ in model.named_buffers()):
-        model = build("cpu")  # tables that the constructor computes and no file holds
     state = {
         name: t.detach().float() if t.is_floating_point() else t.detach()
         for name, t in tensors.items()

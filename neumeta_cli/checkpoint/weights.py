@@ -176,6 +176,8 @@ def _wrap(weights: Weights, tensors: dict[str, Tensor]) -> Any:
             return tensors
         return {"state_dict": tensors, METADATA_KEY: json.dumps(weights.metadata)}
 
+    own = {METADATA_KEY: json.dumps(weights.metadata)} if weights.metadata else {}
+
     def rebuilt(level: Any, keys: tuple[str, ...], above: str = "") -> dict[str, Any]:
         # Copies are of the weights as they were, so that a file with others is without them.
         kept = {k: v for k, v in level.items() if f"{above}{k}" not in weights.copies}
@@ -184,4 +186,5 @@ def _wrap(weights: Weights, tensors: dict[str, Tensor]) -> Any:
         prefixes = tuple(f"{copy}." for copy in weights.copies)
         return {k: v for k, v in kept.items() if not str(k).startswith(prefixes)} | tensors
 
-    return rebuilt(weights.envelope, weights.wrapper)
+    whole = rebuilt(weights.envelope, weights.wrapper)
+    return {key: value for key, value in whole.items() if key != METADATA_KEY} | own

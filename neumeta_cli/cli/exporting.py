@@ -10,6 +10,7 @@ import typer
 from neumeta_cli.checkpoint import require_there
 from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
+from neumeta_cli.cli.converting import convert
 from neumeta_cli.cli.gains import (
     accuracy_line,
     how_much_is_left,
@@ -83,7 +84,11 @@ DtypeOption = Annotated[
 def export(
     manifold: Annotated[
         Path | None,
-        typer.Argument(help="Manifold file. Default: the one of the run that finished last."),
+        typer.Argument(
+            metavar="MANIFOLD|NETWORK",
+            help="Manifold file, or that of one network, which keeps its width. Default: the "
+            "manifold of the run that finished last.",
+        ),
     ] = None,
     output: Annotated[
         Path,
@@ -147,6 +152,8 @@ def export(
     Example: neumeta export --max-params 100k --max-latency 5ms --search --data cifar10/ -o small.pt
 
     Example: neumeta export --widths 1,0.75,0.5,0.25 -o family/
+
+    Example: neumeta export trained.pt -o trained.onnx
     """
     require_there(manifold)
     from neumeta_cli.export import (
@@ -156,14 +163,19 @@ def export(
         accept_float32,
         export_family,
         export_planned,
+        kind_of,
     )
     from neumeta_cli.manifold import load_manifold
 
+    finish = Finish(fold, calibrate, dtype)
     wish = parse_wish(width, channels, round_to, force)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
     given = wish.everywhere is not None or wish.names_some or order.plans
     if not given and widths is None:
+        if manifold is not None and kind_of(manifold) != "manifold":
+            convert(manifold, output, finish, overwrite, json, trust_code)
+            return
         raise typer.BadParameter("give --width, --channels, a budget (--max-…) or --widths")
     if widths is not None and (wish.everywhere is not None or order.plans):
         raise typer.BadParameter("--widths goes with patterns and --channels, not with budgets")
@@ -188,7 +200,7 @@ def export(
     given_data = data is not None or recipe is not None
     needs_data = search or target_accuracy is not None or given_data
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
-    finish, reporter = Finish(fold, calibrate, dtype), TerminalReporter()
+    reporter = TerminalReporter()
     if family is not None:
         measure = None if task is None else task.measure
         members = export_family(

@@ -215,7 +215,8 @@ def train(
         typer.Option(
             metavar="FILE",
             help="Weights to start from, where names and shapes agree; also those of a part of the "
-            "network, such as a ResNet-18 for a U-Net's encoder.",
+            "network, such as a ResNet-18 for a U-Net's encoder. An exported network is trained "
+            "at its own width.",
         ),
     ] = None,
     weights_key: WeightsKeyOption = None,
@@ -246,27 +247,20 @@ def train(
     from neumeta_cli.checkpoint import (
         Checkpoint,
         Weights,
-        read_weights,
-        take_weights,
         write_weights,
     )
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.data.preprocessing import own_preprocessing, preprocessing_of, resolved
+    from neumeta_cli.export import checkpoint_metadata
     from neumeta_cli.tasks import load_task, task_class
     from neumeta_cli.training import train_network
 
     extra = [*(set_ or []), *([] if epochs is None else [f"train.epochs={epochs}"])]
     chosen = adapted(recipe, extra, data=data, seed=seed, download=download)
     kind = task_class(chosen.task, trust_code=True)
-    model, arch = pipeline.build_untrained(chosen)
-    if init is not None:
-        taken = take_weights(model, read_weights(init, weights_key).tensors)
-        if not taken:
-            raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
-        note(f"{taken} of {len(model.state_dict())} tensors from {init}")
-    size = chosen.model.input_size or arch.default_input_size()
     reporter = TerminalReporter()
+    model, arch, size = pipeline.network_to_train(chosen, init, weights_key, reporter)
     section = resolved(chosen.data, own_preprocessing(arch, size), reporter)
     task = load_task(section, model, size, reporter=reporter, kind=kind)
     task.require_labels("training")
@@ -277,10 +271,8 @@ def train(
     if launched_processes()[1]:
         return
     checkpoint = Checkpoint(model, arch, size, Weights(dict(model.state_dict())), output)
-    metadata = pipeline.checkpoint_metadata(
-        checkpoint, preprocessing_of(section, size[1:]).as_dict()
-    )
-    inside = metadata if suffix_of(output) == ".safetensors" else {}
+    metadata = checkpoint_metadata(checkpoint, preprocessing_of(section, size[1:]).as_dict())
+    inside = metadata if suffix_of(output) == ".safetensors" or arch.cuts else {}
     write_weights(output, replace(checkpoint.weights, metadata=inside))
     shutil.rmtree(folder)
     found = task.measure(model)

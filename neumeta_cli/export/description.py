@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    FORMAT_VERSION,
+    MANIFOLD,
+    NETWORK,
     Checkpoint,
     Weights,
     file_hash,
@@ -19,7 +22,7 @@ from neumeta_cli.checkpoint import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import FORMAT_VERSION, MANIFOLD, NETWORK
+from neumeta_cli.manifold import Manifold, load_manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
 
@@ -116,7 +119,6 @@ def _exported(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: value for name, value in metadata.items() if name != "digest"}
-    from neumeta_cli.manifold import load_manifold  # and all kinds of INR
 
     provenance = dict(known.pop("provenance", None) or {})
     known |= {
@@ -171,7 +173,7 @@ def _checkpoint(path: Path, weights: Weights, opening: Callable[[], Checkpoint])
         size = "×".join(map(str, checkpoint.input_size))
         warnings.append(f"cost not known: inputs of {size} do not pass ({first_line(error)})")
     return known | {
-        "arch": {"name": checkpoint.arch.name, "kwargs": dict(checkpoint.arch.kwargs)},
+        "arch": checkpoint.arch.as_dict(),
         "input_size": list(checkpoint.input_size),
         "source": checkpoint.source(),
         "warnings": warnings,

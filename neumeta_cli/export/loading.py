@@ -5,19 +5,18 @@ from typing import Any
 
 from torch import nn
 
-from neumeta_cli.checkpoint import Weights, load_checkpoint, read_weights, refusing
+from neumeta_cli.checkpoint import (
+    MANIFOLD,
+    Checkpoint,
+    Weights,
+    load_checkpoint,
+    read_weights,
+    refusing,
+)
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.precision import check_dtype
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import (
-    MANIFOLD,
-    NETWORK,
-    blueprint_from_json,
-    check_version,
-    load_manifold,
-    rebuild_frame,
-)
-from neumeta_cli.resize import Frame
+from neumeta_cli.manifold import load_manifold
 
 
 def load(
@@ -25,6 +24,7 @@ def load(
     arch: str | None = None,
     trust_code: bool = False,
     weights_key: str | None = None,
+    trainable: bool = False,
 ) -> Any:
     """Load whatever neumeta wrote or reads.
 
@@ -34,22 +34,36 @@ def load(
         trust_code: import the user's module that the file names, if it names one.
         weights_key: which of several state dicts in a checkpoint's file, by its key or by the
             prefix of its names.
+        trainable: its parameters require gradients; ``save`` writes it once it was trained.
 
     Returns:
         A ``Manifold`` for a manifold, otherwise the ``nn.Module`` in evaluation mode, with the
         number format that it was exported in.
 
     Raises:
-        NeumetaError: the file cannot be read.
+        NeumetaError: the file cannot be read, or a manifold is to be trainable.
 
     """
     path = Path(path)
-    kind, weights = _read(path, weights_key)
-    if kind == MANIFOLD:
+    if _read(path, weights_key)[0] == MANIFOLD:
+        if trainable:
+            raise NeumetaError(
+                f"{path} is a manifold; neumeta fit trains it, and networks that it exports can be "
+                "loaded with trainable=True"
+            )
         return load_manifold(path, trust_code)
-    if kind == NETWORK:
-        return _load_network(path, weights, trust_code)
-    return load_checkpoint(path, arch, weights_key=weights_key).model
+    opened = load_checkpoint(path, arch, weights_key=weights_key, trust_code=trust_code)
+    model = in_own_format(opened)
+    for parameter in model.parameters():
+        parameter.requires_grad_(trainable and parameter.is_floating_point())
+    return model
+
+
+def in_own_format(checkpoint: Checkpoint) -> nn.Module:
+    """A checkpoint's network, in the number format that it was written in."""
+    with refusing(checkpoint.path, "file"):
+        dtype = check_dtype(checkpoint.weights.metadata.get("dtype", "float32"))
+    return checkpoint.model.to(dtype)
 
 
 def kind_of(path: Path, weights_key: str | None = None) -> str:
@@ -67,26 +81,3 @@ def _read(path: Path, weights_key: str | None) -> tuple[str, Weights]:
         raise NeumetaError(f"{path} is a program, not weights; run it with {program.run_by}")
     weights = read_weights(path, weights_key)
     return str(weights.metadata.get("kind", "checkpoint")), weights
-
-
-def _load_network(path: Path, weights: Weights, trust_code: bool) -> nn.Module:
-    check_version(path, weights.metadata, NETWORK)
-    with refusing(path, NETWORK):
-        dtype = check_dtype(weights.metadata.get("dtype", "float32"))
-        blueprint = blueprint_from_json(weights.metadata, trust_code)
-        sizes = {str(name): int(n) for name, n in weights.metadata["sizes"].items()}
-        frame = rebuild_frame(blueprint)
-        _check_sizes(frame, sizes, weights)
-        return frame.build(sizes, weights.tensors).to(dtype)
-
-
-def _check_sizes(frame: Frame, sizes: dict[str, int], weights: Weights) -> None:
-    """Refuse sizes that the file's tensors do not have, before anything is made of such sizes."""
-    unknown = sizes.keys() - {clique.name for clique in frame.trace.cliques}
-    if unknown or any(size < 1 for size in sizes.values()):
-        raise ValueError("its sizes are no channels of its architecture's cliques")
-    for name, shape in frame.shapes(sizes).items():
-        if name not in weights.tensors:
-            raise ValueError(f"it lacks {name}")
-        if tuple(weights.tensors[name].shape) != shape:
-            raise ValueError(f"{name} is not of its size")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neumeta_cli.checkpoint import Weights, write_weights
+from neumeta_cli.checkpoint import FORMAT_VERSION, NETWORK, Weights, write_weights
 from neumeta_cli.data.preprocessing import as_before
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
@@ -22,7 +22,7 @@ from neumeta_cli.export.precision import (
     outputs_of,
 )
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import FORMAT_VERSION, NETWORK, Manifold, blueprint_to_json
+from neumeta_cli.manifold import Manifold, blueprint_to_json
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
 

@@ -20,9 +20,3 @@ from .inr import (
 from .live import LiveNetwork as LiveNetwork
 from .manifold import Manifold as Manifold, build_manifold as build_manifold
 from .repeated import RepeatedDraws as RepeatedDraws
-from .version import (
-    FORMAT_VERSION as FORMAT_VERSION,
-    MANIFOLD as MANIFOLD,
-    NETWORK as NETWORK,
-    check_version as check_version,
-)

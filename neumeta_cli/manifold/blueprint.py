@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neumeta_cli.checkpoint import Arch, InputSize
-from neumeta_cli.resize import Frame, open_frame
+from neumeta_cli.resize import Frame, open_folded
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,8 @@ def rebuild_frame(blueprint: Blueprint) -> Frame:
         ValueError: its scope is none of this network.
 
     """
-    model = blueprint.arch.build("meta")
-    if any(name not in model.state_dict() for name, _ in model.named_buffers()):
-        model = blueprint.arch.build("cpu")
-    frame = open_frame(model.eval(), blueprint.input_size, blueprint.heads)
-    if blueprint.fold:
-        frame = open_frame(frame.fold(model), blueprint.input_size, blueprint.heads)
+    model = blueprint.arch.build_with_tables()
+    frame = open_folded(model, blueprint.input_size, blueprint.heads, blueprint.fold)
     unknown = set(blueprint.scope) - {clique.name for clique in frame.trace.cliques}
     if unknown:
         raise ValueError(f"there is no clique {min(unknown)}")

@@ -9,7 +9,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    FORMAT_VERSION,
+    MANIFOLD,
     Weights,
+    check_version,
     parse_size,
     read_weights,
     recorded_arch,
@@ -23,7 +26,6 @@ from neumeta_cli.manifold.inr import KINDS, InrSettings, inr_settings, own_field
 from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.manifold.storage import unpack
-from neumeta_cli.manifold.version import FORMAT_VERSION, MANIFOLD, check_version
 
 MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for more
 
@@ -31,7 +33,7 @@ MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for
 def blueprint_to_json(blueprint: Blueprint) -> dict[str, Any]:
     """A blueprint as plain JSON types."""
     return {
-        "arch": {"name": blueprint.arch.name, "kwargs": dict(blueprint.arch.kwargs)},
+        "arch": blueprint.arch.as_dict(),
         "input_size": list(blueprint.input_size),
         "fold": blueprint.fold,
         "scope": list(blueprint.scope),
@@ -48,8 +50,7 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
         KeyError, ValueError, TypeError: it is no blueprint.
 
     """
-    name, kwargs = str(document["arch"]["name"]), dict(document["arch"]["kwargs"])
-    arch = recorded_arch(name, kwargs, trust_code)
+    arch = recorded_arch(document["arch"], trust_code)
     scope = tuple(map(str, document["scope"]))
     heads = str(document.get("heads", "width"))
     size, fold = parse_size(document["input_size"]), bool(document["fold"])

@@ -1,7 +1,14 @@
 from .adapt import resizable as resizable
 from .cost import Cost as Cost, measure_cost as measure_cost
 from .fold import fold_batch_norm as fold_batch_norm, foldable_pairs as foldable_pairs
-from .frame import Frame as Frame, Sizes as Sizes, Width as Width, open_frame as open_frame
+from .cutting import cut_down as cut_down
+from .frame import (
+    Frame as Frame,
+    Sizes as Sizes,
+    Width as Width,
+    open_folded as open_folded,
+    open_frame as open_frame,
+)
 from .layouts import Layout as Layout, weight_layouts as weight_layouts
 from .network import (
     build_resized as build_resized,

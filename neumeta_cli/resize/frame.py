@@ -139,3 +139,16 @@ def open_frame(model: nn.Module, inputs: Inputs, heads: str = "width") -> Frame:
     trace = resizable(model, trace_model(model, inputs), inputs, heads)
     structure = resize_model(model, trace, {})
     return Frame(structure, inputs, trace, weight_layouts(model, trace), heads)
+
+
+def open_folded(model: nn.Module, inputs: Inputs, heads: str, fold: bool) -> Frame:
+    """The frame of a network, with its batch norms folded in place if ``fold`` is set.
+
+    Raises:
+        NeumetaError: the network does not run on such inputs.
+
+    """
+    frame = open_frame(model, inputs, heads)
+    if fold and frame.norm_of:
+        frame = open_frame(frame.fold(model), inputs, heads)
+    return frame

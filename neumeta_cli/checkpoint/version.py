@@ -1,5 +1,6 @@
 """What a file of ours says that it is, and of which version; needs no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ FORMAT_VERSION = 2
 MANIFOLD, NETWORK = "manifold", "network"  # kinds of files; a network is one that was exported
 
 
-def check_version(path: Path, metadata: dict[str, Any], kind: str) -> None:
+def check_version(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Refuse a file of another kind or of a newer format."""
     if metadata.get("kind") != kind:
         found = metadata.get("kind", "plain weights file")
-        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; see: neumeta info {path}")
+        again = f"see: neumeta info {path}"
+        if found == NETWORK:
+            again = f"a manifold of it, for narrower ones: neumeta distill {path} --data DIR"
+        raise NeumetaError(f"{path} is a {found}, not a neumeta {kind}; {again}")
     version = metadata.get("format_version")
     if type(version) is not int or version < 1:
         raise NeumetaError(f"{path} is damaged: it has no format version")
