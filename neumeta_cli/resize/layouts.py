@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from neumeta_cli.trace import Trace
+if TYPE_CHECKING:
+    from neumeta_cli.trace import Trace
 
 TRANSPOSED = nn.modules.conv._ConvTransposeNd
 DENSE = (nn.Linear, nn.modules.conv._ConvNd)
@@ -62,7 +64,7 @@ class Layout:
         return {self.out: 0, self.into: 1}.get(dim)
 
 
-def weight_layouts(model: nn.Module, trace: Trace) -> dict[str, Layout]:
+def weight_layouts(model: nn.Module, trace: "Trace") -> dict[str, Layout]:
     """The layout of every parameter of a network.
 
     Known layers say it. A parameter of another module is (output, input, …) if it has two

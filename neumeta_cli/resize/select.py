@@ -1,17 +1,19 @@
 """Keeping some channels of each clique: what structured pruning does."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neumeta_cli.trace import Clique, Trace
+if TYPE_CHECKING:
+    from neumeta_cli.trace import Clique, Trace
 
 
 def rank_channels(
-    clique: Clique, tensors: Mapping[str, Tensor], parameters: Collection[str]
+    clique: "Clique", tensors: Mapping[str, Tensor], parameters: Collection[str]
 ) -> np.ndarray:
     """Rank the channels of each copy of a clique by their ℓ1 norm over all members.
 
@@ -35,7 +37,7 @@ def rank_channels(
 
 
 def kept_places(
-    shapes: Mapping[str, tuple[int, ...]], trace: Trace, kept: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]], trace: "Trace", kept: Mapping[str, np.ndarray]
 ) -> dict[tuple[str, int], np.ndarray]:
     """Where along each dimension the channels lie that stay.
 
@@ -61,7 +63,7 @@ def kept_places(
 
 
 def select_channels(
-    tensors: Mapping[str, Tensor], trace: Trace, kept: Mapping[str, np.ndarray]
+    tensors: Mapping[str, Tensor], trace: "Trace", kept: Mapping[str, np.ndarray]
 ) -> dict[str, Tensor]:
     """Drop all channels of a clique but ``kept[clique]`` from every member.
 

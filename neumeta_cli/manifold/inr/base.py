@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from neumeta_cli.cache import remembered
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import Frame, Sizes
 from neumeta_cli.settings import Section
+
+if TYPE_CHECKING:
+    from neumeta_cli.resize import Frame, Sizes
 
 Rated = list[tuple[list[nn.Parameter], float]]
 
@@ -76,7 +78,7 @@ class Inr(nn.Module):
     def __init__(
         self,
         settings: InrSettings,
-        frame: Frame,
+        frame: "Frame",
         specs: Sequence[TensorSpec],
         tensors: Mapping[str, Tensor],
     ) -> None:
@@ -98,12 +100,12 @@ class Inr(nn.Module):
         """The parameters, and the factor of the learning rate at which each group is fitted."""
         return [(list(self.parameters()), 1.0)]
 
-    def targets(self, sizes: Sizes) -> Sequence[Target]:
+    def targets(self, sizes: "Sizes") -> Sequence[Target]:
         """What is to be generated at these sizes, a target for each spec."""
         key = (self.device, *sizes.items())
         return remembered(self._targets, key, lambda: self.make_targets(sizes))
 
-    def make_targets(self, sizes: Sizes) -> Sequence[Target]:
+    def make_targets(self, sizes: "Sizes") -> Sequence[Target]:
         """The same, made anew."""
         shapes = self.turned_shapes(sizes)
         made = []
@@ -114,7 +116,7 @@ class Inr(nn.Module):
             made.append(Target(spec, shape[0], c_in, size_in))
         return made
 
-    def chosen(self, sizes: Sizes) -> Mapping[tuple[str, int], Tensor]:
+    def chosen(self, sizes: "Sizes") -> Mapping[tuple[str, int], Tensor]:
         """Which of the checkpoint's channels those of a network of these sizes begin as.
 
         Returns:
@@ -189,7 +191,7 @@ class Inr(nn.Module):
         """The tensors of the specs in float32, output channels first and input channels second."""
         return {s.name: s.layout.turn(tensors[s.name]).float() for s in self.specs}
 
-    def turned_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    def turned_shapes(self, sizes: "Sizes") -> dict[str, tuple[int, ...]]:
         """Their shapes at these sizes."""
         shapes = self.frame.shapes(sizes)
         return {s.name: s.layout.shape(shapes[s.name]) for s in self.specs}

@@ -3,11 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from neumeta_cli.resize import Frame, Layout
+from neumeta_cli.resize import Layout
+
+if TYPE_CHECKING:
+    from neumeta_cli.resize import Frame
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Space:
         return points.flatten(1).T
 
 
-def tensor_specs(frame: Frame, tensors: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+def tensor_specs(frame: "Frame", tensors: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
     """The parameters to generate: all of every module that a clique in scope runs through.
 
     The norm that alone reads such a module's output comes along.

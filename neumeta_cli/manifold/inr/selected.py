@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from neumeta_cli.manifold.inr.base import Inr, InrSettings, Rated, entry
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.grid import Grid, along
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, make_plan
-from neumeta_cli.resize import Sizes, kept_places, place_channels, rank_channels
+from neumeta_cli.resize import kept_places, place_channels, rank_channels
+
+if TYPE_CHECKING:
+    from neumeta_cli.resize import Sizes
 
 Places = Mapping[tuple[str, int], Tensor]
 
@@ -126,11 +129,11 @@ class SelectedInr(Inr):
         rates = self.settings.knot_rates
         return [(list(at), rate) for at, rate in zip(changes, rates, strict=True)]
 
-    def chosen(self, sizes: Sizes) -> Places:
+    def chosen(self, sizes: "Sizes") -> Places:
         key = (self.device, *sizes.items())
         return remembered(self._chosen, key, lambda: self._choose(sizes))
 
-    def _choose(self, sizes: Sizes) -> Places:
+    def _choose(self, sizes: "Sizes") -> Places:
         kept = {}
         for number, clique in enumerate(self.frame.cliques):
             ranks = self.get_buffer(f"rank_{number}").cpu().numpy()
@@ -139,7 +142,7 @@ class SelectedInr(Inr):
         places = kept_places(self.frame.trace.shapes, self.frame.trace, kept)
         return {place: torch.from_numpy(p).to(self.device) for place, p in places.items()}
 
-    def make_targets(self, sizes: Sizes) -> Sequence[SelectedTarget]:
+    def make_targets(self, sizes: "Sizes") -> Sequence[SelectedTarget]:
         chosen, rooms = self.chosen(sizes), remembered(self._rooms, self.device, self._make_rooms)
         made = []
         for plain in super().make_targets(sizes):
