@@ -1,11 +1,10 @@
 """Memory that is kept between tensors, and which arithmetic is the processor's own."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
+from programs import Program
 
 from neumeta_cli import hardware
 
@@ -30,9 +29,9 @@ def test_memory_is_kept_for_the_next_tensor() -> None:
     """The less of two runs: a system short of memory takes pages back in between."""
     faults: dict[bool, list[int]] = {False: [], True: []}
     for keep in (False, True) * 2:
-        command = [sys.executable, "-c", FAULTS.format(keep=keep)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)
-        faults[keep].append(int(ran.stdout))
+        told, errors = Program("-c", FAULTS.format(keep=keep)).communicate()
+        assert not errors
+        faults[keep].append(int(told))
     assert min(faults[True]) < min(faults[False]) / 3
 
 

@@ -62,7 +62,7 @@ def test_evaluating_in_pieces_is_the_network_itself(
 def test_bfloat16_changes_draws_far_less_than_other_noise_does(build, monkeypatch) -> None:
     """With the paper's INR, K and scope."""
     manifold = manifold_of(build, inr=inr_settings("mlp"), scope="paper")
-    sizes, drawn = manifold.frame.sizes(0.25), {}
+    sizes, drawn = manifold.frame.sizes(0.1), {}
     for precision, shift in (("float32", 0), ("bfloat16", 0), ("float32", 1000)):
         monkeypatch.setattr("neumeta_cli.manifold.manifold.SAMPLING_SEED", SAMPLING_SEED + shift)
         manifold.noise = NOISE.model_copy(update={"precision": precision, "channels": 0.5})

@@ -23,13 +23,13 @@ from neumeta_cli.tasks import TASKS, Generation, Segmentation, load_task
 from neumeta_cli.training import Place, train_network
 from neumeta_cli.training.plain import PlainStep
 
-SMALL = ["model.input_size=[3,32,32]", "data.image_size=32", "permute.solver=greedy"]
+SMALL = ["model.input_size=[3,32,32]", "data.image_size=32", "model.num_classes=2"]
 SEGMENTS = ["model.input_size=[3,36,48]", "data.crop_size=[32,32]", "fit.batch_size=2"]
 FLOAT32 = "train.precision=float32"  # trying may find another one quicker the next time
 RECIPES = {
     "cifar100_resnet20": (miniature.cifar100, ["fit.views=1"]),
-    "imagenet_r18": (miniature.image_folder, [*SMALL, "model.num_classes=2"]),
-    "imagenet_r50": (miniature.image_folder, [*SMALL, "model.num_classes=2"]),
+    "imagenet_r18": (miniature.image_folder, SMALL),
+    "imagenet_r50": (miniature.image_folder, SMALL),
     "voc_unet_r18": (lambda root: miniature.voc(root, True), SEGMENTS),
     "camvid_unet_r18": (miniature.mask_folder, SEGMENTS),
     "mnist_lenet": (miniature.mnist, []),
@@ -57,7 +57,8 @@ def test_a_recipe_runs_from_files_to_an_exported_network(
     make, fields = RECIPES[name]
     root = make(tmp_path / "the data")
     shared = [*fields, "train.batch_size=4", "train.epochs=1", "fit.epochs=1", "fit.limit=4"]
-    shared += [FLOAT32, "fit.precision=float32", "noise.samples=2"]
+    shared += [FLOAT32, "fit.precision=float32", "noise.samples=2", "permute.solver=greedy"]
+    shared += ["eval.gammas=[0.5]", "eval.watch=0"]
     sets = [part for field in shared for part in ("--set", field)]
     options = ("--recipe", name, "--data", root, *sets)
     assert (trained := neumeta("train", *options, "-o", "net.safetensors")).code == 0, trained
