@@ -12,6 +12,9 @@ from test_structures import check, cliques
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.choose.wish import cost_of
+from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.inr import KINDS
 from neumeta_cli.manifold.settings import NoiseSection
@@ -274,3 +277,72 @@ def test_parameters_without_dimensions_keep_their_values(kind: str, tmp_path: Pa
     assert small.first.weight.shape == (4, 6)
     assert torch.equal(small.first.alpha, network.first.alpha)
     assert torch.equal(small.logit_scale, network.logit_scale)
+
+
+class Cut(nn.Module):
+    """Cuts channels at a number that is written out, as many as the checkpoint has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x))[:, :8])
+
+
+def test_a_cut_that_is_written_out_is_told_where_the_network_would_be_wider() -> None:
+    frame = open_frame(Cut(), (6,))
+    manifold, _ = build_manifold(
+        *(Cut(), Arch("own:Cut"), (1, 1, 6), "all", False),
+        *(inr_settings("selected"), NoiseSection()),
+        frame=frame,
+    )
+    assert manifold.sample(0.5).last.in_features == 4
+    assert manifold.sample(1.0).last.in_features == 8
+    for refused in (
+        lambda: manifold.sample(1.5),
+        lambda: manifold.skeleton(manifold.frame.sizes(1.5)),
+        lambda: cost_of(manifold, manifold.frame.sizes(1.5)),
+    ):
+        with pytest.raises(NeumetaError, match=r"not run wider than its checkpoint: .*x\[:, :64\]"):
+            refused()
+    assert open_frame(Sparse(), (2,)).check_wider({}) is None
+
+
+class Counting(nn.Module):
+    """Takes the batch's size as a number of Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).mean((2, 3)).reshape(len(x), -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_a_batch_that_became_a_number_is_told_and_can_be_chosen(
+    ending: str, tmp_path: Path
+) -> None:
+    write, network = PROGRAMS[ending].write, Counting().eval()
+    with pytest.raises(NeumetaError, match=r"as len\(x\) does .*--batch N"):
+        write(tmp_path / f"any{ending}", network, (1, 8, 8), {}, None)
+    path = write(tmp_path / f"five{ending}", network, (1, 8, 8), {}, 5)
+    if ending == ".pt2":
+        images = torch.randn(5, 1, 8, 8)
+        torch.testing.assert_close(torch.export.load(path).module()(images), network(images))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [nn.AdaptiveMaxPool2d((3, 5)), nn.FractionalMaxPool2d(2, 3)])
+def test_the_first_cause_is_told_where_onnx_has_no_such_layer(
+    layer: nn.Module, tmp_path: Path
+) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), layer).eval()
+    with pytest.raises(NeumetaError) as refused:
+        PROGRAMS[".onnx"].write(tmp_path / "x.onnx", network, (1, 12, 12), {}, None)
+    assert "\x1b" not in str(refused.value)
+    assert "max_pool2d" in str(refused.value)
+    assert "use .pt or .safetensors" in str(refused.value)

@@ -163,7 +163,7 @@ def _write(
     told |= {"dtype": finish.dtype, "parameters": cost.parameters, "macs": cost.macs}
     if program:
         told |= {"kind": NETWORK, "fold": fold or folded}
-        return program.write(path, network, size, told)
+        return program.write(path, network, size, told, finish.batch)
     if fold and told["kind"] == NETWORK:
         told |= {"fold": True}
     elif fold:
