@@ -28,6 +28,7 @@ from neumeta_cli.checkpoint import (
     write_weights,
 )
 from neumeta_cli.data import FORMATS, NOTHING_TO_READ, require_root
+from neumeta_cli.data.described import own_metadata
 from neumeta_cli.data.preprocessing import (
     PREPROCESSING,
     Preprocessing,
@@ -50,7 +51,6 @@ from neumeta_cli.evaluate import (
     shown,
     sweep,
 )
-from neumeta_cli.export import own_metadata
 from neumeta_cli.hardware import launched_processes
 from neumeta_cli.manifold import load_manifold, save_manifold
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint

@@ -249,8 +249,8 @@ def train(
     )
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.data.described import checkpoint_metadata
     from neumeta_cli.data.preprocessing import own_preprocessing, preprocessing_of, resolved
-    from neumeta_cli.export import checkpoint_metadata
     from neumeta_cli.tasks import load_task, task_class
     from neumeta_cli.training import train_network
 
