@@ -28,6 +28,7 @@ from neumeta_cli.checkpoint import (
     write_weights,
 )
 from neumeta_cli.data import FORMATS, NOTHING_TO_READ, require_root
+from neumeta_cli.data.described import own_metadata
 from neumeta_cli.data.preprocessing import (
     PREPROCESSING,
     Preprocessing,
@@ -50,7 +51,6 @@ from neumeta_cli.evaluate import (
     shown,
     sweep,
 )
-from neumeta_cli.export import own_metadata
 from neumeta_cli.hardware import launched_processes
 from neumeta_cli.manifold import load_manifold, save_manifold
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
@@ -219,16 +219,20 @@ def run_recipe(
 def _begin_folder(folder: Path, recipe: Recipe, trace: Trace, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     refuse_if_running(folder)
-    _refuse_other_weights(folder / RECIPE_FILE, recipe, resume)
     if not resume:
         for stale in (STATE_FILE, METRICS_FILE, PRECISION_FILE, RUNNING_FILE, DIED_FILE):
             (folder / stale).unlink(missing_ok=True)
-    write_text(folder / RECIPE_FILE, recipe.as_yaml())
+    keep_recipe(folder / RECIPE_FILE, recipe, resume)
     write_text(folder / TRACE_FILE, json.dumps(trace.as_dict(), indent=1))
 
 
-def _refuse_other_weights(begun: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse to continue a run with other weights of the same file."""
+def keep_recipe(begun: Path, recipe: Recipe, resume: bool) -> None:
+    """Write a run's recipe into its folder; only the first of several processes does.
+
+    Raises:
+        NeumetaError: the run was begun with other weights of the same file.
+
+    """
     if resume and begun.exists():
         key = load_recipe(str(begun)).model.weights_key
         if key != recipe.model.weights_key:
@@ -236,6 +240,8 @@ def _refuse_other_weights(begun: Path, recipe: Recipe, resume: bool) -> None:
                 f"{begun.parent} was begun with the weights under {key or 'no key'}; leave out "
                 "--weights-key or --resume"
             )
+    if launched_processes()[1] == 0:
+        write_text(begun, recipe.as_yaml())
 
 
 def check_opens(path: Path) -> None:

@@ -237,7 +237,7 @@ def test_every_command_takes_an_export(commands: Callable[..., dict], ending: st
     measured = [commands("eval", f, *recipe, "--no-latency") for f in (half, f"tuned{ending}")]
     rows = [m["rows"][0] for m in measured]
     assert rows[0]["parameters"] == rows[1]["parameters"] == known["parameters"]
-    assert rows[1]["metrics"]["accuracy"] > rows[0]["metrics"]["accuracy"]
+    assert rows[1]["metrics"]["top-1"] > rows[0]["metrics"]["top-1"]
     commands("distill", f"tuned{ending}", *recipe, *ONE_EPOCH, "-o", "again.safetensors")
     commands("export", "again.safetensors", "--width", 0.5, "-o", f"quarter{ending}")
     quarter = commands("info", f"quarter{ending}")

@@ -146,7 +146,8 @@ def _recorded(
         if own and not named and not trust_code:
             raise NeumetaError(
                 f"{path} names code of its own, {name}, which is not imported without "
-                f"permission; if you trust it, say --arch {name} (trust_code=True in Python)"
+                f"permission; if you trust it, say --arch {name}, or --trust-code where the "
+                "command has it (trust_code=True in Python)"
             )
         arch = recorded_arch(recorded, trust_code or (own and named))
         return replace(arch, cuts=tuple(map(parse_cut, cuts)))

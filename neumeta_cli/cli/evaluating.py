@@ -92,7 +92,7 @@ def evaluate(
     told: dict[str, Any] = {}
     if kind_of(file, weights_key) == "checkpoint":
         asked = load_recipe(recipe).model.input_size if recipe else None
-        opened = load_checkpoint(file, arch, asked, reporter, weights_key)
+        opened = load_checkpoint(file, arch, asked, reporter, weights_key, trust_code)
         loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
         own, recorded = preprocessing_for(opened), opened.weights.metadata
         method, width = CHECKPOINT, 1.0

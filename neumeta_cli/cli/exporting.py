@@ -134,6 +134,14 @@ def export(
     fold: FoldOption = None,
     calibrate: CalibrateOption = None,
     dtype: DtypeOption = "float32",
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The only batch size that an .onnx or .pt2 file takes. Default: any.",
+        ),
+    ] = None,
     samples: SamplesOption = None,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -167,7 +175,7 @@ def export(
     )
     from neumeta_cli.manifold import load_manifold
 
-    finish = Finish(fold, calibrate, dtype)
+    finish = Finish(fold, calibrate, dtype, batch)
     wish = parse_wish(width, channels, round_to, force)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)

@@ -168,15 +168,16 @@ def distill(
     from neumeta_cli.tasks import load_task, task_class
 
     reporter = TerminalReporter()
+    test, chosen = TestImages(test_data, skip_broken), None
+    if recipe is not None:
+        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key, test)
+        weights_key = chosen.model.weights_key
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
-    test = TestImages(test_data, skip_broken)
-    if recipe is None:
+    if chosen is None:
         chosen = automatic(
             loaded, set_, data, epochs, seed, download, save_recipe, weights_key, test
         )
-    else:
-        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key, test)
     check_resizable(loaded.arch.name, loaded.model, chosen.norm.fold)
     if chosen.model.input_size is not None:
         loaded = replace(loaded, input_size=chosen.model.input_size)
@@ -191,6 +192,7 @@ def distill(
         kind=task_class(chosen.task, trust_code=True),
     )
     folder = working_folder(output, resume)
+    pipeline.keep_recipe(folder / RECIPE_FILE, chosen, resume)
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         manifold, _, result = distill_checkpoint(
             loaded, task, chosen, choose_device(device), folder, resume, reporter
@@ -251,8 +253,8 @@ def train(
     )
     from neumeta_cli.cli.adapting import adapted
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.data.described import checkpoint_metadata
     from neumeta_cli.data.preprocessing import own_preprocessing, preprocessing_of, resolved
-    from neumeta_cli.export import checkpoint_metadata
     from neumeta_cli.tasks import load_task, task_class
     from neumeta_cli.training import train_network
 

@@ -154,6 +154,7 @@ def compare_methods(
         methods=results,
         latency=stand.latency(),
         total_variation=total_variation,
+        source=checkpoint.source(),
     )
     comparison.write(folder / COMPARE_FILE)
     return comparison

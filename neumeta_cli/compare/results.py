@@ -208,6 +208,7 @@ class Comparison(Record):
         methods: in the order in which they were run.
         latency: at each width.
         total_variation: of each clique before and after permuting.
+        source: which weights of the checkpoint's file were taken, and what was left out.
 
     """
 
@@ -221,6 +222,7 @@ class Comparison(Record):
     methods: list[MethodResult]
     latency: list[LatencyRow] | None = None
     total_variation: TotalVariation | None = None
+    source: dict[str, Any] | None = None
 
     @classmethod
     def of_fit(cls, table: FitTable, recipe: RecipeRecord) -> Self:

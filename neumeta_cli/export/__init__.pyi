@@ -5,12 +5,7 @@ from .loading import kind_of as kind_of, load as load
 from .planning import Order as Order, Planned as Planned, export_planned as export_planned
 from .precision import DTYPES as DTYPES, accept_float32 as accept_float32
 from .choose.wish import Choice as Choice, Wish as Wish
-from .saving import (
-    checkpoint_metadata as checkpoint_metadata,
-    own_metadata as own_metadata,
-    rewrite as rewrite,
-    save as save,
-)
+from .saving import rewrite as rewrite, save as save
 from .write import (
     AS_SAMPLED as AS_SAMPLED,
     SUFFIXES as SUFFIXES,

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ ONNX_MOST_BYTES = (1 << 31) - (1 << 24)  # of a protobuf, less what is no weight
 TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # colours
+
 Run = Callable[[Tensor], list[Tensor]]  # a network: images to all tensors that it gives
 
 
@@ -42,14 +45,14 @@ class Program:
 
     Attributes:
         write: writes a file: (path, network in evaluation mode on the CPU, (C, H, W) of an input,
-            what the file is to say of itself).
+            what the file is to say of itself, the only batch size that it takes or None).
         read: what a file says of itself, and what can be seen in it.
         run_by: what runs it.
         check: refuses a number format, or that a package is missing, before any work is done.
 
     """
 
-    write: Callable[[Path, nn.Module, InputSize, dict[str, Any]], Path]
+    write: Callable[[Path, nn.Module, InputSize, dict[str, Any], int | None], Path]
     read: Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]
     run_by: str
     check: Callable[[torch.dtype], None] = lambda dtype: None
@@ -71,21 +74,28 @@ def check_onnx(dtype: torch.dtype) -> None:
         raise NeumetaError("onnxruntime has no bfloat16 convolutions; use float16 or a .pt2 file")
 
 
-def write_pt2(path: Path, model: nn.Module, size: InputSize, metadata: dict[str, Any]) -> Path:
-    """Write a program for ``torch.export.load``, with any batch size.
+def write_pt2(
+    path: Path,
+    model: nn.Module,
+    size: InputSize,
+    metadata: dict[str, Any],
+    batch: int | None = None,
+) -> Path:
+    """Write a program for ``torch.export.load``.
 
     Args:
         path: the file.
         model: in evaluation mode, on the CPU.
         size: (C, H, W) of one input.
         metadata: our JSON, kept as an extra file.
+        batch: the only batch size that it is to take; any if None.
 
     Raises:
         NeumetaError: the network cannot be captured, or what was written computes otherwise.
 
     """
     with _capturing(path, model):
-        program = _capture(model, size)
+        program = _capture(model, size, batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files of this machine
     extra = {PT2_ENTRY: json.dumps(metadata)}
@@ -97,13 +107,19 @@ def write_pt2(path: Path, model: nn.Module, size: InputSize, metadata: dict[str,
         with _quiet():
             torch.export.save(program, whole, extra_files=extra)
         partial.write_bytes(whole.getbuffer())
-        _check(path, model, size, lambda: _open_pt2(partial))
+        _check(path, model, size, batch, lambda: _open_pt2(partial))
 
     return write_atomically(path, write)
 
 
-def write_onnx(path: Path, model: nn.Module, size: InputSize, metadata: dict[str, Any]) -> Path:
-    """Write an ONNX file, with any batch size; arguments and errors as of ``write_pt2``."""
+def write_onnx(
+    path: Path,
+    model: nn.Module,
+    size: InputSize,
+    metadata: dict[str, Any],
+    batch: int | None = None,
+) -> Path:
+    """Write an ONNX file; arguments and errors as of ``write_pt2``."""
     dtype = next(model.parameters()).dtype
     check_onnx(dtype)
     import onnx
@@ -115,22 +131,24 @@ def write_onnx(path: Path, model: nn.Module, size: InputSize, metadata: dict[str
     with _capturing(path, model), _quiet():
         program = torch.onnx.export(
             model,
-            (example(size, TRACED_BATCH, dtype),),
+            (example(size, batch or TRACED_BATCH, dtype),),
             dynamo=True,
-            dynamic_shapes=({0: Dim("batch")},),
+            dynamic_shapes=None if batch else ({0: Dim("batch")},),
             input_names=["input"],
             output_names=names,
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
+    if batch is None and any(_batch_of(value) for value in proto.graph.input):
+        raise NeumetaError(_fixed_batch(path, model))
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, which name files of this machine
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
 
     def write(partial: Path) -> None:
         partial.write_bytes(proto.SerializeToString())
-        _check(path, model, size, lambda: _open_onnx(partial))
+        _check(path, model, size, batch, lambda: _open_onnx(partial))
 
     return write_atomically(path, write)
 
@@ -199,9 +217,23 @@ def _onnx_shape(value: Any) -> list[str | int]:
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def _capture(model: nn.Module, size: InputSize) -> ExportedProgram:
-    images = example(size, TRACED_BATCH, next(model.parameters()).dtype)
-    return torch.export.export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
+def _batch_of(value: Any) -> int:
+    """The batch size of an input that takes no other, else 0."""
+    return int(value.type.tensor_type.shape.dim[0].dim_value)
+
+
+def _capture(model: nn.Module, size: InputSize, batch: int | None) -> ExportedProgram:
+    images = example(size, batch or TRACED_BATCH, next(model.parameters()).dtype)
+    anything = None if batch else ({0: Dim("batch")},)
+    return torch.export.export(model, (images,), dynamic_shapes=anything)
+
+
+def _fixed_batch(path: Path, model: nn.Module) -> str:
+    return (
+        f"cannot export {type(model).__name__} to {path} for every batch size: its forward pass "
+        "makes the batch a fixed number, as len(x) does (x.shape[0] does not); export it for one "
+        "batch size with --batch N (Finish(batch=N) in Python)"
+    )
 
 
 @contextmanager
@@ -212,10 +244,19 @@ def _capturing(path: Path, model: nn.Module) -> Iterator[None]:
     except NeumetaError:
         raise
     except Exception as error:  # dynamo and its converters raise many kinds
+        if "Constraints violated (batch)" in str(error):
+            raise NeumetaError(_fixed_batch(path, model)) from error
         raise NeumetaError(
-            f"cannot export {type(model).__name__} to {path}: {first_line(error)}; "
+            f"cannot export {type(model).__name__} to {path}: {_last_cause(error)}; "
             "use .pt or .safetensors"
         ) from error
+
+
+def _last_cause(error: BaseException) -> str:
+    """What went wrong first, of errors that were raised because of others; no escape codes."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return ESCAPE.sub("", first_line(error))
 
 
 @contextmanager
@@ -251,13 +292,20 @@ def _open_onnx(path: Path) -> Run:
     return run
 
 
-def _check(path: Path, model: nn.Module, size: InputSize, open_: Callable[[], Run]) -> None:
+def _check(
+    path: Path,
+    model: nn.Module,
+    size: InputSize,
+    only: int | None,
+    open_: Callable[[], Run],
+) -> None:
     dtype = next(model.parameters()).dtype
+    batches = CHECKED_BATCHES if only is None else (only,)
     try:
         run = open_()
         compared = [
             (run(images), outputs_of(model, images))
-            for images in (example(size, batch, dtype) for batch in CHECKED_BATCHES)
+            for images in (example(size, batch, dtype) for batch in batches)
         ]
     except Exception as error:  # runtimes raise kinds of their own
         raise NeumetaError(

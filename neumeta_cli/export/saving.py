@@ -17,8 +17,7 @@ from neumeta_cli.checkpoint import (
     load_checkpoint,
     write_weights,
 )
-from neumeta_cli.checkpoint.integrity import DIGEST
-from neumeta_cli.data.preprocessing import PREPROCESSING
+from neumeta_cli.data.described import own_metadata
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.loading import in_own_format, kind_of
 from neumeta_cli.export.precision import DTYPES, check_dtype, convert, example, outputs_of
@@ -85,26 +84,6 @@ def open_network(path: Path, arch: str | None = None, trust_code: bool = False) 
     return load_checkpoint(path, arch, trust_code=trust_code)
 
 
-def own_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a file of ours with a checkpoint's network says of itself."""
-    metadata = checkpoint.weights.metadata
-    if metadata.get("kind") == NETWORK:
-        return {key: value for key, value in metadata.items() if key != DIGEST}
-    return checkpoint_metadata(checkpoint, metadata.get(PREPROCESSING))
-
-
-def checkpoint_metadata(
-    checkpoint: Checkpoint, preprocessing: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself, and of what its images go through."""
-    told = {} if preprocessing is None else {PREPROCESSING: dict(preprocessing)}
-    return told | {
-        "kind": "checkpoint",
-        "arch": checkpoint.arch.as_dict(),
-        "input_size": list(checkpoint.input_size),
-    }
-
-
 def _check_alike(network: nn.Module, opened: Checkpoint) -> None:
     """Refuse a network that is not that of the file."""
     own, wanted = _shapes(network.state_dict()), _shapes(opened.model.state_dict())
@@ -164,7 +143,7 @@ def _write(
     told |= {"dtype": finish.dtype, "parameters": cost.parameters, "macs": cost.macs}
     if program:
         told |= {"kind": NETWORK, "fold": fold or folded}
-        return program.write(path, network, size, told)
+        return program.write(path, network, size, told, finish.batch)
     if fold and told["kind"] == NETWORK:
         told |= {"fold": True}
     elif fold:

@@ -39,12 +39,14 @@ class Finish:
         calibrate: a folder of images to fit norm statistics to, or biases where norms were folded
             before the fit.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
+        batch: the only batch size that ``.onnx`` and ``.pt2`` files take; any if None.
 
     """
 
     fold: bool | None = None
     calibrate: Path | None = None
     dtype: str = "float32"
+    batch: int | None = None
 
 
 AS_SAMPLED = Finish()
@@ -123,7 +125,7 @@ def export_network(
         "metrics": metrics,
     }
     if path.suffix in PROGRAMS:
-        PROGRAMS[path.suffix].write(path, model, size, metadata)
+        PROGRAMS[path.suffix].write(path, model, size, metadata, finish.batch)
     else:
         write_weights(path, Weights(dict(model.state_dict()), metadata))
     return Exported(model, chosen, path, tuple(metrics))

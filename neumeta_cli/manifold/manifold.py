@@ -180,6 +180,7 @@ class Manifold(nn.Module):
         """
 
         def make() -> nn.Module:
+            self.frame.check_wider(sizes)
             made = self.frame.skeleton(sizes)
             for name in self.norms:
                 drop_statistics(made.get_submodule(name))
@@ -216,12 +217,14 @@ class Manifold(nn.Module):
             reporter: is told of the progress.
 
         Raises:
-            NeumetaError: neither or both of width and sizes, or a width that is not positive.
+            NeumetaError: neither or both of width and sizes, a width that is not positive, or one
+                above 1 with which the network does not run.
 
         """
         if (width is None) == (sizes is None):
             raise NeumetaError("give either a width or the sizes of cliques")
         chosen = self.frame.full | dict(sizes or {}) if width is None else self.frame.sizes(width)
+        self.frame.check_wider(chosen)
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)

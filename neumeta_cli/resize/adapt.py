@@ -169,6 +169,8 @@ class _Search:
 
     def _repair(self, small: nn.Module, outcome: _Outcome) -> bool:
         """Find numbers in the modules at hand that must follow; True if one helps."""
+        below: list[Patch] = []  # of the modules within
+        shared: list[list[Patch]] = []
         for name in list(reversed(outcome.stack))[:LEVELS]:
             proposals = self._proposals(small, name)
             pairs = [
@@ -182,14 +184,26 @@ class _Search:
                 for attribute in dict.fromkeys(p.attribute for p in proposals)
             ]
             several = [t for t in (*together, list(first.values())) if len(t) > 1]
-            for chosen in [[p] for p in proposals[:SINGLES]] + several + pairs[:PAIRS]:
-                if self.runs >= TRIALS:
-                    return False
-                patches = self._alike(small, chosen)
-                with self._applied(small, patches):
-                    if self._run(small).beyond(outcome):
-                        self.patches += patches
-                        return True
+            alone = [[p] for p in proposals[:SINGLES]]
+            if self._try(small, outcome, alone + several + pairs[:PAIRS]):
+                return True
+            if below:  # a size that a module and its parent both hold, as of a recurrent state
+                shared += [below + chosen for chosen in (*alone, *several)]
+            below = below + list(first.values())
+        return self._try(small, outcome, shared[:SINGLES])
+
+    def _try(
+        self, small: nn.Module, outcome: _Outcome, candidates: Sequence[Sequence[Patch]]
+    ) -> bool:
+        """Keep the first candidate that lets the run get further."""
+        for chosen in candidates:
+            if self.runs >= TRIALS:
+                return False
+            patches = self._alike(small, chosen)
+            with self._applied(small, patches):
+                if self._run(small).beyond(outcome):
+                    self.patches += patches
+                    return True
         return False
 
     def _proposals(self, small: nn.Module, name: str) -> list[Patch]:

@@ -52,9 +52,16 @@ def foldable_pairs(model: nn.Module, trace: Trace) -> list[tuple[str, str]]:
         alone = trace.graph.out_degree(before[0]) == 1
         once = runs.get(layer) == 1 and runs.get(norm) == 1
         kinds = (
-            type(model.get_submodule(layer)) in FOLDABLE
+            _is_foldable(model.get_submodule(layer))
             and type(model.get_submodule(norm)) in BATCH_NORMS
         )
         if alone and once and kinds:
             pairs.append((layer, norm))
     return pairs
+
+
+def _is_foldable(layer: nn.Module) -> bool:
+    """Whether torch folds a norm into such a layer; it takes transposed groups for one group."""
+    if isinstance(layer, TRANSPOSED) and layer.groups > 1:
+        return False
+    return type(layer) in FOLDABLE

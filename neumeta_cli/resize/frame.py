@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.cache import remembered
+from neumeta_cli.checkpoint import first_line
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.resize.adapt import resizable
 from neumeta_cli.resize.cost import Cost, measure_cost
 from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
@@ -14,7 +18,7 @@ from neumeta_cli.resize.layouts import Layout, weight_layouts
 from neumeta_cli.resize.network import build_resized, resize_model, resized_shapes
 from neumeta_cli.resize.scope import resolve_scope
 from neumeta_cli.resize.sizes import linked_cliques, sizes_at
-from neumeta_cli.trace import Clique, Inputs, Trace, trace_model
+from neumeta_cli.trace import Clique, Inputs, Trace, meta_inputs, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
 Width = float | Mapping[str, float]  # of every clique, or of each by name
@@ -53,6 +57,7 @@ class Frame:
     _shapes: dict[Any, dict[str, tuple[int, ...]]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _faults: dict[Any, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __deepcopy__(self, _: object) -> "Frame":
         """Nothing in it changes, so copies of what holds one share it."""
@@ -101,6 +106,42 @@ class Frame:
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device."""
         return resize_model(self.model, self.trace, sizes)
+
+    def check_wider(self, sizes: Sizes) -> None:
+        """Refuse sizes above the checkpoint's with which the network does not run.
+
+        ``resizable`` tries narrower networks alone; a cut at a number that is written out, such as
+        ``x[:, :64]``, shows in wider ones.
+
+        Raises:
+            NeumetaError: what fails there.
+
+        """
+        full = self.full
+        if all(size <= full.get(name, size) for name, size in sizes.items()):
+            return
+        if fault := self._runs(tuple(sizes.items())):
+            raise NeumetaError(
+                f"the network does not run wider than its checkpoint: {fault} (a size written out "
+                "in its forward pass, such as x[:, :64], does not grow); widths up to 1 work"
+            )
+
+    def _runs(self, sizes: tuple[tuple[str, int], ...]) -> str:
+        """Why a forward pass fails at these sizes, on the meta device; empty if it runs."""
+
+        def tried() -> str:
+            small = self.skeleton(dict(sizes))
+            args, kwargs = meta_inputs(small, self.inputs)
+            try:
+                with torch.no_grad(), torch.device("meta"):
+                    output = small(*args, **kwargs)
+            except Exception as error:  # whatever a user's forward raises
+                return first_line(error)
+            shapes = tuple(tuple(t.shape) for t in tree_leaves(output) if isinstance(t, Tensor))
+            same = shapes == self.trace.output_shapes
+            return "" if same else "its outputs have other shapes there"
+
+        return remembered(self._faults, sizes, tried)
 
     def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The network at these sizes around ``tensors``, which it shares."""

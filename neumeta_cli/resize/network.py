@@ -140,14 +140,15 @@ def build_resized(
 
 
 def _conv(module: Any) -> None:
-    shape = module.weight.shape
-    per_group, other = (shape[0], shape[1]) if module.transposed else (shape[1], shape[0])
-    if module.groups > 1 and module.groups == module.in_channels:  # depthwise stays depthwise
-        module.groups = other * module.groups // module.out_channels
-    inputs, outputs = per_group * module.groups, other
+    first, second = module.weight.shape[:2]
+    depthwise = module.groups > 1 and module.groups == module.in_channels  # and stays so
     if module.transposed:
-        inputs, outputs = per_group, other * module.groups
-    module.in_channels, module.out_channels = inputs, outputs
+        module.groups = first if depthwise else module.groups
+        module.in_channels, module.out_channels = first, second * module.groups
+        return
+    if depthwise:
+        module.groups = first * module.groups // module.out_channels
+    module.in_channels, module.out_channels = second * module.groups, first
 
 
 def _linear(module: Any) -> None:

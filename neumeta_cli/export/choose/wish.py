@@ -222,6 +222,7 @@ def cost_of(manifold: Manifold, sizes: Mapping[str, int]) -> Cost:
         NeumetaError: its forward pass does not run, or it is larger than this machine's memory.
 
     """
+    manifold.frame.check_wider(sizes)
     try:
         cost = manifold.frame.cost(sizes)
     except Exception as error:  # whatever a forward pass raises on sizes that it refuses

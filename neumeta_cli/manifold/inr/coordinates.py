@@ -152,7 +152,9 @@ def tensor_specs(frame: "Frame", tensors: Mapping[str, Tensor]) -> tuple[TensorS
     touched = {m.weight.rpartition(".")[0] for c in frame.cliques for m in c.members}
     touched |= {norm for layer, norm in frame.norm_of.items() if layer in touched}
     layouts = frame.layouts
-    names = [n for n in frame.trace.shapes if n in layouts and n.rpartition(".")[0] in touched]
+    scalars = {name for name in layouts if tensors[name].dim() == 0}  # without channels: kept
+    named = [name for name in frame.trace.shapes if name in layouts and name not in scalars]
+    names = [name for name in named if name.rpartition(".")[0] in touched]
     shapes = {name: layouts[name].shape(tensors[name].shape) for name in names}
     specs = []
     for layer, name in enumerate(names):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from neumeta_cli.trace.combine import combine
 from neumeta_cli.trace.factors import flatten_dim, mixed, reduce, view
 from neumeta_cli.trace.labels import Labels
 from neumeta_cli.trace.rules.table import Call, rule
@@ -22,6 +23,16 @@ def plane(call: Call) -> list[Labels]:
     """The last two dimensions are space."""
     rank = len(call.x)
     return _positional(call, [rank - 2, rank - 1])
+
+
+@rule("max_unpool2d max_unpool3d")
+def unpool(call: Call) -> list[Labels]:
+    """Each channel's values go where its own indices say, within that channel."""
+    rank = len(call.x)
+    x, indices = call.x, call.given("indices")
+    tied = combine(call.atoms, [(x, range(rank)), (indices, range(rank))], range(rank))
+    space = range(rank - 2 if "2d" in call.func.overloadpacket.__name__ else rank - 3, rank)
+    return [mixed(call.atoms, tied, space, [call.shape[d] for d in space])]
 
 
 @rule("""
