@@ -63,7 +63,7 @@ def load_images(
     images = find_images(data, split, input_size, reporter)
     if data.skip_broken and images.files:
         images = images.readable(reporter, split)
-    return images.held(reporter, split)
+    return images.held(reporter, split, data.in_memory)
 
 
 def find_images(
@@ -101,7 +101,7 @@ def find_images(
             f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
         ) from error
     prepared = preprocessing_of(data, size)
-    return replace(images, channels=input_size[0], preprocessing=prepared)
+    return replace(images, channels=input_size[0], preprocessing=prepared, workers=data.workers)
 
 
 def require_root(data: "DataSection") -> Path:

@@ -50,6 +50,19 @@ class DataSection(Section):
         False,
         description="download the data into the folder, if torchvision can; same as --download",
     )
+    in_memory: int = Field(
+        4 << 30,
+        ge=0,
+        description="bytes up to which images are decoded once and held in memory, at the "
+        "network's size; larger sets are read from their files in every epoch, and cut and "
+        "augmented from the originals; 0: all are",
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that read files while the network computes; if not given, one for "
+        "each core, up to 8; 0: none. Results do not depend on it",
+    )
     image_size: Annotated[int, Field(ge=1)] | tuple[int, int] | None = Field(
         None,
         description="images are resized to this size, or to this height and width; if not given, "
