@@ -12,6 +12,7 @@ import torch
 from neumeta_cli.data.folders import Wanted, image_folder, mask_folder
 from neumeta_cli.data.images import Images
 from neumeta_cli.data.preprocessing import preprocessing_of
+from neumeta_cli.data.timm_sets import timm_set
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
 
@@ -30,6 +31,7 @@ class Format:
         labels: what each image has.
         download: fetches it into a folder; None where nobody may or can.
         needs_folder: whether it is read from a folder that must be given.
+        packed: whether that may be a file.
 
     """
 
@@ -39,6 +41,7 @@ class Format:
     labels: Literal["class", "mask", "nothing"] = "class"
     download: Callable[[Path], object] | None = None
     needs_folder: bool = True
+    packed: bool = False
 
 
 def load_images(
@@ -92,7 +95,8 @@ def find_images(
     given = data.image_size or (input_size[1], input_size[2])
     size = (given, given) if isinstance(given, int) else given
     try:
-        images = form.read(Wanted(root, split, size, data, reporter or Silent()))
+        wanted = Wanted(root, split, size, data, reporter or Silent(), input_size[0])
+        images = form.read(wanted)
     except NeumetaError as error:
         raise NeumetaError(f"{error}; expected {form.layout}") from error
     except (RuntimeError, OSError, ValueError, LookupError) as error:
@@ -118,7 +122,8 @@ def require_root(data: "DataSection") -> Path:
             f"no data folder given; pass --data DIR, with {FORMATS[data.format].layout}"
         )
     root = Path(data.root)
-    if not root.is_dir() and not data.download:
+    there = root.exists() if FORMATS[data.format].packed else root.is_dir()
+    if not there and not data.download:
         raise NeumetaError(f"no such data folder: {root}")
     return root
 
@@ -265,6 +270,12 @@ FORMATS: Mapping[str, Format] = {
         "published",
         labels="nothing",
         download=lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
+    ),
+    "timm": Format(
+        timm_set,
+        "what timm's create_dataset reads, by the name in data.reader",
+        "class folders, a .tar file of them, or what data.reader reads",
+        packed=True,
     ),
     "own": Format(_own, "a task of your own reads it", "what your task reads", needs_folder=False),
 }

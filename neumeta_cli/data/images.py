@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neumeta_cli.data.ahead import ReadAhead
 from neumeta_cli.data.augmentation import augment, image_seeds, step_generator
-from neumeta_cli.data.decoding import read_image, read_mask
+from neumeta_cli.data.decoding import File, described, read_image, read_mask
 from neumeta_cli.data.preprocessing import Preprocessing
 from neumeta_cli.data.samples import Draw, Samples
 from neumeta_cli.errors import NeumetaError
@@ -36,7 +36,7 @@ class Images:
             masks are read from ``masks`` when needed.
         classes: class names, empty where there are none.
         pixels: (n, C, H, W) uint8, or None where the images are read from ``files`` when needed.
-        files: paths, empty where there are none.
+        files: paths, or what else is read like a file; empty where there are none.
         image_size: height and width of the images as given.
         masks: paths of masks, empty where there are none.
         channels: of images that are read from files: 1, grey, or 3.
@@ -51,7 +51,7 @@ class Images:
     labels: Tensor | None
     classes: tuple[str, ...]
     pixels: Tensor | None
-    files: tuple[Path, ...] = ()
+    files: tuple[File, ...] = ()
     image_size: tuple[int, int] = (0, 0)
     masks: tuple[Path, ...] = ()
     channels: int = 3
@@ -166,7 +166,7 @@ class Images:
         """A digest of what the images are: names and sizes of their files, or their pixels."""
         digest = hashlib.sha256(repr((self.classes, len(self), self.image_size)).encode())
         for path in (*self.files, *self.masks):
-            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+            digest.update(f"{described(path)}\n".encode())
         if not self.files and self.pixels is not None:
             digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()[:12]

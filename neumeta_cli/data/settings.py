@@ -24,6 +24,11 @@ class DataSection(Section):
         "image_folder",
         description="; ".join(f"{name} ({form.about})" for name, form in FORMATS.items()),
     )
+    reader: str = Field(
+        "",
+        description="of format timm: the set's name as timm.data.create_dataset takes it, such as "
+        "hfds/cifar10, wds/mine or torch/cifar100; empty: class folders, or a tar file of them",
+    )
     root: str | None = Field(None, description="folder of the data; --data overrides it")
     test_root: str | None = Field(
         None,
