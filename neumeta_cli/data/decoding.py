@@ -95,6 +95,15 @@ def _by_pillow(file: File, grey: bool) -> Tensor:
     return pixels
 
 
+def image_size(file: File) -> tuple[int, int] | None:
+    """Height and width, as the file says without being decoded; None if it says nothing."""
+    try:
+        with _opened(file) as picture:
+            return picture.height, picture.width
+    except Exception:  # Pillow's readers raise whatever damaged bytes lead to
+        return None
+
+
 def _opened(file: File) -> "Image":
     from PIL import Image
 

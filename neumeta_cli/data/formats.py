@@ -9,6 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import torch
 
+from neumeta_cli.data.decoding import image_size
 from neumeta_cli.data.folders import Wanted, image_folder, mask_folder
 from neumeta_cli.data.images import Images
 from neumeta_cli.data.preprocessing import preprocessing_of
@@ -18,6 +19,8 @@ from neumeta_cli.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from neumeta_cli.data.settings import DataSection
+
+SEEN = 20  # images whose size is looked at
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def load_images(
     images = find_images(data, split, input_size, reporter)
     if data.skip_broken and images.files:
         images = images.readable(reporter, split)
+    _tell_enlarged(images, split, reporter)
     return images.held(reporter, split, data.in_memory)
 
 
@@ -106,6 +110,22 @@ def find_images(
         ) from error
     prepared = preprocessing_of(data, size)
     return replace(images, channels=input_size[0], preprocessing=prepared, workers=data.workers)
+
+
+def _tell_enlarged(images: Images, split: str, reporter: Reporter) -> None:
+    """Say it where most images are smaller than the network takes them, by a few of them."""
+    step = max(1, len(images.files) // SEEN)
+    sides = [size for file in images.files[::step] if (size := image_size(file)) is not None]
+    if images.pixels is not None or not sides:
+        return
+    height, width = (sorted(side)[len(sides) // 2] for side in zip(*sides, strict=True))
+    if height < images.image_size[0] and width < images.image_size[1]:
+        given, taken = f"{height}×{width}", "×".join(map(str, images.image_size))
+        reporter.tell(
+            f"the {'training' if split == 'train' else split} images are small, {given} in the "
+            f"middle, and are enlarged to the {taken} that the network takes; model.input_size "
+            "and data.image_size change that"
+        )
 
 
 def require_root(data: "DataSection") -> Path:

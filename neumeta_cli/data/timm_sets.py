@@ -144,7 +144,9 @@ def _torchvision(wanted: Wanted, found: Any) -> Images:
             wanted.reporter.advance(1)
         wanted.reporter.finish()
     name = wanted.data.reader
-    listed = tuple(InSet(found, n, f"image {n} of {name}, {wanted.split}") for n in range(len(found)))
+    listed = tuple(
+        InSet(found, n, f"image {n} of {name}, {wanted.split}") for n in range(len(found))
+    )
     return _labelled(wanted, listed, targets, getattr(found, "classes", ()))
 
 
