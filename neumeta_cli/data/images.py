@@ -247,4 +247,4 @@ def normalise(pixels: Tensor, data: "DataSection") -> Tensor:
             f"data.mean and data.std have {len(mean)} and {len(std)} values, "
             f"the images {channels} channels"
         )
-    return (pixels.float() / 255 - mean) / std
+    return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
