@@ -1,7 +1,8 @@
 """Images a second beside timm's own loader, and a fit's step on files beside one on memory.
 
 Both loaders read the same files with as many workers, the same transforms and no other work; they
-take turns, and the median counts. Then the steps of a fit: on images held in memory, which are not
+take turns, and the median counts; processor time is shown too, which other work on the machine
+changes less (Linux). Then the steps of a fit: on images held in memory, which are not
 augmented, and on files, which are cut at random from the originals by a worker, with one thread for
 the network. The archive has one image of each of ImageNet's classes; copies of them are written.
 
@@ -10,6 +11,8 @@ the network. The archive has one image of each of ImageNet's classes; copies of 
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import statistics
 import tarfile
@@ -95,14 +98,23 @@ def timms_loader(folder: Path, workers: int, training: bool) -> Callable[[], Ite
     return lambda: loader
 
 
-def rate(batches: Callable[[], Iterable[Any]]) -> float:
-    """Images a second over one pass."""
-    seen, start = 0, time.perf_counter()
+def busy() -> float:
+    """Processor seconds of this process and of those that it began, so far."""
+    spent = time.process_time()
+    for worker in multiprocessing.active_children():
+        fields = Path(f"/proc/{worker.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def rate(batches: Callable[[], Iterable[Any]]) -> tuple[float, float]:
+    """Images a second over one pass, and processor milliseconds an image."""
+    seen, start, before = 0, time.perf_counter(), busy()
     for x, _ in batches():
         assert x.shape[1:] == (3, SIDE, SIDE)
         assert x.dtype == torch.float32
         seen += len(x)
-    return seen / (time.perf_counter() - start)
+    return seen / (time.perf_counter() - start), 1000 * (busy() - before) / seen
 
 
 def compare_loaders(folder: Path, workers: int, training: bool, turns: int) -> dict[str, Any]:
@@ -110,16 +122,19 @@ def compare_loaders(folder: Path, workers: int, training: bool, turns: int) -> d
     loaders = {"ours": our_loader, "timm": timms_loader}
     made = {name: make(folder, workers, training) for name, make in loaders.items()}
     rates: dict[str, list[float]] = {name: [] for name in made}
+    costs: dict[str, list[float]] = {name: [] for name in made}
     for turn in range(turns + 1):
         for name, batches in made.items():
-            found = rate(batches)
+            found, cost = rate(batches)
             rates[name] += [found] if turn else []
+            costs[name] += [cost] if turn else []
     ratios = [a / b for a, b in zip(rates["ours"], rates["timm"], strict=True)]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "what": "training" if training else "evaluation",
         "workers": workers,
         "images_a_second": medians,
+        "processor_ms_an_image": {n: statistics.median(v) for n, v in costs.items()},
         "ratio": statistics.median(ratios),
     }
 
@@ -184,12 +199,14 @@ def main() -> None:
         ]
         if options.arch:
             rows.append(compare_steps(folder, options.arch, options.turns))
-    table = Table("what", "workers", "ours, or files", "timm, or memory", "ratio")
+    table = Table("what", "workers", "ours, or files", "timm, or memory", "ratio", "processor (ms)")
     for row in rows:
         pair = (row.get("images_a_second") or row["seconds"]).values()
         shown = [f"{v:,.0f}/s" if "images_a_second" in row else f"{v:.3f} s" for v in pair]
         shown = shown if "images_a_second" in row else shown[::-1]
-        table.add_row(row["what"], str(row["workers"]), *shown, f"{row['ratio']:.3f}")
+        costs = row.get("processor_ms_an_image", {}).values()
+        told = ", ".join(f"{cost:.2f}" for cost in costs)
+        table.add_row(row["what"], str(row["workers"]), *shown, f"{row['ratio']:.3f}", told)
     Console(width=120).print(table)
     about = {
         "images": options.images,
