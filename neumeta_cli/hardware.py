@@ -47,3 +47,12 @@ def launched_processes() -> tuple[int, int]:
     """How many processes a launcher started, and which of them this is."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return (count, int(os.environ.get("RANK", "0"))) if count > 1 else (1, 0)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its share, if a launcher started several on this machine."""
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

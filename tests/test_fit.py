@@ -10,7 +10,7 @@ import torch
 from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
-from neumeta_cli.data.images import augment
+from neumeta_cli.data.augmentation import augment
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.features import FeatureSource, ImageSource, _best_layout

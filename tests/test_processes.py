@@ -15,7 +15,7 @@ pytest.importorskip("accelerate", reason="several processes need accelerate")
 RECIPE = """
 name: tiny
 model: {{arch: cifar_resnet20, checkpoint: {checkpoint}}}
-data: {{root: {data}, flip: true, crop_padding: 2}}
+data: {{root: {data}, flip: true, crop_padding: 2{more}}}
 scope: {scope}
 norm: {{fold: false, images: 16}}
 inr: {{kind: selected}}
@@ -88,9 +88,10 @@ def write_recipe(build, image_folder, tmp_path: Path):
     checkpoint = tmp_path / "resnet20.pt"
     torch.save(model.state_dict(), checkpoint)
 
-    def write(scope: str, rate: float = 1e-3) -> Path:
+    def write(scope: str, rate: float = 1e-3, more: str = "") -> Path:
         path = tmp_path / f"{scope}{rate}.yaml"
         fields = {"checkpoint": checkpoint, "data": image_folder, "scope": scope, "rate": rate}
+        fields |= {"more": more}
         path.write_text(RECIPE.format(**fields), encoding="utf-8")
         return path
 
@@ -177,9 +178,12 @@ def test_two_processes_train_as_one_does(write_recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_in_two_processes_goes_on_to_the_same_bits(write_recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", ["", ", in_memory: 0, workers: 1"])
+def test_training_in_two_processes_goes_on_to_the_same_bits(
+    write_recipe, tmp_path: Path, more: str
+) -> None:
     """One of them is stopped, in the middle of an epoch; the network draws what it drops."""
-    recipe, cut = write_recipe("all"), tmp_path / "cut"
+    recipe, cut = write_recipe("all", more=more), tmp_path / "cut"
     whole = trained(recipe, tmp_path / "whole", 2, 0.5)
     command = ["-c", TRAINING, str(recipe), str(cut), "0.5"]
     told = run_processes(2, [*command, "5"], tmp_path)

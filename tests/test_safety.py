@@ -200,10 +200,11 @@ def test_a_full_disk_stops_a_fit_and_leaves_its_last_state(whole: Path, tmp_path
     assert_same_bits(whole, full)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
-    neumeta, build, image_folder, tmp_path: Path, monkeypatch
+    neumeta, build, image_folder, tmp_path: Path, monkeypatch, workers: int
 ) -> None:
-    """Images that do not fit in memory are read from their folder in every step."""
+    """Images that do not fit in memory are read from their folder, by a worker a little ahead."""
     model, _ = build("cifar_resnet20")
     torch.save(model.state_dict(), tmp_path / "resnet20.pt")
     data, recipe = tmp_path / "data", tmp_path / "tiny.yaml"
@@ -211,12 +212,12 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
     fields = {
         "name": "tiny",
         "model": {"arch": "cifar_resnet20", "checkpoint": "resnet20.pt"},
-        "data": {"root": str(data)},
+        "data": {"root": str(data), "in_memory": 0, "workers": workers},
         "inr": {"kind": "selected"},
         "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2, "precision": "float32"},
     }
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
-    monkeypatch.setattr("neumeta_cli.data.images.IN_MEMORY_BYTES", 0)
+
     save, saved = Journal.save, []
 
     def save_and_lose_data(self: Journal, state: dict) -> None:
@@ -227,11 +228,11 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
     monkeypatch.setattr(Journal, "save", save_and_lose_data)
     result = neumeta("fit", "-r", recipe, "--run", tmp_path / "run")
     assert result.code == 1
-    assert saved == [2]
+    assert saved == [2] or (workers and saved == [2, 3])
     last = result.stderr.strip().splitlines()[-1]
     assert "cannot read image" in last
     assert "--resume" in last
-    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 2
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == saved[-1]
     shutil.rmtree(data)
     shutil.copytree(image_folder, data)
     monkeypatch.setattr(Journal, "save", save)

@@ -13,7 +13,7 @@ from torch import nn
 import neumeta_cli
 from neumeta_cli.cli.recipes import commented_yaml
 from neumeta_cli.data import Images
-from neumeta_cli.data.images import augment
+from neumeta_cli.data.augmentation import augment
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.pipeline import build_untrained

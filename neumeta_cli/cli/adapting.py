@@ -12,7 +12,8 @@ from neumeta_cli.data.decoding import read_image
 from neumeta_cli.data.preprocessing import Preprocessing, as_before, resolved
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe
+from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, parse_recipe
+from neumeta_cli.recipe.load import override_all
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.tasks import Task, task_class
@@ -86,12 +87,16 @@ def automatic(
         NeumetaError: no folder is given, it does not hold images, or the file cannot be written.
 
     """
-    section = test.put(DataSection(root=data))
+    said = _said(overrides, epochs, seed, download)
+    asked: dict[str, Any] = {}
+    override_all(asked, said)
+    fields = {"root": data, **asked.get("data", {})}
+    content = {"name": "auto", "model": {"arch": checkpoint.arch.name}, "data": fields}
+    section = test.put(parse_recipe(content, "--set").data)
     images = find_images(section, "train", checkpoint.input_size)
     checkpoint, frame = _at_size_of(images, checkpoint)
     root = {} if data is None else {"root": str(Path(data).absolute())}
     root |= {} if test.folder is None else {"test_root": str(Path(test.folder).absolute())}
-    said = _said(overrides, epochs, seed, download)
     said += [] if weights_key is None else [f"model.weights_key={weights_key}"]
     said += ["data.skip_broken=true"] if test.skip_broken else []
     found = auto_recipe(checkpoint, frame, len(images), root, images.labelled, said)

@@ -1,7 +1,8 @@
 """From one file to the pixels of an image or the class numbers of a mask."""
 
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Union
 
 import numpy as np
 import torch
@@ -12,18 +13,46 @@ from neumeta_cli.errors import NeumetaError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Loaded = Union[bytes, "Image"]  # what lies in a file, or what a library made of it
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's names for grey images of more than 8 bits
 HIGHEST = {8: 0xFF, 16: 0xFFFF}  # value of a channel by its bits
 SKIP = "leave out what is broken with --skip-broken (data.skip_broken)"
 
 
-def read_image(path: Path, grey: bool) -> Tensor:
+class Record(Protocol):
+    """An image that is no file of its own.
+
+    Attributes:
+        name: that tells it from others of the set.
+        size: in bytes, 0 where nobody knows.
+
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def load(self) -> Loaded:
+        """What there is of it."""
+
+
+File = Path | Record
+
+
+def described(file: File) -> str:
+    """Name and size, by which a set of files is known again."""
+    if isinstance(file, Path):
+        return f"{file.parent.name}/{file.name} {file.stat().st_size}"
+    return f"{file.name} {file.size}"
+
+
+def read_image(file: File, grey: bool) -> Tensor:
     """The pixels of a file, of whatever kind and depth, with 8 bits a channel.
 
     Channels of 16 bits lose their lower half; transparency is left out.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, PPM, …
+        file: JPEG, PNG, WebP, TIFF, BMP, PPM, …
         grey: one channel is wanted, else three.
 
     Returns:
@@ -36,27 +65,52 @@ def read_image(path: Path, grey: bool) -> Tensor:
     from torchvision.io import ImageReadMode, decode_image
 
     mode = ImageReadMode.GRAY if grey else ImageReadMode.RGB
+    content: str | Tensor
     try:
-        image: Tensor = decode_image(str(path), mode=mode)
-    except (RuntimeError, OSError):  # a kind that torchvision does not know, or a broken file
-        return _by_pillow(path, grey)
+        if isinstance(file, Path):
+            content = str(file)
+        elif isinstance(loaded := file.load(), bytes):
+            content = torch.frombuffer(bytearray(loaded), dtype=torch.uint8)
+        else:
+            return _by_pillow(file, grey)
+        image: Tensor = decode_image(content, mode=mode)
+    except (RuntimeError, OSError, ValueError):  # of a kind that torchvision knows not, or broken
+        return _by_pillow(file, grey)
     if image.dtype == torch.uint16:
         return (image.int() >> 8).to(torch.uint8)
     return image
 
 
-def _by_pillow(path: Path, grey: bool) -> Tensor:
-    from PIL import Image
+def _by_pillow(file: File, grey: bool) -> Tensor:
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     try:
-        with Image.open(path) as picture:
+        with _opened(file) as picture:
             made = pil_to_tensor(_eight_bits(picture).convert("L" if grey else "RGB"))
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NeumetaError(f"cannot read image {path}: {reason}; {SKIP}") from error
+        named = file if isinstance(file, Path) else file.name
+        raise NeumetaError(f"cannot read image {named}: {reason}; {SKIP}") from error
     pixels: Tensor = made
     return pixels
+
+
+def image_size(file: File) -> tuple[int, int] | None:
+    """Height and width, as the file says without being decoded; None if it says nothing."""
+    try:
+        with _opened(file) as picture:
+            return picture.height, picture.width
+    except Exception:  # Pillow's readers raise whatever damaged bytes lead to
+        return None
+
+
+def _opened(file: File) -> "Image":
+    from PIL import Image
+
+    loaded = file if isinstance(file, Path) else file.load()
+    if isinstance(loaded, Image.Image):
+        return loaded
+    return Image.open(io.BytesIO(loaded) if isinstance(loaded, bytes) else loaded)
 
 
 def _eight_bits(picture: "Image") -> "Image":

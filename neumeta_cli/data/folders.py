@@ -33,6 +33,7 @@ class Wanted:
         size: height and width of the images.
         data: the recipe's section.
         reporter: is told of what a user should know.
+        channels: of the images: 1, grey, or 3.
 
     """
 
@@ -41,6 +42,7 @@ class Wanted:
     size: tuple[int, int]
     data: "DataSection"
     reporter: Reporter
+    channels: int = 3
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,18 @@ from urllib.error import URLError
 import numpy as np
 import torch
 
+from neumeta_cli.data.decoding import image_size
 from neumeta_cli.data.folders import Wanted, image_folder, mask_folder
 from neumeta_cli.data.images import Images
 from neumeta_cli.data.preprocessing import preprocessing_of
+from neumeta_cli.data.timm_sets import timm_set
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, Silent
 
 if TYPE_CHECKING:
     from neumeta_cli.data.settings import DataSection
+
+SEEN = 20  # images whose size is looked at
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Format:
         labels: what each image has.
         download: fetches it into a folder; None where nobody may or can.
         needs_folder: whether it is read from a folder that must be given.
+        packed: whether that may be a file.
 
     """
 
@@ -39,6 +44,7 @@ class Format:
     labels: Literal["class", "mask", "nothing"] = "class"
     download: Callable[[Path], object] | None = None
     needs_folder: bool = True
+    packed: bool = False
 
 
 def load_images(
@@ -63,7 +69,8 @@ def load_images(
     images = find_images(data, split, input_size, reporter)
     if data.skip_broken and images.files:
         images = images.readable(reporter, split)
-    return images.held(reporter, split)
+    _tell_enlarged(images, split, reporter)
+    return images.held(reporter, split, data.in_memory)
 
 
 def find_images(
@@ -92,7 +99,8 @@ def find_images(
     given = data.image_size or (input_size[1], input_size[2])
     size = (given, given) if isinstance(given, int) else given
     try:
-        images = form.read(Wanted(root, split, size, data, reporter or Silent()))
+        wanted = Wanted(root, split, size, data, reporter or Silent(), input_size[0])
+        images = form.read(wanted)
     except NeumetaError as error:
         raise NeumetaError(f"{error}; expected {form.layout}") from error
     except (RuntimeError, OSError, ValueError, LookupError) as error:
@@ -101,7 +109,23 @@ def find_images(
             f"{root} does not hold {data.format} data: expected {form.layout}{hint}"
         ) from error
     prepared = preprocessing_of(data, size)
-    return replace(images, channels=input_size[0], preprocessing=prepared)
+    return replace(images, channels=input_size[0], preprocessing=prepared, workers=data.workers)
+
+
+def _tell_enlarged(images: Images, split: str, reporter: Reporter) -> None:
+    """Say it where most images are smaller than the network takes them, by a few of them."""
+    step = max(1, len(images.files) // SEEN)
+    sides = [size for file in images.files[::step] if (size := image_size(file)) is not None]
+    if images.pixels is not None or not sides:
+        return
+    height, width = (sorted(side)[len(sides) // 2] for side in zip(*sides, strict=True))
+    if height < images.image_size[0] and width < images.image_size[1]:
+        given, taken = f"{height}×{width}", "×".join(map(str, images.image_size))
+        reporter.tell(
+            f"the {'training' if split == 'train' else split} images are small, {given} in the "
+            f"middle, and are enlarged to the {taken} that the network takes; model.input_size "
+            "and data.image_size change that"
+        )
 
 
 def require_root(data: "DataSection") -> Path:
@@ -118,7 +142,8 @@ def require_root(data: "DataSection") -> Path:
             f"no data folder given; pass --data DIR, with {FORMATS[data.format].layout}"
         )
     root = Path(data.root)
-    if not root.is_dir() and not data.download:
+    there = root.exists() if FORMATS[data.format].packed else root.is_dir()
+    if not there and not data.download:
         raise NeumetaError(f"no such data folder: {root}")
     return root
 
@@ -265,6 +290,12 @@ FORMATS: Mapping[str, Format] = {
         "published",
         labels="nothing",
         download=lambda root: _torchvision("CelebA")(str(root), split="all", download=True),
+    ),
+    "timm": Format(
+        timm_set,
+        "what timm's create_dataset reads, by the name in data.reader",
+        "class folders, a .tar file of them, or what data.reader reads",
+        packed=True,
     ),
     "own": Format(_own, "a task of your own reads it", "what your task reads", needs_folder=False),
 }

@@ -1,26 +1,28 @@
-"""Images held as bytes or decoded on demand, normalised and augmented in batches."""
+"""Images held as bytes or read from their files on demand."""
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from neumeta_cli.data.decoding import read_image, read_mask
+from neumeta_cli.data.ahead import ReadAhead
+from neumeta_cli.data.augmentation import augment, image_seeds, step_generator
+from neumeta_cli.data.decoding import File, described, read_image, read_mask
 from neumeta_cli.data.preprocessing import Preprocessing
+from neumeta_cli.data.samples import Draw, Samples
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
 
 if TYPE_CHECKING:
     from neumeta_cli.data.settings import DataSection
 
-IN_MEMORY_BYTES = 4 << 30  # larger splits are decoded again whenever they are needed
+Asked = tuple[Tensor, torch.Generator | None, slice]  # as ``batch`` is asked: index, …, part
 DECODED_AT_ONCE = 1000
 NAMED = 3  # of the files that were left out
 
@@ -34,7 +36,7 @@ class Images:
             masks are read from ``masks`` when needed.
         classes: class names, empty where there are none.
         pixels: (n, C, H, W) uint8, or None where the images are read from ``files`` when needed.
-        files: paths, empty where there are none.
+        files: paths, or what else is read like a file; empty where there are none.
         image_size: height and width of the images as given.
         masks: paths of masks, empty where there are none.
         channels: of images that are read from files: 1, grey, or 3.
@@ -42,19 +44,22 @@ class Images:
             networks' own.
         whole: files are squeezed to the size, not cut; so they are where there are masks.
         labelled: whether the labels say anything; else all are 0.
+        workers: processes that read files ahead; as many as suit the machine if None.
 
     """
 
     labels: Tensor | None
     classes: tuple[str, ...]
     pixels: Tensor | None
-    files: tuple[Path, ...] = ()
+    files: tuple[File, ...] = ()
     image_size: tuple[int, int] = (0, 0)
     masks: tuple[Path, ...] = ()
     channels: int = 3
     preprocessing: Preprocessing | None = None
     whole: bool = False
     labelled: bool = True
+    workers: int | None = None
+    _ahead: ReadAhead = field(default_factory=ReadAhead, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -68,7 +73,7 @@ class Images:
         """
         if self.pixels is not None:
             return self.pixels[index]
-        return torch.stack(_each(self._read, [self.files[i] for i in index.tolist()]))
+        return torch.stack(_each(self.read, index.tolist()))
 
     def fetch_labels(self, index: Tensor) -> Tensor:
         """Labels by number, (b, …).
@@ -80,6 +85,67 @@ class Images:
         if self.labels is not None:
             return self.labels[index]
         return torch.stack(_each(self._read_mask, [self.masks[i] for i in index.tolist()]))
+
+    def batch(
+        self,
+        index: Tensor,
+        data: "DataSection",
+        generator: torch.Generator | None = None,
+        part: slice = slice(None),
+    ) -> tuple[Tensor, Tensor]:
+        """Pixels (b, C, H, W) uint8 and labels (b, …) by number, augmented if a generator is given.
+
+        Those in memory are augmented as they are held, those in files before they are cut.
+
+        Args:
+            index: numbers of the whole batch.
+            data: how to augment.
+            generator: of the draws; all of the batch are drawn for.
+            part: which of the batch are wanted.
+
+        Raises:
+            NeumetaError: a file that cannot be read.
+
+        """
+        if self.pixels is not None:
+            pixels, labels = self.fetch(index[part]), self.fetch_labels(index[part])
+            if generator is None:
+                return pixels, labels
+            return augment(pixels, labels, data, generator, len(index), part)
+        draw = _drawn(index, generator, part)
+        if (found := self._ahead.take(draw)) is not None:
+            return found
+        if draw.seeds is None:
+            return self.fetch(draw.index), self.fetch_labels(draw.index)
+        return Samples(self, data).batch(draw.pairs())
+
+    def expect(
+        self, asked: Iterable[Asked], data: "DataSection", device: torch.device | str = "cpu"
+    ) -> None:
+        """Announce what ``batch`` will be asked for next, in this order, so that it is read ahead.
+
+        Args:
+            asked: arguments of ``batch``, each with a generator of its own.
+            data: the same as there.
+            device: where the batches are to be.
+
+        """
+        if self.pixels is None:
+            draws = [_drawn(*each) for each in asked]
+            place = torch.device(device)
+            samples = Samples(replace(self), data)  # which expects nothing itself
+            self._ahead.expect(samples, draws, self.workers, place)
+
+    def generator(self, own: torch.Generator, seed: int, step: int) -> torch.Generator:
+        """What augments a step's images: ``own``, or one of the step's where they are read ahead.
+
+        Args:
+            own: goes from step to step.
+            seed: of the training.
+            step: the number of the step.
+
+        """
+        return own if self.pixels is not None else step_generator(seed, step)
 
     def take(self, count: int, seed: int) -> "Images":
         """A random subset of ``count`` images."""
@@ -100,7 +166,7 @@ class Images:
         """A digest of what the images are: names and sizes of their files, or their pixels."""
         digest = hashlib.sha256(repr((self.classes, len(self), self.image_size)).encode())
         for path in (*self.files, *self.masks):
-            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+            digest.update(f"{described(path)}\n".encode())
         if not self.files and self.pixels is not None:
             digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -122,25 +188,31 @@ class Images:
 
     def _is_readable(self, number: int) -> bool:
         try:
-            self._read(self.files[number])
+            self.read(number)
             if self.masks:
                 self._read_mask(self.masks[number])
         except NeumetaError:
             return False
         return True
 
-    def _read(self, path: Path) -> Tensor:
-        image = read_image(path, self.channels == 1)
+    def read(self, number: int) -> Tensor:
+        """One image from its file, brought to its size: (C, H, W) uint8.
+
+        Raises:
+            NeumetaError: it cannot be read as an image.
+
+        """
+        image = read_image(self.files[number], self.channels == 1)
         prepared = self.preprocessing or Preprocessing(self.image_size)
         return prepared.squeezed(image) if self.whole or self.masks else prepared(image)
 
     def _read_mask(self, path: Path) -> Tensor:
         return read_mask(path, self.image_size)
 
-    def held(self, reporter: Reporter, split: str) -> "Images":
-        """The same with everything decoded once, if that fits in memory."""
+    def held(self, reporter: Reporter, split: str, most: int) -> "Images":
+        """The same with everything decoded once, if that takes at most so many bytes."""
         height, width = self.image_size
-        if self.pixels is not None or len(self) * 4 * height * width > IN_MEMORY_BYTES:
+        if self.pixels is not None or len(self) * 4 * height * width > most:
             return self
         pixels = torch.empty(len(self), self.channels, height, width, dtype=torch.uint8)
         masks = [torch.empty(len(self), height, width, dtype=torch.uint8)] if self.masks else []
@@ -152,6 +224,11 @@ class Images:
             reporter.advance(len(index))
         reporter.finish()
         return replace(self, pixels=pixels, labels=masks[0] if masks else self.labels)
+
+
+def _drawn(index: Tensor, generator: torch.Generator | None, part: slice) -> Draw:
+    seeds = None if generator is None else image_seeds(len(index), generator)[part]
+    return Draw(index[part], seeds)
 
 
 def _each(read: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
@@ -170,95 +247,4 @@ def normalise(pixels: Tensor, data: "DataSection") -> Tensor:
             f"data.mean and data.std have {len(mean)} and {len(std)} values, "
             f"the images {channels} channels"
         )
-    return (pixels.float() / 255 - mean) / std
-
-
-def augment(
-    pixels: Tensor,
-    labels: Tensor,
-    data: "DataSection",
-    generator: torch.Generator,
-    count: int | None = None,
-    part: slice = slice(None),
-) -> tuple[Tensor, Tensor]:
-    """Augment images, each in its own way, and masks along with them.
-
-    Args:
-        pixels: (b, C, H, W) uint8.
-        labels: (b, …); masks are (b, H, W).
-        data: what to do.
-        generator: of the draws.
-        count: images in the batch that ``pixels`` are a part of, b if None.
-        part: which of them they are.
-
-    """
-    count = len(pixels) if count is None else count
-    masks = labels.dim() == 3
-    if not (masks or data.resized_crop or data.crop_size or data.colour_jitter or data.blur):
-        return _flipped_and_shifted(pixels, data, generator, count, part), labels
-    change = transforms(data, data.crop_size or pixels.shape[-2:])
-    if change is None:
-        return pixels, labels
-    from torchvision import tv_tensors
-
-    seeds = torch.randint(1 << 31, (count,), generator=generator)[part].tolist()
-    made: list[tuple[Tensor, Tensor]] = []
-    with torch.random.fork_rng(devices=[]):
-        for seed, image, label in zip(seeds, pixels, labels, strict=True):
-            torch.manual_seed(seed)
-            if masks:
-                both = change(tv_tensors.Image(image), tv_tensors.Mask(label))
-                made.append((both[0].as_subclass(Tensor), both[1].as_subclass(Tensor)))
-            else:
-                made.append((change(image), label))
-    return torch.stack([image for image, _ in made]), torch.stack([label for _, label in made])
-
-
-def transforms(data: "DataSection", size: Sequence[int]) -> Any | None:
-    """The recipe's augmentation as torchvision's transforms, None if there is none.
-
-    Args:
-        data: what to do; where a crop leaves the image, masks are filled with ``data.ignore``.
-        size: (height, width) of what comes out.
-
-    """
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
-    steps: list[Any] = []
-    if data.resized_crop is not None:
-        steps.append(v2.RandomResizedCrop(list(size), scale=data.resized_crop, antialias=True))
-    elif data.crop_padding or data.crop_size:
-        fill = {tv_tensors.Mask: data.ignore or 0, "others": 0}
-        pad = data.crop_padding or None
-        steps.append(v2.RandomCrop(list(size), pad, pad_if_needed=True, fill=fill))
-    if data.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if data.colour_jitter:
-        j = data.colour_jitter
-        steps.append(v2.ColorJitter(brightness=j, contrast=j, saturation=j, hue=min(0.5, j / 4)))
-    if data.blur:
-        steps.append(v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 2.0))], p=data.blur))
-    return v2.Compose(steps) if steps else None
-
-
-def _flipped_and_shifted(
-    pixels: Tensor, data: "DataSection", generator: torch.Generator, count: int, part: slice
-) -> Tensor:
-    """Random crops after zero padding and random flips of all images in one gather."""
-    _, _, height, width = pixels.shape
-    pad = data.crop_padding
-    if not (data.flip or pad):
-        return pixels
-    rows = torch.arange(height).expand(len(pixels), height)
-    columns = torch.arange(width).expand(len(pixels), width)
-    if data.flip:
-        flipped = torch.rand(count, 1, generator=generator)[part] < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
-    if pad:
-        pixels = F.pad(pixels, (pad, pad, pad, pad))
-        shift = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)[:, part]
-        rows, columns = rows + shift[0], columns + shift[1]
-    flat = (rows[:, :, None] * pixels.shape[3] + columns[:, None, :]).flatten(1)
-    index = flat[:, None, :].expand(-1, pixels.shape[1], -1).to(pixels.device)
-    return pixels.flatten(2).gather(2, index).view(len(pixels), -1, height, width)
+    return pixels.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)

@@ -24,6 +24,11 @@ class DataSection(Section):
         "image_folder",
         description="; ".join(f"{name} ({form.about})" for name, form in FORMATS.items()),
     )
+    reader: str = Field(
+        "",
+        description="of format timm: the set's name as timm.data.create_dataset takes it, such as "
+        "hfds/cifar10, wds/mine or torch/cifar100; empty: class folders, or a tar file of them",
+    )
     root: str | None = Field(None, description="folder of the data; --data overrides it")
     test_root: str | None = Field(
         None,
@@ -49,6 +54,19 @@ class DataSection(Section):
     download: bool = Field(
         False,
         description="download the data into the folder, if torchvision can; same as --download",
+    )
+    in_memory: int = Field(
+        4 << 30,
+        ge=0,
+        description="bytes up to which images are decoded once and held in memory, at the "
+        "network's size; larger sets are read from their files in every epoch, and cut and "
+        "augmented from the originals; 0: all are",
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that read files while the network computes; if not given, one for "
+        "each core, up to 8; 0: none. Results do not depend on it",
     )
     image_size: Annotated[int, Field(ge=1)] | tuple[int, int] | None = Field(
         None,

@@ -1,6 +1,6 @@
 """Where a step's network inputs come from: images, or frozen features computed once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from neumeta_cli.data.images import Asked
 from neumeta_cli.distill.frozen import Split, find_split, run_live
 from neumeta_cli.distill.hints import Features, Hints
 from neumeta_cli.errors import NeumetaError
@@ -55,6 +56,11 @@ class ImageSource:
         self.task, self.teacher, self.layout, self.device = task, teacher, layout, device
         self.hints = hints
 
+    def expect(self, asked: Iterable[Asked]) -> None:
+        """Read ahead what ``batch`` will be asked for, where images lie in files."""
+        assert self.task.train is not None
+        self.task.train.expect(asked, self.task.data, self.device)
+
     def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
         """Fetch and augment a part of a batch; the teacher sees the same images."""
         assert self.task.train is not None
@@ -91,6 +97,9 @@ class FeatureSource:
         self.split, self.features, self.teacher = split, features, teacher
         self.targets, self.input_size = targets, input_size
         self.layout, self.device = layout, device
+
+    def expect(self, asked: Iterable[Asked]) -> None:
+        """Nothing is to be read."""
 
     def batch(self, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Batch:
         """A part of a batch; each image comes as one of its copies, drawn at random."""
@@ -195,16 +204,18 @@ def _compute_features(
     outputs = tree_map(lambda t: torch.empty(views, len(images), *t.shape[1:]), split.output)
     targets: list[Tensor] = []
     reporter.start("frozen features", count)
+    batches = torch.arange(len(images)).split(COMPUTE_BATCH)
     for view in range(views):
-        for index in torch.arange(len(images)).split(COMPUTE_BATCH):
-            x, own = task.batch(images, index, generator)
+        numbers = enumerate(batches, view * len(batches))
+        asked = [(b, images.generator(generator, seed, n), slice(None)) for n, b in numbers]
+        for index, (x, own) in zip(batches, task.batches(images, asked, device), strict=True):
             part = find_split(structure, tensors, live, x.to(device))
             assert part is not None
             for place, values in zip(stored, part.features, strict=True):
                 place[view, index] = values.half().cpu()
             for place, values in zip(tensors_of(outputs), tensors_of(part.output), strict=True):
                 place[view, index] = values.float().cpu()
-            targets.append(own)
+            targets.append(own.cpu())
             reporter.advance(len(index))
     reporter.finish()
     if not all(bool(s.isfinite().all()) for s in stored):

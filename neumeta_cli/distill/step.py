@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -81,8 +81,14 @@ class Step:
         self.batch_norms = QuickNorms() if processes.count == 1 else SyncedNorms()
         self.convolutions = SafeConvolutions()
         self.lowered = recipe.fit.precision == "bfloat16"
-        self.decay = 1.0  # of the learning rate and of the hints' weight
+        self.place = START  # of the step under way
         self.chance = 0  # seed of what networks draw in this step
+
+    def expect(self, batches: Sequence[Tensor], step: int) -> None:
+        """Read ahead what these steps take, where images lie in files."""
+        first, part = max(step, self.recipe.fit.warmup_steps), self.processes.part
+        later = enumerate(batches[first - step :], first)  # those before look at no image
+        self.source.expect([(b, self._draws(s), part(len(b))) for s, b in later])
 
     def take(self, index: Tensor, place: Place = START) -> dict[str, float] | None:
         """One step on the training images ``index``; the first ones on the reconstruction alone.
@@ -116,10 +122,10 @@ class Step:
     def _set_rate(self, place: Place) -> None:
         """A rise, then half a cosine."""
         rise = min(1.0, (place.step + 1) / max(1, self.recipe.fit.rising_steps))
-        self.decay = place.decay
+        self.place = place
         for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
             # Not the group's own rate, which a saved state brings back from an earlier recipe.
-            group["lr"] = self.recipe.fit.learning_rate * rise * self.decay * place.factor * own
+            group["lr"] = self.recipe.fit.learning_rate * rise * place.decay * place.factor * own
 
     def rehearse(self, precision: str, number: int, images: int) -> None:
         """What a step computes up to its gradients, leaving everything as it was.
@@ -197,7 +203,12 @@ class Step:
         if self.task.samples:
             self.chance = int(torch.randint(1 << 31, (), generator=self.choices))
         with self.task.drawing(self.manifold.frame.model, self.chance):
-            return self.source.batch(index, self.choices, part)
+            return self.source.batch(index, self._draws(self.place.step), part)
+
+    def _draws(self, step: int) -> torch.Generator:
+        """What augments a step's images."""
+        assert self.task.train is not None
+        return self.task.train.generator(self.choices, self.recipe.seed, step)
 
     def _task_loss(
         self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
@@ -226,7 +237,7 @@ class Step:
             parts["distill"] = weights.distill * divergence
         if self.hints and sizes != self.widths.full:
             apart = self.hints.loss(features, batch.hints, sizes, self.padding)
-            parts["hint"] = weights.hint * self.decay * apart
+            parts["hint"] = weights.hint * self.place.decay * apart
         return parts
 
     def _weight_loss(

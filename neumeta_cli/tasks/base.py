@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neumeta_cli.data.formats import load_images
-from neumeta_cli.data.images import Images, augment, normalise
+from neumeta_cli.data.images import Asked, Images, normalise
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
@@ -176,11 +176,28 @@ class Task(ABC):
             (b, C, H, W) float32 as the network takes them, and (b, …) targets.
 
         """
-        pixels, labels = images.fetch(index[part]), images.fetch_labels(index[part])
-        if generator is not None:
-            pixels, labels = augment(pixels, labels, self.data, generator, len(index), part)
+        pixels, labels = images.batch(index, self.data, generator, part)
         x = normalise(pixels, self.data)
         return x, self.targets(x, labels)
+
+    def batches(
+        self,
+        images: Images,
+        asked: Iterable[Asked],
+        device: torch.device | str = "cpu",
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """``batch`` for each of these arguments, read ahead where the images lie in files.
+
+        Args:
+            images: a split.
+            asked: index, generator and part of each batch.
+            device: where what was read ahead is put.
+
+        """
+        asked = list(asked)
+        images.expect(asked, self.data, device)
+        for index, generator, part in asked:
+            yield self.batch(images, index, generator, part)
 
     def targets(self, x: Tensor, labels: Tensor) -> Tensor:
         """What the loss compares outputs for ``x`` with, (b, …): the labels, unless said otherwise.
@@ -216,17 +233,21 @@ class Task(ABC):
         for meter in meters.values():
             meter.distributed_available_fn = _alone
         with self.drawing(model, seed=0):
-            for index in torch.arange(len(self.test)).split(self.rows(batch_size)):
-                x, targets = self.batch(self.test, index, None)
+            for x, targets in self.batches(self.test, self.in_order(batch_size), device):
                 seen = self.predictions(model(x.to(device)), targets.to(device))
                 for meter in meters.values():
                     meter.to(device).update(*seen)
-                advance(len(index))
+                advance(len(x))
         return {name: round(float(meter.compute()), 7) for name, meter in meters.items()}
 
     def evaluate(self, model: nn.Module) -> float:
         """The first metric of a network on the test data."""
         return self.measure(model)[self.metrics[0].name]
+
+    def in_order(self, batch_size: int) -> list[Asked]:
+        """All test images, in batches that fit in memory."""
+        index = torch.arange(len(self.test))
+        return [(part, None, slice(None)) for part in index.split(self.rows(batch_size))]
 
     def rows(self, batch_size: int) -> int:
         """How many images at once, so that large ones fit in memory."""

@@ -10,7 +10,7 @@ from neumeta_cli.data.images import Images
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.tasks.base import Metric, Task
+from neumeta_cli.tasks.base import Metric, Outputs, Task
 from neumeta_cli.tasks.classification import Classification
 from neumeta_cli.tasks.generation import Generation
 from neumeta_cli.tasks.segmentation import Segmentation
@@ -85,10 +85,22 @@ def load_task(
         got, wanted = ("×".join(map(str, s)) for s in (example.shape[1:], input_size))
         raise NeumetaError(f"the images are {got}, the network takes {wanted}")
     with torch.no_grad():
-        task.check(model, model(example.to(next(model.parameters()).device)))
+        task.check(model, _outputs(model, example.to(next(model.parameters()).device)))
     if training is not None and limit is not None and limit < len(training):
         training = training.take(limit, seed=0)
     return kind(data, training, test)
+
+
+def _outputs(model: nn.Module, example: torch.Tensor) -> Outputs:
+    """What a network gives for an image; some refuse small ones, each with words of its own."""
+    try:
+        return model(example)
+    except Exception as error:
+        size, reason = "×".join(map(str, example.shape[1:])), str(error).partition("\n")[0]
+        raise NeumetaError(
+            f"the network does not run on images of {size} ({reason}); if they are too small for "
+            "it, give a larger model.input_size"
+        ) from error
 
 
 def _check_same_classes(training: Images, test: Images) -> None:

@@ -1,7 +1,7 @@
 """What a training loop is given: something that takes steps, and what a recipe says of them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +53,9 @@ class Learner(Protocol):
     device: torch.device
     choices: torch.Generator
     lowered: bool
+
+    def expect(self, batches: Sequence[Tensor], step: int) -> None:
+        """Learn which training images the steps from ``step`` on will be taken on."""
 
     def take(self, index: Tensor, place: Place) -> dict[str, float] | None:
         """One step on the training images ``index``, (b,), of all processes together.

@@ -150,7 +150,8 @@ class Loop:
             now = choices.get_state()
             choices.set_state(self.order_state)
             order = torch.randperm(self.images, generator=choices)
-            self.batches = order.split(self.settings.batch_size)
+            self.batches = order.split(self.settings.batch_size)[: self.steps_per_epoch]
+            self.learner.expect(self.batches[place:], self.step)
             if place:
                 choices.set_state(now)
         return self.batches[place]

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,13 @@ class PlainStep:
         norms = processes.count > 1
         self.batch_norms: AbstractContextManager[Any] = SyncedNorms() if norms else nullcontext()
 
+    def expect(self, batches: Sequence[Tensor], step: int) -> None:
+        """Read ahead what these steps take, where images lie in files."""
+        images, part = self.task.train, self.processes.part
+        assert images is not None
+        asked = [(b, self._draws(s), part(len(b))) for s, b in enumerate(batches, step)]
+        images.expect(asked, self.task.data, self.device)
+
     def take(self, index: Tensor, place: Place = START) -> dict[str, float] | None:
         """One step on the training images ``index``, (b,), of all processes together.
 
@@ -77,7 +84,7 @@ class PlainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * place.decay * place.factor
         buffers = self._buffers()
-        parts = self._compute_gradients(index)
+        parts = self._compute_gradients(index, place.step)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm + parts["loss"]):
@@ -100,7 +107,7 @@ class PlainStep:
         lowered, self.lowered = self.lowered, precision == "bfloat16"
         try:
             self.choices.manual_seed(number)
-            self._compute_gradients(torch.arange(images))
+            self._compute_gradients(torch.arange(images), number)
         finally:
             self.optimizer.zero_grad()
             self._put_back(buffers)
@@ -108,7 +115,12 @@ class PlainStep:
             for generator, state in zip(generators, before, strict=True):
                 generator.set_state(state)
 
-    def _compute_gradients(self, index: Tensor) -> dict[str, float]:
+    def _draws(self, step: int) -> torch.Generator:
+        """What augments a step's images."""
+        assert self.task.train is not None
+        return self.task.train.generator(self.choices, self.seed, step)
+
+    def _compute_gradients(self, index: Tensor, step: int) -> dict[str, float]:
         """The loss, and its gradients, of the whole batch."""
         task, part = self.task, self.processes.part(len(index))
         assert task.train is not None
@@ -119,7 +131,7 @@ class PlainStep:
             SafeConvolutions(),
             self.batch_norms,
         ):
-            x, targets = task.batch(task.train, index, self.choices, part)
+            x, targets = task.batch(task.train, index, self._draws(step), part)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
                 outputs = self.model(x.to(self.device))
             loss = task.loss(as_float(outputs), targets.to(self.device))
@@ -220,9 +232,11 @@ def measure_plain_epoch(
     timed = copy.deepcopy(model).to(place).requires_grad_(True)
     optimizer = torch.optim.SGD(timed.parameters(), lr=0.0)
     step = PlainStep(timed, task, optimizer, 0.0, 0, place, Processes((1, 0)))
-    for _ in range(TIMED_STEPS + 1):
+    index = torch.arange(min(batch_size, len(task.train)))
+    step.expect([index] * (TIMED_STEPS + 1), 0)
+    for number in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        step.take(torch.arange(min(batch_size, len(task.train))))
+        step.take(index, Place(number))
         times.append(time.perf_counter() - start)
     median = sorted(times[1:])[TIMED_STEPS // 2]
     return median * max(1, len(task.train) // batch_size)

@@ -111,9 +111,8 @@ def mean_loss(model: nn.Module, task: Task) -> float:
     """The task's loss, averaged over its test images."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     total = 0.0
-    for index in torch.arange(len(task.test)).split(task.rows(BATCH)):
-        x, targets = task.batch(task.test, index, None)
-        total += float(task.loss(model(x.to(device)), targets.to(device))) * len(index)
+    for x, targets in task.batches(task.test, task.in_order(BATCH), device):
+        total += float(task.loss(model(x.to(device)), targets.to(device))) * len(x)
     return total / len(task.test)
 
 
