@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Told
 from hypothesis import given
 from hypothesis import strategies as st
 from manifolds import saved_manifold, tiny_manifold
@@ -18,14 +19,16 @@ from neumeta_cli.__main__ import run
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.cli import completing
 from neumeta_cli.cli.app import COMMANDS, GROUPS, RECIPES
-from neumeta_cli.cli.gains import gained, known_accuracy
+from neumeta_cli.cli.gains import gained_in, known_accuracy
 from neumeta_cli.cli.helping import OPTIONS
 from neumeta_cli.cli.options import WIDEST, parse_width, parse_widths
 from neumeta_cli.cli.recipes import commented_yaml
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import save_manifold
+from neumeta_cli.measuring import measured_rows
 from neumeta_cli.recipe import load_recipe
 from neumeta_cli.shipped import recipe_files
+from neumeta_cli.tasks import load_task
 
 TABLE = {
     "table": [
@@ -227,20 +230,17 @@ def test_export_says_what_is_left_and_what_the_manifold_knows(neumeta: Any, tmp_
     assert json.loads(silent.stdout)["parameters_left"] < share
 
 
-def test_what_is_left_at_three_widths_is_told_where_the_network_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    manifold = tiny_manifold()
-    frame = manifold.frame
-    shares = [
-        frame.cost(frame.sizes(width)).parameters / frame.cost(frame.full).parameters
-        for width in (0.75, 0.5, 0.25)
-    ]
-    lines = gained(manifold)
-    assert [line.partition(" of the parameters")[0] for line in lines] == [
-        f"width {width}: {share:.0%}"
-        for width, share in zip((0.75, 0.5, 0.25), shares, strict=True)
-    ]
+def test_three_widths_are_told_where_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifold, recipe = tiny_manifold(), load_recipe("digits_lenet", ["eval.limit=40"])
+    frame, model = manifold.frame, resolve("lenet_digits").build("cpu")
+    task = load_task(recipe.data, model, (1, 8, 8), train=False)
+    told, shares = (
+        Told(),
+        {
+            width: frame.cost(frame.sizes(width)).parameters / frame.cost(frame.full).parameters
+            for width in (0.75, 0.5, 0.25)
+        },
+    )
     cost = type(frame).cost
 
     def refusing(self: Any, sizes: dict[str, int]) -> Any:
@@ -249,8 +249,20 @@ def test_what_is_left_at_three_widths_is_told_where_the_network_runs(
         return cost(self, sizes)
 
     monkeypatch.setattr(type(frame), "cost", refusing)
-    assert gained(manifold)[:2] == lines[:2]
-    assert "does not run with such widths (no such width)" in gained(manifold)[2]
+    rows = measured_rows(manifold, model, task, [1.0, *shares], recipe, told)
+    assert "width 0.25: the network does not run so narrow: no such width" in told.lines
+    lines = gained_in(rows, task.metrics[0])
+    assert [line.partition(" of the parameters")[0] for line in lines] == [
+        f"width {width}: {share:.0%}" for width, share in list(shares.items())[:2]
+    ]
+    assert all(re.search(r" [\d.]+ ms \([\d.]+ before\), top-1 .*% before\)$", x) for x in lines)
+    for row in rows:  # of so many images
+        assert row.metrics["top-1"] * 40 == pytest.approx(
+            round(row.metrics["top-1"] * 40), abs=1e-4
+        )
+    known = known_accuracy(manifold.provenance.metrics, 0.5)
+    assert known is not None
+    assert known[1] == rows[3].metrics["top-1"]
 
 
 @given(st.floats(0.01, 2.0))

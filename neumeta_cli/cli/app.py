@@ -16,10 +16,11 @@ from neumeta_cli.cli.command import USAGE_ERROR, Command, Group, as_command, usa
 from neumeta_cli.cli.comparing import compare, report
 from neumeta_cli.cli.completing import install_completion, show_completion
 from neumeta_cli.cli.console import Settings, complain
+from neumeta_cli.cli.distilling import distill, quickstart
 from neumeta_cli.cli.doctor import doctor
 from neumeta_cli.cli.evaluating import evaluate
 from neumeta_cli.cli.exporting import export
-from neumeta_cli.cli.fitting import distill, fit, train
+from neumeta_cli.cli.fitting import fit, train
 from neumeta_cli.cli.helping import INSPECT, MEASURE, SHIP, START, show_help
 from neumeta_cli.cli.information import info
 from neumeta_cli.cli.recipes import list_recipes, schema, show_recipe
@@ -28,7 +29,14 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    START: {"trace": trace, "permute": permute, "distill": distill, "fit": fit, "train": train},
+    START: {
+        "quickstart": quickstart,
+        "trace": trace,
+        "permute": permute,
+        "distill": distill,
+        "fit": fit,
+        "train": train,
+    },
     INSPECT: {"info": info, "doctor": doctor},
     MEASURE: {"eval": evaluate, "compare": compare, "report": report},
     SHIP: {"export": export},

@@ -6,12 +6,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from neumeta_cli.cli.console import note
-from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
     from neumeta_cli.evaluate import Row
     from neumeta_cli.manifold import Manifold
-    from neumeta_cli.resize import Cost
     from neumeta_cli.tasks import Metric
 
 SHOWN_WIDTHS = (0.75, 0.5, 0.25)  # of what a fit says at its end
@@ -28,22 +26,8 @@ def tell_export_next(json: str | None, manifold: object) -> None:
     tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt")
 
 
-def gained(manifold: "Manifold") -> list[str]:
-    """What is left at a few widths, one line for each; nothing is computed but sizes."""
-    from neumeta_cli.export.choose.wish import cost_of
-
-    frame, lines = manifold.frame, []
-    full = frame.cost(frame.full)
-    for width in SHOWN_WIDTHS:
-        try:
-            lines.append(_left(width, cost_of(manifold, frame.sizes(width)), full, ""))
-        except NeumetaError as error:  # the manifold is good for other widths all the same
-            lines.append(f"width {width:g}: {error}")
-    return lines
-
-
 def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
-    """The same of networks that were measured, with the metric before and after.
+    """What is left at a few widths of networks that were measured, the metric before and after.
 
     Args:
         rows: the checkpoint's first.
@@ -58,30 +42,24 @@ def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
         min(narrow, key=lambda row: abs(row.width - width)).width: None
         for width in (SHOWN_WIDTHS if narrow else ())
     }
-    return [
-        _left(
-            row.width,
-            row.cost,
-            whole.cost,
-            _before_and_after(metric, whole, row),
-        )
-        for row in narrow
-        if row.width in chosen
+    return [_left(row, whole, metric) for row in narrow if row.width in chosen]
+
+
+def _left(row: "Row", whole: "Row", metric: "Metric | None") -> str:
+    cost, full = row.cost, whole.cost
+    told = [
+        f"{cost.parameters / full.parameters:.0%} of the parameters",
+        f"{cost.macs / full.macs:.0%} of the MACs",
+        f"{cost.bytes:,} of {full.bytes:,} bytes",
     ]
-
-
-def _before_and_after(metric: "Metric | None", whole: "Row", row: "Row") -> str:
-    if metric is None:
-        return ""
-    before, after = (metric.show(measured.metrics[metric.name]) for measured in (whole, row))
-    return f", {metric.name} {after} ({before} before)"
-
-
-def _left(width: float, cost: "Cost", full: "Cost", more: str) -> str:
-    return (
-        f"width {width:g}: {cost.parameters / full.parameters:.0%} of the parameters, "
-        f"{cost.macs / full.macs:.0%} of the MACs, {cost.bytes:,} of {full.bytes:,} bytes{more}"
-    )
+    if row.latency and whole.latency:
+        batch = min(row.latency)
+        after, before = (1000 * measured.latency[batch] for measured in (row, whole))
+        told.append(f"{after:.3g} ms ({before:.3g} before)")
+    if metric is not None:
+        after, before = (measured.metrics[metric.name] for measured in (row, whole))
+        told.append(f"{metric.name} {metric.show(after)} ({metric.show(before)} before)")
+    return f"width {row.width:g}: {', '.join(told)}"
 
 
 def share_of_parameters(manifold: "Manifold", sizes: Mapping[str, int]) -> float:

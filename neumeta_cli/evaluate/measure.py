@@ -19,6 +19,13 @@ CHECKPOINT = "checkpoint"
 LATENCY = "seconds_batch_"  # and the batch size: a column of files
 
 
+Look = Callable[[float, nn.Module], object]  # what is shown a network, with its width
+
+
+def unseen(width: float, network: nn.Module) -> None:
+    """Look at nothing."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One network in the table.
@@ -89,7 +96,7 @@ def sweep(
     samples: Sequence[int] = (),
     reporter: Reporter | None = None,
     batches: Sequence[int] = (),
-    look: Callable[[float, nn.Module], object] = lambda width, network: None,
+    look: Look = unseen,
 ) -> list[Row]:
     """Sample the manifold at each width and measure it, side by side with pruning.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.measure import CHECKPOINT, MANIFOLD, Row
+from neumeta_cli.evaluate.prune import L1_PRUNING
 from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import Trace
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 150
+STYLES = {MANIFOLD: ("o-", "tab:blue"), L1_PRUNING: ("s--", "tab:red")}  # as comparisons have them
 
 
 def plot_over_gamma(
@@ -40,8 +42,8 @@ def plot_over_gamma(
         if method == CHECKPOINT:
             axes.axhline(values[0], color="0.4", linestyle=":", label=method)
         else:
-            style = "o-" if method == MANIFOLD else "s--"
-            axes.plot(gammas, values, style, label=method)
+            style, colour = STYLES.get(method, ("d-", "tab:green"))
+            axes.plot(gammas, values, style, color=colour, label=method)
     axes.set_xlabel("compression ratio γ of the channels in scope (%)")
     axes.set_ylabel(metric.axis)
     axes.set_title(title, fontsize=10)

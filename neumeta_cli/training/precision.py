@@ -48,6 +48,12 @@ class Choice:
     reason: str = ""
     whole: float = 0.0
 
+    def whole_in(self, precision: str) -> float:
+        """Seconds that all steps will take in a precision; 0 where that was not tried."""
+        if not self.seconds:
+            return 0.0
+        return self.whole * self.seconds[precision] / self.seconds[self.precision]
+
     def told(self) -> str:
         """One line."""
         if self.reason:
@@ -63,8 +69,15 @@ class Choice:
         """What all steps will take, where it is more than a moment."""
         if self.whole < MOMENT:
             return ""
-        minutes = self.whole / 60
-        return f"; about {minutes:.0f} min" if minutes < 120 else f"; about {minutes / 60:.1f} h"
+        return f"; about {in_words(self.whole)}"
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < MOMENT:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def choose_precision(
