@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Told
 from hypothesis import given
 from hypothesis import strategies as st
 from manifolds import saved_manifold, tiny_manifold
@@ -19,16 +18,13 @@ from neumeta_cli.__main__ import run
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.cli import completing
 from neumeta_cli.cli.app import COMMANDS, GROUPS, RECIPES
-from neumeta_cli.cli.gains import gained_in, known_accuracy
 from neumeta_cli.cli.helping import OPTIONS
 from neumeta_cli.cli.options import WIDEST, parse_width, parse_widths
 from neumeta_cli.cli.recipes import commented_yaml
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import save_manifold
-from neumeta_cli.measuring import measured_rows
 from neumeta_cli.recipe import load_recipe
 from neumeta_cli.shipped import recipe_files
-from neumeta_cli.tasks import load_task
 
 TABLE = {
     "table": [
@@ -228,57 +224,6 @@ def test_export_says_what_is_left_and_what_the_manifold_knows(neumeta: Any, tmp_
     silent = neumeta("export", path, "--width", "0.5", "-o", "z.pt", "--json", "-")
     assert "next:" not in silent.stderr
     assert json.loads(silent.stdout)["parameters_left"] < share
-
-
-def test_three_widths_are_told_where_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    manifold, recipe = tiny_manifold(), load_recipe("digits_lenet", ["eval.limit=40"])
-    frame, model = manifold.frame, resolve("lenet_digits").build("cpu")
-    task = load_task(recipe.data, model, (1, 8, 8), train=False)
-    told, shares = (
-        Told(),
-        {
-            width: frame.cost(frame.sizes(width)).parameters / frame.cost(frame.full).parameters
-            for width in (0.75, 0.5, 0.25)
-        },
-    )
-    cost = type(frame).cost
-
-    def refusing(self: Any, sizes: dict[str, int]) -> Any:
-        if sizes == frame.sizes(0.25):
-            raise RuntimeError("no such width")
-        return cost(self, sizes)
-
-    monkeypatch.setattr(type(frame), "cost", refusing)
-    rows = measured_rows(manifold, model, task, [1.0, *shares], recipe, told)
-    assert "width 0.25: the network does not run so narrow: no such width" in told.lines
-    lines = gained_in(rows, task.metrics[0])
-    assert [line.partition(" of the parameters")[0] for line in lines] == [
-        f"width {width}: {share:.0%}" for width, share in list(shares.items())[:2]
-    ]
-    assert all(re.search(r" [\d.]+ ms \([\d.]+ before\), top-1 .*% before\)$", x) for x in lines)
-    for row in rows:  # of so many images
-        assert row.metrics["top-1"] * 40 == pytest.approx(
-            round(row.metrics["top-1"] * 40), abs=1e-4
-        )
-    known = known_accuracy(manifold.provenance.metrics, 0.5)
-    assert known is not None
-    assert known[1] == rows[3].metrics["top-1"]
-
-
-@given(st.floats(0.01, 2.0))
-def test_accuracy_is_interpolated_only_within_the_table(width: float) -> None:
-    known = known_accuracy(TABLE, width)
-    assert (known is None) == (not 0.5 <= width <= 1)
-    if known is not None:
-        name, value, (low, high) = known
-        assert name == "top-1"
-        assert value == pytest.approx(0.90 + (width - 0.5) / 0.5 * 0.06)
-        assert low <= width <= high
-
-
-def test_a_manifold_without_a_table_knows_no_accuracy() -> None:
-    assert known_accuracy({}, 0.5) is None
-    assert known_accuracy({"table": []}, 0.5) is None
 
 
 def test_the_next_command_names_the_file_and_quiet_is_silent(neumeta: Any, tmp_path: Path) -> None:

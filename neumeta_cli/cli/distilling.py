@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say
-from neumeta_cli.cli.gains import gained_in, tell_export_next
+from neumeta_cli.cli.gains import doubts_in, gained_in, tell_export_next
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointArgument,
@@ -165,7 +165,10 @@ def _carry_out(job: "Job", output: Path, device: str, resume: bool = False) -> N
     took = found.result.seconds + found.result.preparation_seconds
     metrics = shown(job.task.metrics, found.rows)
     say(f"fit: {took:.0f} s, {counted(found.result.epochs, 'epoch')}")
-    for line in gained_in(found.rows, metrics[0] if metrics else None):
+    metric = metrics[0] if metrics else None
+    for line in gained_in(found.rows, metric):
         say(line)
+    for line in doubts_in(found.rows, metric):
+        note(line)
     say(f"written: {escape(str(output))}")
-    tell_export_next(None, output)
+    tell_export_next(None, output, ":" in job.checkpoint.arch.name)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
-from neumeta_cli.cli.gains import gained_in, tell_export_next, tell_next
+from neumeta_cli.cli.gains import doubts_in, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
     CheckpointOption,
@@ -137,12 +137,15 @@ def fit(
             f"({cost.plain_epoch_seconds:.2f} s each)"
         )
         say(f"stored: {result.stored_bytes:,} bytes")
-        for line in gained_in(result.rows, result.metrics[0] if result.metrics else None):
+        metric = result.metrics[0] if result.metrics else None
+        for line in gained_in(result.rows, metric):
             say(line)
+        for line in doubts_in(result.rows, metric):
+            note(line)
         say(f"run folder: {escape(str(folder))}")
         if page is not None:
             say(f"report: {escape(str(page))}")
-    tell_export_next(json, folder / MANIFOLD_FILE)
+    tell_export_next(json, folder / MANIFOLD_FILE, ":" in chosen.model.arch)
 
 
 def train(

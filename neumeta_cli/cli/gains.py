@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from neumeta_cli.tasks import Metric
 
 SHOWN_WIDTHS = (0.75, 0.5, 0.25)  # of what a fit says at its end
+MOST_LOST = 0.05  # of a share, at full width, where next to nothing should be lost
+LEAST_KEPT = 0.25  # of the checkpoint's share; what keeps less is hardly better than guessing
 
 
 def tell_next(json: str | None, *command: object) -> None:
@@ -21,9 +23,10 @@ def tell_next(json: str | None, *command: object) -> None:
         note(f"next: {shlex.join(['neumeta', *map(str, command)])}")
 
 
-def tell_export_next(json: str | None, manifold: object) -> None:
-    """After whatever makes or measures a manifold."""
-    tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt")
+def tell_export_next(json: str | None, manifold: object, own_code: bool = False) -> None:
+    """After whatever makes or measures a manifold; of a user's own network it needs permission."""
+    trust = ["--trust-code"] if own_code else []
+    tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt", *trust)
 
 
 def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
@@ -43,6 +46,32 @@ def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
         for width in (SHOWN_WIDTHS if narrow else ())
     }
     return [_left(row, whole, metric) for row in narrow if row.width in chosen]
+
+
+def doubts_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
+    """Warnings of networks that are not worth using, of what is a share and better when higher."""
+    from neumeta_cli.evaluate import MANIFOLD
+
+    if metric is None or not (metric.share and metric.higher_is_better):
+        return []
+    whole, *others = rows
+    before = whole.metrics[metric.name]
+    ours = {row.width: row.metrics[metric.name] for row in others if row.method == MANIFOLD}
+    told = []
+    if before - ours.get(1.0, before) > MOST_LOST:
+        told.append(
+            f"warning: at full width {metric.name} is {metric.show(ours[1.0])}, and the checkpoint "
+            f"has {metric.show(before)}: this fit is not good; give it more epochs or images, or "
+            "leave out --recipe for an automatic one"
+        )
+    useless = [f"{width:g}" for width, value in ours.items() if value < LEAST_KEPT * before]
+    if useless:
+        told.append(
+            f"warning: at width {', '.join(useless)} less than {LEAST_KEPT:.0%} of the "
+            f"checkpoint's {metric.name} is left, hardly more than guessing gives; give the fit "
+            "more epochs or images"
+        )
+    return told
 
 
 def _left(row: "Row", whole: "Row", metric: "Metric | None") -> str:

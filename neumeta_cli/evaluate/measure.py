@@ -80,11 +80,15 @@ def evaluate_network(
     task: Task,
     batches: Sequence[int] = (),
     samples: int | None = None,
+    cost: Cost | None = None,
 ) -> Row:
-    """Measure one network, its latency at each of these batch sizes too."""
+    """Measure one network, its latency at each of these batch sizes too.
+
+    Its cost is counted, unless it is known.
+    """
     size = tuple(task.inputs(task.test, torch.arange(1), None).shape[1:])
     latency = {batch: measure_latency(model, size, batch) for batch in batches}
-    cost = measure_cost(model, size)
+    cost = cost or measure_cost(model, size)
     return Row(method, width, cost, task.measure(model), latency, samples)
 
 
