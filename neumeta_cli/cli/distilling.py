@@ -53,9 +53,9 @@ def quickstart(
     output: OutputOption = MANIFOLD,
     device: Device = "auto",
 ) -> None:
-    """Show what is found of a network and its images, ask once, and fit.
+    """Show what is found, ask once, and fit.
 
-    The fit is that of neumeta distill with an automatic recipe. Without a terminal to ask in, it
+    What is found of the network and its images, and what a fit takes. The fit is that of neumeta distill with an automatic recipe. Without a terminal to ask in, it
     goes on with --yes only.
 
     Example: neumeta quickstart resnet18.pth --data my_images/
