@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.runs import point_latest
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task, load_task, task_class
+from neumeta_cli.training import Loop
 
+STEPS = 2  # that are timed for a forecast
 WIDTHS = (1.0, 0.75, 0.5, 0.25)  # that a fit without a run folder is measured at
 
 
@@ -136,16 +139,15 @@ def foresee(job: Job, device: str = "cpu", widths: Sequence[float] = WIDTHS[1:])
             frame=job.frame,
         )
     loop = Fitter(manifold, original, job.task, recipe, device).loop
-    found = loop.try_precisions()
     asked = recipe.fit.precision
-    precision = found.precision if asked == "auto" else asked
-    loop.learner.rehearse(precision, 0, loop.batch_size)  # all of a batch at once, for its memory
+    precision = loop.try_precisions().precision if asked == "auto" else asked
+    seconds = [_step(loop, precision) for _ in range(STEPS)]
     scoped = manifold.frame
     full = scoped.cost(scoped.full).parameters
     with TemporaryDirectory() as folder:
         stored = save_manifold(Path(folder) / "manifold.safetensors", manifold).stat().st_size
     return Forecast(
-        found.whole_in(precision),
+        min(seconds) * loop.total_steps,
         precision,
         _peak_memory(device),
         stored,
@@ -188,6 +190,15 @@ def distill_job(
     rows = measured_rows(manifold, job.checkpoint.model, job.task, WIDTHS, job.recipe, reporter)
     save_manifold(output, manifold)
     return Distilled(manifold, result, rows)
+
+
+def _step(loop: Loop, precision: str) -> float:
+    """Seconds of what a step computes, on a whole batch."""
+    start = time.perf_counter()
+    loop.learner.rehearse(precision, 0, loop.batch_size)
+    if loop.learner.device.type == "cuda":
+        torch.cuda.synchronize(loop.learner.device)
+    return time.perf_counter() - start
 
 
 def _peak_memory(device: str) -> int | None:

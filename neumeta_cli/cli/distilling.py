@@ -55,7 +55,7 @@ def quickstart(
 ) -> None:
     """Show what is found, ask once, and fit.
 
-    What is found of the network and its images, and what a fit takes. The fit is that of neumeta distill with an automatic recipe. Without a terminal to ask in, it
+    The fit is that of neumeta distill with an automatic recipe. Without a terminal to ask in, it
     goes on with --yes only.
 
     Example: neumeta quickstart resnet18.pth --data my_images/

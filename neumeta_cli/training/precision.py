@@ -48,12 +48,6 @@ class Choice:
     reason: str = ""
     whole: float = 0.0
 
-    def whole_in(self, precision: str) -> float:
-        """Seconds that all steps will take in a precision; 0 where that was not tried."""
-        if not self.seconds:
-            return 0.0
-        return self.whole * self.seconds[precision] / self.seconds[self.precision]
-
     def told(self) -> str:
         """One line."""
         if self.reason:
