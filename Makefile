@@ -4,6 +4,7 @@
 # make test: lint, types and the test suite, from nothing; types are checked while tests run.
 # make test-older-kernels: a fit of each kind, training and export again, as on a processor with
 #   AVX2 and no AVX-512.
+# make package: wheel and sdist, each installed in a fresh environment and used outside the checkout.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 # A process for each core, with one thread each; what shares a fixture stays together till the end.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: demo compare quick test suite test-older-kernels lint clean
+.PHONY: demo compare quick test suite test-older-kernels package lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +47,9 @@ suite: $(STAMP)
 
 test-older-kernels: $(STAMP)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m kernels
+
+package: $(STAMP)
+	tests/package.sh $(BIN)
 
 clean:
 	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """What the machine offers: memory that is kept, arithmetic that is quick, other processes."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,20 @@ def computes_bfloat16(device: "torch.device | str") -> bool:
         return False
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(bool(has) for name, has in capabilities.items() if "bf16" in name)
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """What a time was measured on, as plain JSON types."""
+    import platform
+
+    import torch
+
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    return {
+        "device": gpu or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def launched_processes() -> tuple[int, int]:

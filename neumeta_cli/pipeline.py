@@ -1,7 +1,6 @@
 """The main job: trace, permute, distill and evaluate in one run folder."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -40,25 +39,22 @@ from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import FitResult, distill_checkpoint
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
-    CHECKPOINT,
     FitCost,
     FitTable,
     Row,
-    evaluate_network,
     plot_over_gamma,
     prune_l1,
     save_figure,
     shown,
-    sweep,
 )
-from neumeta_cli.hardware import launched_processes
+from neumeta_cli.hardware import describe_machine, launched_processes
 from neumeta_cli.manifold import load_manifold, save_manifold
+from neumeta_cli.measuring import measured_rows
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
 from neumeta_cli.recipe import Recipe, load_recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.runs import (
-    LATEST,
     MANIFOLD_FILE,
     PERMUTED_FILE,
     PICTURE_FILE,
@@ -67,6 +63,7 @@ from neumeta_cli.runs import (
     TABLE_FILE,
     TRACE_FILE,
     picture_path,
+    point_latest,
 )
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Metric, Task, load_task, task_class
@@ -90,7 +87,7 @@ class RunResult:
     """What a run gave: its folder, the table, what the fit took, and the cost of an epoch.
 
     ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder;
-    ``source`` tells which tensors of the checkpoint's file were taken.
+    ``source`` tells which tensors of the checkpoint's file were taken, ``hardware`` what it ran on.
     """
 
     folder: Path
@@ -104,6 +101,7 @@ class RunResult:
     metrics: list[Metric]
     pictures: list[str]
     source: dict[str, Any]
+    hardware: dict[str, Any]
 
     @property
     def table(self) -> FitTable:
@@ -126,6 +124,7 @@ class RunResult:
             pictures=self.pictures,
             source=self.source,
             total_variation={o.clique: (o.before, o.after) for o in self.orders},
+            hardware=self.hardware,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -172,8 +171,11 @@ def run_recipe(
     if not main:
         return None
     epoch = plain_epoch(model, task, recipe.fit.batch_size, device)
+    path = save_manifold(folder / MANIFOLD_FILE, manifold)
+    check_opens(path)  # and there is something to export, should measuring be stopped
+    point_latest(folder)
+    reporter.tell(f"written: {path}; it is measured now")
     model.to(device)
-    rows = [evaluate_network(model, CHECKPOINT, 1.0, task)]
     widths = [1 - gamma for gamma in recipe.eval.gammas]
     pictures: dict[str, Figure] = {f"{n}_checkpoint": f for n, f in task.pictures(model).items()}
 
@@ -187,13 +189,10 @@ def run_recipe(
         small = prune_l1(scoped, model.cpu().state_dict(), scoped.sizes(width))
         return (scoped.fold(small) if manifold.fold else small).to(device)
 
-    rows += sweep(manifold, task, widths, pruned, reporter=reporter, look=look)
+    rows = measured_rows(manifold, model, task, widths, recipe, reporter, pruned, look)
     for name, figure in pictures.items():
         save_figure(figure, picture_path(folder, name))
-    metrics = {"table": [row.as_dict() for row in rows]}
-    manifold.provenance = replace(manifold.provenance, metrics=metrics)
-    path = save_manifold(folder / MANIFOLD_FILE, manifold)
-    check_opens(path)
+    save_manifold(path, manifold)  # with the table
     sizes = path.stat().st_size, checkpoint.path.stat().st_size
     run = RunResult(
         folder,
@@ -203,16 +202,16 @@ def run_recipe(
         sizes[0],
         permuted.orders,
         sizes[1],
-        len(task.test),
+        min(len(task.test), recipe.eval.limit or len(task.test)),
         shown(task.metrics, rows),
         list(pictures),
         checkpoint.source(),
+        describe_machine(device),
     )
     run.table.write(folder / TABLE_FILE)
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"
     if run.metrics:  # else nothing is labelled
         plot_over_gamma(rows, run.metrics[0], folder / PICTURE_FILE, recipe.fit.gamma, title)
-    _point_latest(folder)
     return run
 
 
@@ -391,10 +390,3 @@ def last_folder(recipe: Recipe) -> Path:
             f"no run of {recipe.name} to resume under {RUNS / recipe.name}; leave out --resume"
         )
     return folders[-1].parent
-
-
-def _point_latest(folder: Path) -> None:
-    RUNS.mkdir(exist_ok=True)
-    partial = RUNS / f".{LATEST.name}.{time.time_ns()}"
-    partial.symlink_to(folder.resolve())
-    partial.replace(LATEST)

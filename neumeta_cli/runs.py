@@ -3,6 +3,7 @@
 What a fit keeps while it runs (its state, its journal) is named where that is written.
 """
 
+import time
 from pathlib import Path
 
 from neumeta_cli.errors import NeumetaError
@@ -35,9 +36,18 @@ def latest_manifold() -> Path:
         NeumetaError: no run has finished here.
 
     """
-    path = LATEST / MANIFOLD_FILE
+    path = LATEST.resolve() if LATEST.is_file() else LATEST / MANIFOLD_FILE  # distill, fit
     if not path.is_file():
         raise NeumetaError(
-            f"no manifold given and no {path} here; run neumeta fit first, or name the file"
+            f"no manifold given and no {path} here; run neumeta fit or distill first, or name the "
+            "file"
         )
     return path
+
+
+def point_latest(made: Path) -> None:
+    """Let ``runs/latest`` be this run's folder, or the manifold's file where there is none."""
+    RUNS.mkdir(exist_ok=True)
+    partial = RUNS / f".{LATEST.name}.{time.time_ns()}"
+    partial.symlink_to(made.resolve())
+    partial.replace(LATEST)

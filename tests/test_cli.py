@@ -145,7 +145,11 @@ def test_trace_tells_cliques_as_json_tree_and_picture(neumeta, resnet20_file: Pa
     document = json.loads(result.stdout)
     assert len(document["cliques"]) == 12
     assert document["share_governed"] > 0.999  # all but the bias of the ten classes
-    assert Path("graph.svg").read_text().count("layer3.2.conv1") >= 1
+    picture = Path("graph.svg").read_text("utf-8")
+    assert "layer3.2.conv1  64" in picture  # which makes so many channels
+    for clique in document["cliques"]:
+        assert f">{clique['name']}<" in picture  # in the legend
+    assert "held" not in picture
     tree = neumeta("trace", "timm/resnet10t")
     assert tree.code == 0
     assert "cliques" in tree.stdout

@@ -32,7 +32,9 @@ ORDER = [
     "recipe",
     "evaluate",
     "export",
+    "measuring",
     "pipeline",
+    "direct",
     "compare",
     "cli",
 ]

@@ -18,7 +18,6 @@ from neumeta_cli.__main__ import run
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.cli import completing
 from neumeta_cli.cli.app import COMMANDS, GROUPS, RECIPES
-from neumeta_cli.cli.gains import gained, known_accuracy
 from neumeta_cli.cli.helping import OPTIONS
 from neumeta_cli.cli.options import WIDEST, parse_width, parse_widths
 from neumeta_cli.cli.recipes import commented_yaml
@@ -225,48 +224,6 @@ def test_export_says_what_is_left_and_what_the_manifold_knows(neumeta: Any, tmp_
     silent = neumeta("export", path, "--width", "0.5", "-o", "z.pt", "--json", "-")
     assert "next:" not in silent.stderr
     assert json.loads(silent.stdout)["parameters_left"] < share
-
-
-def test_what_is_left_at_three_widths_is_told_where_the_network_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    manifold = tiny_manifold()
-    frame = manifold.frame
-    shares = [
-        frame.cost(frame.sizes(width)).parameters / frame.cost(frame.full).parameters
-        for width in (0.75, 0.5, 0.25)
-    ]
-    lines = gained(manifold)
-    assert [line.partition(" of the parameters")[0] for line in lines] == [
-        f"width {width}: {share:.0%}"
-        for width, share in zip((0.75, 0.5, 0.25), shares, strict=True)
-    ]
-    cost = type(frame).cost
-
-    def refusing(self: Any, sizes: dict[str, int]) -> Any:
-        if sizes == frame.sizes(0.25):
-            raise RuntimeError("no such width")
-        return cost(self, sizes)
-
-    monkeypatch.setattr(type(frame), "cost", refusing)
-    assert gained(manifold)[:2] == lines[:2]
-    assert "does not run with such widths (no such width)" in gained(manifold)[2]
-
-
-@given(st.floats(0.01, 2.0))
-def test_accuracy_is_interpolated_only_within_the_table(width: float) -> None:
-    known = known_accuracy(TABLE, width)
-    assert (known is None) == (not 0.5 <= width <= 1)
-    if known is not None:
-        name, value, (low, high) = known
-        assert name == "top-1"
-        assert value == pytest.approx(0.90 + (width - 0.5) / 0.5 * 0.06)
-        assert low <= width <= high
-
-
-def test_a_manifold_without_a_table_knows_no_accuracy() -> None:
-    assert known_accuracy({}, 0.5) is None
-    assert known_accuracy({"table": []}, 0.5) is None
 
 
 def test_the_next_command_names_the_file_and_quiet_is_silent(neumeta: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from neumeta_cli.tasks import load_task
 
 def recipe_for(image_folder: Path, **fields: object) -> Recipe:
     base = {
+        "scope": "paper",
         "name": "tiny",
         "model": {"arch": "cifar_resnet20"},
         "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},

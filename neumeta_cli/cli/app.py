@@ -22,9 +22,10 @@ from neumeta_cli.hardware import launched_processes
 # A command's function, by its module beside this one: imported when the command is asked for.
 GROUPS = {
     START: {
+        "quickstart": "distilling.quickstart",
         "trace": "stages.trace",
         "permute": "stages.permute",
-        "distill": "fitting.distill",
+        "distill": "distilling.distill",
         "fit": "fitting.fit",
         "train": "fitting.train",
     },

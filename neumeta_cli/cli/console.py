@@ -151,7 +151,9 @@ class TerminalReporter:
         seconds = time.monotonic() - self._started
         rate = self._done / seconds
         left = (self._total - self._done) / rate if rate else 0.0
+        from neumeta_cli.cli.bars import rate_in_words
+
         note(
-            f"{self._what}: {self._done}/{self._total}, {rate:.1f}/s, "
+            f"{self._what}: {self._done:,}/{self._total:,}, {rate_in_words(rate)}, "
             f"{left / 60:.1f} min left{', ' + text if text else ''}"
         )

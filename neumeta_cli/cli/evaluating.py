@@ -67,7 +67,8 @@ def evaluate(
 ) -> None:
     """Measure the task's metrics, cost and latency of networks.
 
-    Give a manifold, for a network at each of several widths, or the file of one network. Latency is
+    Give a manifold, for a network at each of several widths, or the file of one network; .onnx and
+    .pt2 files are run as they are. Latency is
     the median of forward passes on this machine, after some to warm up.
 
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
@@ -81,16 +82,27 @@ def evaluate(
     from neumeta_cli.data.preprocessing import own_preprocessing
     from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
     from neumeta_cli.export import accept_float32, describe, kind_of, load
+    from neumeta_cli.export.programs import PROGRAMS, Running
     from neumeta_cli.manifold import Manifold
     from neumeta_cli.pipeline import preprocessing_for
     from neumeta_cli.recipe import load_recipe
+    from neumeta_cli.resize import Cost
     from neumeta_cli.tasks import load_task
 
     place, reporter = choose_device(device), TerminalReporter()
     batches = BATCHES if latency else ()
     said = Asked(data, test_data, recipe, download, skip_broken)
     told: dict[str, Any] = {}
-    if kind_of(file, weights_key) == "checkpoint":
+    cost = None
+    loaded: Any
+    if file.suffix in PROGRAMS and file.exists():
+        loaded = program = Running(file)
+        recorded = program.metadata
+        size, method, width = tuple(recorded["input_size"]), MANIFOLD, recorded["width"]
+        own = own_preprocessing(Arch(recorded["arch"]["name"]), size)
+        cost = Cost(recorded["parameters"], recorded["macs"], file.stat().st_size)
+        place = "cpu"  # where these programs run
+    elif kind_of(file, weights_key) == "checkpoint":
         asked = load_recipe(recipe).model.input_size if recipe else None
         opened = load_checkpoint(file, arch, asked, reporter, weights_key, trust_code)
         loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
@@ -112,11 +124,11 @@ def evaluate(
     if isinstance(loaded, Manifold):
         rows = sweep(loaded.to(place), task, chosen, None, counts, reporter, batches)
     else:
-        rows = [evaluate_network(loaded.to(place), method, width, task, batches)]
+        rows = [evaluate_network(loaded.to(place), method, width, task, batches, cost=cost)]
     metrics = shown(task.metrics, rows)
     written = {"metrics": [m.as_dict() for m in metrics], "rows": [row.as_dict() for row in rows]}
     write_json(json, {"file": str(file), "test_images": len(task.test), **told, **written})
     if json != "-":
         say(rows_table(f"{file}, {len(task.test):,} test images", rows, metrics))
     if isinstance(loaded, Manifold):
-        tell_export_next(json, file)
+        tell_export_next(json, file, trust_code)

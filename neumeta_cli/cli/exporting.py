@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from neumeta_cli.export import Exported, Planned
     from neumeta_cli.export.family import MemberRow
     from neumeta_cli.manifold import Manifold
-    from neumeta_cli.tasks import Task
+    from neumeta_cli.tasks import Metric, Task
 
 SamplesOption = Annotated[
     int | None,
@@ -173,6 +173,7 @@ def export(
         export_planned,
         kind_of,
     )
+    from neumeta_cli.export.programs import PROGRAMS
     from neumeta_cli.manifold import load_manifold
 
     finish = Finish(fold, calibrate, dtype, batch)
@@ -228,6 +229,7 @@ def export(
     if task is not None and measured is None:
         measured = task.measure(accept_float32(exported.model))
     again = [] if data is None else ["--data", data]
+    again += ["--trust-code"] if trust_code and output.suffix not in PROGRAMS else []
     _tell(path, loaded, planned, exported, measured, json, again)
 
 
@@ -257,7 +259,6 @@ def _tell(
 ) -> None:
     from neumeta_cli.export.choose.budget import OPTIONS, show_cost
     from neumeta_cli.export.choose.wish import mean_width
-    from neumeta_cli.export.programs import PROGRAMS
     from neumeta_cli.resize import measure_cost
     from neumeta_cli.tasks import metric_named
 
@@ -283,6 +284,8 @@ def _tell(
     document["parameters_left"] = round(share_of_parameters(manifold, exported.sizes), 6)
     if measured is not None:
         document["metrics"] = dict(measured)
+    if planned.judged is not None:
+        document["judged_images"] = planned.judged
     if planned.searched is not None:
         document["search"] = asdict(planned.searched) | {"improved": planned.improved}
     write_json(json, document)
@@ -291,7 +294,9 @@ def _tell(
     if planned.searched is not None:
         say(_search_table(manifold, planned))
     shown = f"width {width:g}" if planned.width is not None else f"widths {mean:.3g} on average"
-    of = "".join(f", {n} {metric_named(n).show(v)}" for n, v in (measured or {}).items())
+    of = "".join(
+        f", {n} {_shown(metric_named(n), v, planned)}" for n, v in (measured or {}).items()
+    )
     say(f"{shown}: {cost.parameters:,} parameters, {cost.macs:,} MACs, {taken:,} bytes{of}")
     say(how_much_is_left(manifold, exported.sizes))
     known = None if planned.width is None else accuracy_line(manifold, planned.width)
@@ -301,7 +306,14 @@ def _tell(
         told = f"{show_cost(name, reached[name])} of {show_cost(name, most)}"
         say(f"{OPTIONS[name]}: {told} ({reached[name] / most:.1%})")
     say(f"written: {escape(str(exported.path))}")
-    tell_next(json, "info" if exported.path.suffix in PROGRAMS else "eval", exported.path, *again)
+    tell_next(json, "eval", exported.path, *again)
+
+
+def _shown(metric: "Metric", value: float, planned: "Planned") -> str:
+    """A metric, with its error where other images chose the network."""
+    if planned.judged is None:
+        return metric.show(value)
+    return f"{metric.show_of(value, planned.judged)} on {planned.judged:,} images of their own"
 
 
 def _search_table(manifold: "Manifold", planned: "Planned") -> object:

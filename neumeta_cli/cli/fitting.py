@@ -1,4 +1,4 @@
-"""``neumeta fit``, ``distill`` and ``train``."""
+"""``neumeta fit`` and ``train``."""
 
 import shutil
 from dataclasses import replace
@@ -9,10 +9,9 @@ import typer
 
 from neumeta_cli.checkpoint import SUFFIXES, require_there, suffix_of
 from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
-from neumeta_cli.cli.gains import gained, gained_in, tell_export_next, tell_next
+from neumeta_cli.cli.gains import doubts_in, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
-    CheckpointArgument,
     CheckpointOption,
     DataOption,
     Device,
@@ -23,15 +22,17 @@ from neumeta_cli.cli.options import (
     RecipeName,
     RecipeOption,
     SaveRecipe,
+    ScopeOption,
     SetOption,
     SkipBrokenOption,
     TestDataOption,
     WeightsKeyOption,
     choose_device,
+    with_scope,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.runs import MANIFOLD_FILE, RECIPE_FILE
+from neumeta_cli.runs import MANIFOLD_FILE, RECIPE_FILE, REPORT_FOLDER
 
 
 def fit(
@@ -40,6 +41,7 @@ def fit(
     weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     arch: ArchOption = None,
+    scope: ScopeOption = None,
     download: DownloadOption = False,
     run: Annotated[
         Path | None,
@@ -52,6 +54,10 @@ def fit(
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Tell what is found, and what a fit takes; fit nothing."),
+    ] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
@@ -68,14 +74,20 @@ def fit(
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
+    from neumeta_cli.cli.found import found_table
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.cli.stages import tell_arch
-    from neumeta_cli.cli.stopping import refuse_finished, telling_how_to_go_on
+    from neumeta_cli.cli.stopping import refuse_finished, require_begun, telling_how_to_go_on
+    from neumeta_cli.compare import read_run
+    from neumeta_cli.compare.report import write_report
+    from neumeta_cli.direct import foresee, job_of
     from neumeta_cli.recipe import load_recipe
 
     reporter = TerminalReporter()
-    test = TestImages(test_data, skip_broken)
-    if run is not None and not (resume or overwrite):
+    test, set_ = TestImages(test_data, skip_broken), with_scope(set_, scope)
+    if run is not None and resume:
+        require_begun(run)
+    elif run is not None and not overwrite:
         refuse_finished(run)
     begun = None if run is None or not resume else run / RECIPE_FILE
     if recipe is None and begun is not None and begun.exists():
@@ -95,7 +107,7 @@ def fit(
     else:
         if save_recipe is not None:
             raise NeumetaError("--save-recipe keeps an automatic recipe; leave out --recipe")
-        extra = [*(set_ or []), *([] if arch is None else [f"model.arch={arch}"])]
+        extra = [*set_, *([] if arch is None else [f"model.arch={arch}"])]
         named = load_recipe(recipe)
         folder = run or (pipeline.last_folder(named) if resume else pipeline.new_folder(named))
         resolved = folder / RECIPE_FILE  # with what was said when the run began
@@ -104,12 +116,19 @@ def fit(
         chosen = adapted(
             source, extra, checkpoint, data, epochs, seed, download, weights_key, test, goes_on
         )
+    if dry_run:
+        job = job_of(chosen, reporter)
+        say(found_table(job, foresee(job, choose_device(device)), folder / MANIFOLD_FILE))
+        return
     _tell_processes()
     again = f"neumeta fit --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     if result is None:
         return
+    page = (
+        write_report(read_run(folder), folder, folder / REPORT_FOLDER) if result.metrics else None
+    )
     write_json(json, result.as_dict())
     if json != "-":
         cost = result.table.fit
@@ -120,93 +139,15 @@ def fit(
             f"({cost.plain_epoch_seconds:.2f} s each)"
         )
         say(f"stored: {result.stored_bytes:,} bytes")
-        for line in gained_in(result.rows, result.metrics[0] if result.metrics else None):
+        metric = result.metrics[0] if result.metrics else None
+        for line in gained_in(result.rows, metric):
             say(line)
+        for line in doubts_in(result.rows, metric):
+            note(line)
         say(f"run folder: {escape(str(folder))}")
-    tell_export_next(json, folder / MANIFOLD_FILE)
-
-
-def distill(
-    checkpoint: CheckpointArgument,
-    data: DataOption = None,
-    download: DownloadOption = False,
-    recipe: RecipeOption = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")] = Path(
-        "manifold.safetensors"
-    ),
-    arch: ArchOption = None,
-    weights_key: WeightsKeyOption = None,
-    epochs: EpochsOption = None,
-    test_data: TestDataOption = None,
-    skip_broken: SkipBrokenOption = False,
-    set_: SetOption = None,
-    save_recipe: SaveRecipe = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
-    device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
-) -> None:
-    """Fit a manifold to one checkpoint as it is.
-
-    Without --recipe, one is made for the network and the images, and told. Channels are not
-    reordered: see neumeta permute. While it runs, its state is kept in OUTPUT.training/; --resume
-    continues from there.
-
-    Example: neumeta distill resnet18.pth --data my_images/
-    """
-    if output.suffix != ".safetensors":  # before the fit, not after it
-        raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
-    require_there(checkpoint)
-    from neumeta_cli import pipeline
-    from neumeta_cli.checkpoint import check_resizable, load_checkpoint
-    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
-    from neumeta_cli.cli.stages import tell_arch
-    from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
-    from neumeta_cli.data.preprocessing import resolved
-    from neumeta_cli.distill import distill_checkpoint
-    from neumeta_cli.manifold import save_manifold
-    from neumeta_cli.pipeline import check_opens
-    from neumeta_cli.tasks import load_task, task_class
-
-    reporter = TerminalReporter()
-    test, chosen = TestImages(test_data, skip_broken), None
-    if recipe is not None:
-        chosen = adapted(recipe, set_, checkpoint, data, epochs, seed, download, weights_key, test)
-        weights_key = chosen.model.weights_key
-    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
-    tell_arch(loaded)
-    if chosen is None:
-        chosen = automatic(
-            loaded, set_, data, epochs, seed, download, save_recipe, weights_key, test
-        )
-    check_resizable(loaded.arch.name, loaded.model, chosen.norm.fold)
-    if chosen.model.input_size is not None:
-        loaded = replace(loaded, input_size=chosen.model.input_size)
-    section = resolved(chosen.data, pipeline.preprocessing_for(loaded), reporter)
-    chosen = pipeline.with_data(chosen, section)
-    task = load_task(
-        chosen.data,
-        loaded.model,
-        loaded.input_size,
-        limit=chosen.fit.limit,
-        reporter=reporter,
-        kind=task_class(chosen.task, trust_code=True),
-    )
-    folder = working_folder(output, resume)
-    pipeline.keep_recipe(folder / RECIPE_FILE, chosen, resume)
-    with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
-        manifold, _, result = distill_checkpoint(
-            loaded, task, chosen, choose_device(device), folder, resume, reporter
-        )
-    if launched_processes()[1]:
-        return
-    check_opens(save_manifold(output, manifold))
-    shutil.rmtree(folder)
-    took = result.seconds + result.preparation_seconds
-    say(f"fit: {took:.0f} s, {counted(result.epochs, 'epoch')}")
-    for line in gained(manifold):
-        say(line)
-    say(f"written: {escape(str(output))}")
-    tell_export_next(None, output)
+        if page is not None:
+            say(f"report: {escape(str(page))}")
+    tell_export_next(json, folder / MANIFOLD_FILE, ":" in chosen.model.arch)
 
 
 def train(

@@ -6,15 +6,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from neumeta_cli.cli.console import note
-from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
     from neumeta_cli.evaluate import Row
     from neumeta_cli.manifold import Manifold
-    from neumeta_cli.resize import Cost
     from neumeta_cli.tasks import Metric
 
 SHOWN_WIDTHS = (0.75, 0.5, 0.25)  # of what a fit says at its end
+MOST_LOST = 0.05  # of a share, at full width, where next to nothing should be lost
+LEAST_KEPT = 0.25  # of the checkpoint's share; what keeps less is hardly better than guessing
 
 
 def tell_next(json: str | None, *command: object) -> None:
@@ -23,27 +23,14 @@ def tell_next(json: str | None, *command: object) -> None:
         note(f"next: {shlex.join(['neumeta', *map(str, command)])}")
 
 
-def tell_export_next(json: str | None, manifold: object) -> None:
-    """After whatever makes or measures a manifold."""
-    tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt")
-
-
-def gained(manifold: "Manifold") -> list[str]:
-    """What is left at a few widths, one line for each; nothing is computed but sizes."""
-    from neumeta_cli.export.choose.wish import cost_of
-
-    frame, lines = manifold.frame, []
-    full = frame.cost(frame.full)
-    for width in SHOWN_WIDTHS:
-        try:
-            lines.append(_left(width, cost_of(manifold, frame.sizes(width)), full, ""))
-        except NeumetaError as error:  # the manifold is good for other widths all the same
-            lines.append(f"width {width:g}: {error}")
-    return lines
+def tell_export_next(json: str | None, manifold: object, own_code: bool = False) -> None:
+    """After whatever makes or measures a manifold; of a user's own network it needs permission."""
+    trust = ["--trust-code"] if own_code else []
+    tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt", *trust)
 
 
 def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
-    """The same of networks that were measured, with the metric before and after.
+    """What is left at a few widths of networks that were measured, the metric before and after.
 
     Args:
         rows: the checkpoint's first.
@@ -58,30 +45,50 @@ def gained_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
         min(narrow, key=lambda row: abs(row.width - width)).width: None
         for width in (SHOWN_WIDTHS if narrow else ())
     }
-    return [
-        _left(
-            row.width,
-            row.cost,
-            whole.cost,
-            _before_and_after(metric, whole, row),
+    return [_left(row, whole, metric) for row in narrow if row.width in chosen]
+
+
+def doubts_in(rows: "Sequence[Row]", metric: "Metric | None") -> list[str]:
+    """Warnings of networks that are not worth using, of what is a share and better when higher."""
+    from neumeta_cli.evaluate import MANIFOLD
+
+    if metric is None or not (metric.share and metric.higher_is_better):
+        return []
+    whole, *others = rows
+    before = whole.metrics[metric.name]
+    ours = {row.width: row.metrics[metric.name] for row in others if row.method == MANIFOLD}
+    told = []
+    if before - ours.get(1.0, before) > MOST_LOST:
+        told.append(
+            f"warning: at full width {metric.name} is {metric.show(ours[1.0])}, and the checkpoint "
+            f"has {metric.show(before)}: this fit is not good; give it more epochs or images, or "
+            "leave out --recipe for an automatic one"
         )
-        for row in narrow
-        if row.width in chosen
+    useless = [f"{width:g}" for width, value in ours.items() if value < LEAST_KEPT * before]
+    if useless:
+        told.append(
+            f"warning: at width {', '.join(useless)} less than {LEAST_KEPT:.0%} of the "
+            f"checkpoint's {metric.name} is left, hardly more than guessing gives; give the fit "
+            "more epochs or images"
+        )
+    return told
+
+
+def _left(row: "Row", whole: "Row", metric: "Metric | None") -> str:
+    cost, full = row.cost, whole.cost
+    told = [
+        f"{cost.parameters / full.parameters:.0%} of the parameters",
+        f"{cost.macs / full.macs:.0%} of the MACs",
+        f"{cost.bytes:,} of {full.bytes:,} bytes",
     ]
-
-
-def _before_and_after(metric: "Metric | None", whole: "Row", row: "Row") -> str:
-    if metric is None:
-        return ""
-    before, after = (metric.show(measured.metrics[metric.name]) for measured in (whole, row))
-    return f", {metric.name} {after} ({before} before)"
-
-
-def _left(width: float, cost: "Cost", full: "Cost", more: str) -> str:
-    return (
-        f"width {width:g}: {cost.parameters / full.parameters:.0%} of the parameters, "
-        f"{cost.macs / full.macs:.0%} of the MACs, {cost.bytes:,} of {full.bytes:,} bytes{more}"
-    )
+    if row.latency and whole.latency:
+        batch = min(row.latency)
+        after, before = (1000 * measured.latency[batch] for measured in (row, whole))
+        told.append(f"{after:.3g} ms ({before:.3g} before)")
+    if metric is not None:
+        after, before = (measured.metrics[metric.name] for measured in (row, whole))
+        told.append(f"{metric.name} {metric.show(after)} ({metric.show(before)} before)")
+    return f"width {row.width:g}: {', '.join(told)}"
 
 
 def share_of_parameters(manifold: "Manifold", sizes: Mapping[str, int]) -> float:

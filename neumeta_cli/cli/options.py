@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,6 +100,14 @@ TestDataOption = Annotated[
         "training alone, and need no labels.",
     ),
 ]
+ScopeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|paper|PATTERN,…",
+        help="Which cliques morph: all, paper (inner channels of the last block), or patterns of "
+        "their names, such as layer3.*; see: neumeta trace. Instead of the recipe's.",
+    ),
+]
 SkipBrokenOption = Annotated[
     bool,
     typer.Option("--skip-broken", help="Leave out, and count, files that are no readable images."),
@@ -137,6 +146,14 @@ Force = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
+
+
+def with_scope(overrides: list[str] | None, scope: str | None) -> list[str]:
+    """What ``--set`` says, and ``--scope``."""
+    if scope is None:
+        return list(overrides or [])
+    names = [name.strip() for name in scope.split(",")]
+    return [*(overrides or []), f"scope={json.dumps(names[0] if len(names) == 1 else names)}"]
 
 
 def parse_inputs(texts: list[str] | None) -> "Inputs | None":

@@ -9,7 +9,7 @@ from neumeta_cli.cli.console import TerminalReporter, note
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.hardware import launched_processes
 from neumeta_cli.runs import TABLE_FILE
-from neumeta_cli.training import STATE_FILE, refuse_if_running
+from neumeta_cli.training import RUNNING_FILE, STATE_FILE, refuse_if_running
 
 SAME_COMMAND = "the same command with --resume"
 
@@ -56,9 +56,27 @@ def refuse_finished(folder: Path) -> None:
         )
 
 
+def require_begun(folder: Path) -> None:
+    """Refuse to resume where nothing has begun.
+
+    Raises:
+        NeumetaError: neither a state nor a run that died is there.
+
+    """
+    if not any((folder / name).exists() for name in (STATE_FILE, RUNNING_FILE)):
+        raise NeumetaError(f"nothing to resume: {folder} holds no saved state; leave out --resume")
+
+
 def working_folder(output: Path, resume: bool) -> Path:
-    """The folder that keeps the state until ``output`` is written, emptied unless resuming."""
+    """The folder that keeps the state until ``output`` is written, emptied unless resuming.
+
+    Raises:
+        NeumetaError: there is nothing to resume, or another process is at work in it.
+
+    """
     folder = output.with_name(output.name + ".training")
+    if resume:
+        require_begun(folder)
     if launched_processes()[1] == 0:
         refuse_if_running(folder)
     if not resume and launched_processes()[1] == 0:

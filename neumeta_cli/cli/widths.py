@@ -52,8 +52,9 @@ TargetAccuracy = Annotated[
     float | None,
     typer.Option(
         metavar="A",
-        help="Find the narrowest network that reaches this metric on --data: top-1 or mIoU from 0 "
-        "to 1, or the NLL of an autoencoder.",
+        help="Find the narrowest network that reaches this metric on one half of the test images "
+        "of --data (it is then measured on the other half): top-1 or mIoU from 0 to 1, or the NLL "
+        "of an autoencoder.",
     ),
 ]
 SearchOption = Annotated[

@@ -5,26 +5,37 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 
-from neumeta_cli.compare.methods import PRUNING, NeuMeta
+from neumeta_cli.compare.methods import METHODS, PRUNING, NeuMeta
 from neumeta_cli.compare.results import Comparison, MergedRow, MethodResult, Similarity
 from neumeta_cli.evaluate import TotalVariation
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]  # (epoch, loss) of whatever was fitted
+# (epoch, loss) of whatever was fitted, by its method's label and which part of it
+Curves = Mapping[tuple[str, str], Sequence[tuple[int, float]]]
 Compared = tuple[MethodResult, Similarity]
 WIDE = (9.6, 4.0)
 MARKERS = "o^vDPX*<>hps"
 DASHED = {method.name for method in PRUNING}
+# Each method has one colour everywhere; variations of an ablation have labels of their own.
+PLACES = {method.label: number for number, method in enumerate(METHODS.values())}
+PALETTE = "tab20"
 
 
-def _style(number: int, method: str) -> dict[str, Any]:
+def colour(label: str, number: int) -> str:
+    """The colour of the method with a label, ``#rrggbb``; others have one by their number."""
+    shades = matplotlib.colormaps[PALETTE]
+    return str(matplotlib.colors.to_hex(shades(PLACES.get(label, number) % 20)))
+
+
+def _style(number: int, method: str, label: str) -> dict[str, Any]:
     ours = method == NeuMeta.name
     return {
         "linestyle": "--" if method in DASHED else "-",
-        "color": matplotlib.colormaps["tab20"](number % 20),
-        "marker": MARKERS[number % len(MARKERS)],
+        "color": colour(label, number),
+        "marker": MARKERS[PLACES.get(label, number) % len(MARKERS)],
         "linewidth": 2.2 if ours else 1.1,
         "markersize": 5 if ours else 4,
         "zorder": 5 if ours else 3,
@@ -47,7 +58,7 @@ def metric_over_gamma(comparison: Comparison) -> Figure:
             [metric.scale * (row.deviation(metric) or 0) for row in method.rows],
             label=method.label,
             capsize=2,
-            **_style(number, method.method),
+            **_style(number, method.method, method.label),
         )
     axes.set_xlabel("compression ratio γ of the channels in scope (%); unshaded: never trained")
     _finish(axes, comparison)
@@ -69,9 +80,9 @@ def metric_over_cost(comparison: Comparison) -> Figure:
             points = sorted(
                 (cost(row), metric.scale * row.metrics[metric.name]) for row in method.rows
             )
-            style = _style(number, method.method)
+            style = _style(number, method.method, method.label)
             axes.plot(*zip(*points, strict=True), label=method.label, **style)
-        axes.locator_params(axis="x", nbins=5)
+        axes.set_xscale("log")
         axes.set_xlabel(title)
         _finish(axes, comparison, legend=place == len(panels))
     return figure
@@ -102,9 +113,9 @@ def loss_curves(curves: Curves) -> Figure:
     """Mean loss of each epoch for everything that was fitted."""
     figure = Figure(figsize=WIDE, layout="constrained")
     axes = figure.add_subplot()
-    for number, (name, points) in enumerate(curves.items()):
-        style = _style(number, name) | {"marker": "o" if len(points) == 1 else None}
-        axes.plot(*zip(*points, strict=True), label=name, **style)
+    for number, ((method, part), points) in enumerate(curves.items()):
+        style = _style(number, "", method) | {"marker": "o" if len(points) == 1 else None}
+        axes.plot(*zip(*points, strict=True), label=f"{method}{part}", **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.set_yscale("log")
@@ -120,7 +131,7 @@ def cka_curves(compared: Sequence[Compared]) -> Figure:
     for number, (method, found) in enumerate(compared):
         pairs = zip(found.gammas, found.cka, strict=True)
         points = [(100 * gamma, value) for gamma, value in pairs if gamma is not None]
-        style = _style(number, method.method)
+        style = _style(number, method.method, method.label)
         axes.plot(*zip(*points, strict=True), label=method.label, **style)
     axes.set_xlabel("compression ratio γ (%)")
     axes.set_ylabel("linear CKA with the checkpoint")

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import itertools
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from neumeta_cli.evaluate import (
     shown,
     tell,
 )
+from neumeta_cli.hardware import describe_machine
 from neumeta_cli.permute import permute_checkpoint
 from neumeta_cli.recipe import Recipe, changed, field_paths, unknown_field
 from neumeta_cli.reporting import Reporter, Silent
@@ -49,17 +49,19 @@ CODE = (  # what results depend on; a change there makes comparisons run again
     *("trace", "training", "zoo"),
     *("compare/methods", "compare/compare.py", "compare/results.py", "compare/similarity.py"),
     *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),
-    *("kernels.py", "pipeline.py", "recipe", "settings.py", "seeding.py"),
+    *("kernels.py", "measuring.py", "pipeline.py", "recipe", "settings.py", "seeding.py"),
 )
 FIXED = ("model", "data", "train", "eval", "compare")  # sections that are the same for all methods
 NO_INFLUENCE: dict[str, Any] = {  # on the result of a method: whole sections, or fields of them
     **dict.fromkeys(("name", "description", "compare", "train"), True),
     "fit": {"save_steps"},
-    "eval": {"watch", "watch_gammas"},
+    "eval": {"limit", "watch", "watch_gammas"},
     "model": {"checkpoint"},
     "data": {"root", "test_root", "download"},
 }
-WIDTHS = {"eval": {"watch", "watch_gammas", "gammas"}}  # nor these, where training knows no widths
+WIDTHS = {
+    "eval": {"limit", "watch", "watch_gammas", "gammas"}
+}  # nor these, where training knows no widths
 
 
 def chosen_methods(recipe: Recipe) -> list[Method]:
@@ -146,7 +148,7 @@ def compare_methods(
     ]
     comparison = Comparison(
         recipe=RecipeRecord.of(recipe),
-        hardware=_hardware(device),
+        hardware=describe_machine(device),
         code=code_version(),
         test_images=len(task.test),
         metrics=shown(task.metrics, [row]),
@@ -297,13 +299,4 @@ def _any_weights(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dic
     return {
         name: torch.rand(shapes[name]).to(t.dtype) if name in shapes else t
         for name, t in model.state_dict().items()
-    }
-
-
-def _hardware(device: str) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
-    return {
-        "device": gpu or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
     }

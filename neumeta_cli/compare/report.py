@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 import neumeta_cli.compare.charts as charts
 from neumeta_cli.checkpoint import load_checkpoint, read_weights, write_text
+from neumeta_cli.compare.explored import explored
 from neumeta_cli.compare.methods import NeuMeta
-from neumeta_cli.compare.results import Comparison, MethodResult
+from neumeta_cli.compare.results import Comparison, LatencyRow, MethodResult
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import Record, save_figure
 from neumeta_cli.evaluate.plots import weight_matrices
@@ -22,6 +23,12 @@ from neumeta_cli.runs import PAGE_FILE, PERMUTED_FILE, picture_path
 from neumeta_cli.tasks import Metric
 from neumeta_cli.training import METRICS_FILE
 
+SPENT = {  # columns at the end of a table
+    "seconds": "training (s)",
+    "epochs": "epochs",
+    "bytes": "stored (bytes)",
+    "numbers": "stored numbers",
+}
 KL_METHODS = ("neumeta", "individual", "distilled")
 
 
@@ -33,16 +40,25 @@ class Chart:
     title: str
     caption: str
     draw: Callable[[], Figure]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in the page; ``source`` holds all of it, as a data URL."""
+    """A picture in the page; ``source`` holds all of it, as a data URL.
+
+    Attributes:
+        folded: shown only when it is asked for.
+        vector: whether it is an SVG, which the page offers to keep.
+
+    """
 
     name: str
     title: str
     caption: str
     source: str
+    folded: bool = False
+    vector: bool = False
 
 
 class Epoch(Record):
@@ -71,7 +87,9 @@ def write_report(comparison: Comparison, run: Path, folder: Path) -> Path:
         save_figure(figure, folder / f"{chart.name}.png")
         svg = save_figure(figure, folder / f"{chart.name}.svg").read_bytes()
         source = _embedded(svg, "svg+xml")
-        pictures.append(Picture(chart.name, chart.title, chart.caption, source))
+        pictures.append(
+            Picture(chart.name, chart.title, chart.caption, source, chart.folded, vector=True)
+        )
     for name in comparison.pictures or []:
         kind, _, which = name.rpartition("_")
         width = which if which == "checkpoint" else f"width {which}"
@@ -81,7 +99,7 @@ def write_report(comparison: Comparison, run: Path, folder: Path) -> Path:
         loader=PackageLoader("neumeta_cli.compare", ""), autoescape=select_autoescape(["j2"])
     )
     page = environment.get_template("report.html.j2").render(
-        **_content(comparison), pictures=pictures, percent=_percent
+        **_content(comparison), **explored(comparison, run), pictures=pictures, percent=_percent
     )
     return write_text(folder / PAGE_FILE, page)
 
@@ -139,6 +157,7 @@ def _charts(comparison: Comparison, run: Path) -> Iterator[Chart]:
             "Smoothness",
             "How much weights differ from channel to channel, as stored and permuted.",
             lambda: charts.total_variation(variation),
+            folded=True,
         )
     matrices = _matrices(comparison, run)
     if matrices is not None:
@@ -147,6 +166,7 @@ def _charts(comparison: Comparison, run: Path) -> Iterator[Chart]:
             "Weights",
             "The last convolution's or linear layer's weight, mean over kernels.",
             lambda: matrices,
+            folded=True,
         )
     curves = _curves(comparison, run)
     if curves:
@@ -210,8 +230,8 @@ def _curves(comparison: Comparison, run: Path) -> charts.Curves:
         for folder in method.folders[:1]:
             for path in sorted((run / folder).rglob(METRICS_FILE)):
                 inner = path.parent.relative_to(run / folder).as_posix()
-                name = method.label if inner == "." else f"{method.label}, {inner}"
-                found[name] = _losses(path)
+                part = "" if inner == "." else f", {inner}"
+                found[method.label, part] = _losses(path)
     return {name: losses for name, losses in found.items() if losses}
 
 
@@ -223,7 +243,7 @@ def _losses(path: Path) -> list[tuple[int, float]]:
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
-    """What the template fills in."""
+    """The tables, and what is said of them."""
     recipe, seeds, images = comparison.recipe, comparison.seeds, comparison.test_images
     low, high = recipe.fit.gamma
     unseen = {g: not low - 1e-9 <= g <= high + 1e-9 for g in comparison.gammas}
@@ -234,30 +254,36 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     )
     widest = recipe.fit.mixed_gamma[1]
     single = f" NeuMeta trained single cliques to {widest:.0%}." if recipe.fit.mixed else ""
+    folded = " Norms are folded before a network's cost is counted." if comparison.code else ""
+    spent = [_spent(method) for method in comparison.methods]
+    about = f"{recipe.description}. " if recipe.description else ""
     return {
         "title": f"{recipe.name}: {recipe.model.arch}, scope {recipe.scope}",
-        "summary": f"{recipe.description}. {images:,} test images. "
-        "γ is the share of channels in scope that is gone.",
+        "summary": f"{about}{images:,} test images. "
+        "γ is the share of channels in scope that is gone, 1 − width.",
         "gammas": comparison.gammas,
         "tables": [_table(comparison, metric, unseen) for metric in comparison.metrics],
-        "methods": [_spent(method) for method in comparison.methods],
+        "methods": spent,
+        "spent": [
+            {"name": name, "title": title}
+            for name, title in SPENT.items()
+            if any(method[name] for method in spent)
+        ],
         "ours": NeuMeta.name,
         "note": f"{best} γ from {low:.0%} to {high:.0%} was trained; brown figures lie outside."
-        f"{single} Norms are folded before a network's cost is counted.",
+        f"{single}{folded}",
         "costs": _costs(comparison),
-        "recipe": json.dumps(recipe.written, indent=1, ensure_ascii=False),
-        "hardware": ", ".join(f"{k}: {v}" for k, v in (comparison.hardware or {}).items()),
     }
 
 
 def _spent(method: MethodResult) -> dict[str, str]:
-    """What a method took, as its line in a table ends."""
+    """What a method took, as its line in a table ends; nothing where nothing was trained."""
     numbers = method.stored_parameters
     return {
         "method": method.method,
         "label": method.label,
-        "seconds": f"{method.seconds:,.1f}",
-        "epochs": f"{method.epochs:,}",
+        "seconds": f"{method.seconds:,.1f}" if method.seconds else "",
+        "epochs": f"{method.epochs:,}" if method.epochs else "",
         "bytes": f"{method.stored_bytes:,}",
         "numbers": "" if numbers is None else f"{numbers:,}",
     }
@@ -280,21 +306,26 @@ def _table(comparison: Comparison, metric: Metric, unseen: Mapping[float, bool])
     return {"name": metric.name, "title": metric.axis + better, "checkpoint": whole, "cells": lines}
 
 
-def _costs(comparison: Comparison) -> list[dict[str, Any]]:
+def _costs(comparison: Comparison) -> dict[str, Any]:
+    """The table of costs, without columns that nothing is in."""
     rows = {round(row.gamma, 6): row for method in comparison.methods for row in method.rows}
-    costs = []
-    for gamma, row in sorted(rows.items()):
-        latency = comparison.latency_at(gamma)
-        costs.append(
-            {
-                "gamma": gamma,
-                "parameters": f"{row.parameters:,}",
-                "macs": f"{row.macs:,}",
-                "one": f"{1000 * latency.seconds_batch_1:.2f}" if latency else "",
-                "many": f"{1000 * latency.seconds_batch_64:.2f}" if latency else "",
-            }
-        )
-    return costs
+    latency = {gamma: comparison.latency_at(gamma) for gamma in rows}
+    columns: dict[str, Callable[[float], str]] = {
+        "γ": _percent,
+        "parameters": lambda gamma: f"{rows[gamma].parameters:,}",
+        "MACs": lambda gamma: f"{rows[gamma].macs:,}",
+        "bytes": lambda gamma: f"{rows[gamma].bytes:,}",
+        "latency, batch 1 (ms)": lambda gamma: _milliseconds(latency[gamma], 1),
+        "batch 64 (ms)": lambda gamma: _milliseconds(latency[gamma], 64),
+    }
+    cells = {name: [cell(gamma) for gamma in sorted(rows)] for name, cell in columns.items()}
+    kept = {name: column for name, column in cells.items() if any(column)}
+    return {"columns": list(kept), "rows": list(zip(*kept.values(), strict=True))}
+
+
+def _milliseconds(row: LatencyRow | None, batch: int) -> str:
+    seconds = None if row is None else row.seconds(batch)
+    return "" if seconds is None else f"{1000 * seconds:.2f}"
 
 
 def _percent(gamma: float) -> str:

@@ -10,7 +10,15 @@ from pydantic import Field, model_serializer, model_validator
 
 from neumeta_cli.compare.methods import METHODS, Method, NeuMeta
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import CHECKPOINT, FitTable, Record, Row, RowRecord, TotalVariation
+from neumeta_cli.evaluate import (
+    CHECKPOINT,
+    MANIFOLD,
+    FitTable,
+    Record,
+    Row,
+    RowRecord,
+    TotalVariation,
+)
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.runs import COMPARE_FILE, RECIPE_FILE, TABLE_FILE
 from neumeta_cli.tasks import Metric
@@ -101,7 +109,11 @@ class LatencyRow(Record):
     width: float
     gamma: float
     seconds_batch_1: float
-    seconds_batch_64: float
+    seconds_batch_64: float | None = None
+
+    def seconds(self, batch: int) -> float | None:
+        """Of a batch of 1 or of 64 images, where it was measured."""
+        return self.seconds_batch_1 if batch == 1 else self.seconds_batch_64
 
 
 class MethodRun(Record):
@@ -250,8 +262,20 @@ class Comparison(Record):
                     ],
                 )
             )
+        timed = [row for row in others if row.method == MANIFOLD and 1 in row.latency]
         return cls(
             recipe=recipe,
+            hardware=table.hardware,
+            latency=[
+                LatencyRow(
+                    width=row.width,
+                    gamma=round(row.gamma, DIGITS),
+                    seconds_batch_1=row.latency[1],
+                    seconds_batch_64=row.latency.get(64),
+                )
+                for row in timed
+            ]
+            or None,
             test_images=table.test_images,
             metrics=table.metrics,
             pictures=table.pictures,

@@ -2,11 +2,13 @@ from .latency import BATCHES as BATCHES, measure_latency as measure_latency
 from .measure import (
     CHECKPOINT as CHECKPOINT,
     MANIFOLD as MANIFOLD,
+    Look as Look,
     Row as Row,
     evaluate_network as evaluate_network,
     shown as shown,
     sweep as sweep,
     tell as tell,
+    unseen as unseen,
 )
 from .plots import (
     plot_graph as plot_graph,

@@ -19,6 +19,13 @@ CHECKPOINT = "checkpoint"
 LATENCY = "seconds_batch_"  # and the batch size: a column of files
 
 
+Look = Callable[[float, nn.Module], object]  # what is shown a network, with its width
+
+
+def unseen(width: float, network: nn.Module) -> None:
+    """Look at nothing."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One network in the table.
@@ -73,11 +80,15 @@ def evaluate_network(
     task: Task,
     batches: Sequence[int] = (),
     samples: int | None = None,
+    cost: Cost | None = None,
 ) -> Row:
-    """Measure one network, its latency at each of these batch sizes too."""
+    """Measure one network, its latency at each of these batch sizes too.
+
+    Its cost is counted, unless it is known.
+    """
     size = tuple(task.inputs(task.test, torch.arange(1), None).shape[1:])
     latency = {batch: measure_latency(model, size, batch) for batch in batches}
-    cost = measure_cost(model, size)
+    cost = cost or measure_cost(model, size)
     return Row(method, width, cost, task.measure(model), latency, samples)
 
 
@@ -89,7 +100,7 @@ def sweep(
     samples: Sequence[int] = (),
     reporter: Reporter | None = None,
     batches: Sequence[int] = (),
-    look: Callable[[float, nn.Module], object] = lambda width, network: None,
+    look: Look = unseen,
 ) -> list[Row]:
     """Sample the manifold at each width and measure it, side by side with pruning.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neumeta_cli.checkpoint import write_atomically
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.measure import CHECKPOINT, MANIFOLD, Row
+from neumeta_cli.evaluate.prune import L1_PRUNING
 from neumeta_cli.tasks import Metric
 from neumeta_cli.trace import Trace
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 150
+HELD, HELD_LABEL = "#e05050", "held: cannot change"
+REDS = (6, 7)  # of that palette, which are kept for what is held
+MOST_IN_LEGEND = 18  # cliques; there are so many other colours
+STYLES = {MANIFOLD: ("o-", "tab:blue"), L1_PRUNING: ("s--", "tab:red")}  # as comparisons have them
 
 
 def plot_over_gamma(
@@ -40,8 +45,8 @@ def plot_over_gamma(
         if method == CHECKPOINT:
             axes.axhline(values[0], color="0.4", linestyle=":", label=method)
         else:
-            style = "o-" if method == MANIFOLD else "s--"
-            axes.plot(gammas, values, style, label=method)
+            style, colour = STYLES.get(method, ("d-", "tab:green"))
+            axes.plot(gammas, values, style, color=colour, label=method)
     axes.set_xlabel("compression ratio γ of the channels in scope (%)")
     axes.set_ylabel(metric.axis)
     axes.set_title(title, fontsize=10)
@@ -51,7 +56,10 @@ def plot_over_gamma(
 
 
 def plot_graph(trace: Trace, path: Path) -> Path:
-    """Draw the operators with weights, top to bottom, coloured by the clique of their outputs."""
+    """Draw the operators with weights, top to bottom, coloured by the clique of their outputs.
+
+    Each says how many channels it makes; those of cliques that are held are red.
+    """
     import networkx as nx
 
     of_output = {
@@ -69,13 +77,22 @@ def plot_graph(trace: Trace, path: Path) -> Path:
     layers = 1 + max((d["layer"] for _, d in graph.nodes(data=True)), default=0)
     figure, axes = _canvas(path, (8.0, max(3.0, 0.34 * layers)))
     import matplotlib
+    from matplotlib.patches import Patch
 
-    palette = matplotlib.colormaps["tab20"]
+    shades = matplotlib.colormaps["tab20"]
+    palette = [shades(number) for number in range(20) if number not in REDS]
+    legend: dict[str, Any] = {}
     for node, data in graph.nodes(data=True):
         clique = next((of_output[w] for w in data["weights"] if w in of_output), None)
-        colour = "0.85" if clique is None else palette(clique % 20)
+        colour: Any = "0.85"
+        text = data["module"] or data["op"]
+        if clique is not None:
+            found = trace.cliques[clique]
+            colour = HELD if found.held else palette[clique % len(palette)]
+            text = f"{text}  {found.copies * found.channels}"
+            legend.setdefault(HELD_LABEL if found.held else found.name, colour)
         axes.annotate(
-            data["module"] or data["op"],
+            text,
             place[node],
             ha="center",
             va="center",
@@ -94,6 +111,12 @@ def plot_graph(trace: Trace, path: Path) -> Path:
     axes.set_xlim(min(xs) - 0.3, max(xs) + 0.3)
     axes.set_ylim(min(ys) - 0.05, max(ys) + 0.05)
     axes.axis("off")
+    shown = [Patch(facecolor=colour, label=name) for name, colour in legend.items()]
+    if len(shown) > MOST_IN_LEGEND:
+        rest = f"{len(shown) - MOST_IN_LEGEND} more cliques"
+        shown = [*shown[:MOST_IN_LEGEND], Patch(facecolor="none", label=rest)]
+    if shown:
+        axes.legend(handles=shown, fontsize=6, loc="upper left", title="clique", title_fontsize=6)
     return save_figure(figure, path)
 
 

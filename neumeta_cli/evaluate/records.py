@@ -94,6 +94,7 @@ class FitTable(Record):
         pictures: names of those in the run's folder.
         source: which weights of the checkpoint's file were taken, and what was left out.
         total_variation: of each clique before and after permuting.
+        hardware: that it ran on.
 
     """
 
@@ -106,6 +107,7 @@ class FitTable(Record):
     pictures: list[str]
     source: dict[str, Any] | None = None
     total_variation: TotalVariation
+    hardware: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _with_checkpoint(self) -> Self:

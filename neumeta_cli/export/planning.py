@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.choose.budget import (
@@ -14,7 +15,7 @@ from neumeta_cli.export.choose.budget import (
     narrowest_reaching,
     widest_within,
 )
-from neumeta_cli.export.choose.search import Searched, search_widths
+from neumeta_cli.export.choose.search import Searched, halves, search_widths
 from neumeta_cli.export.choose.wish import Choice, Wish, cost_of
 from neumeta_cli.export.precision import check_dtype
 from neumeta_cli.export.write import AS_SAMPLED, Exported, Finish, check_ending, export_network
@@ -59,6 +60,7 @@ class Planned:
         reached: what the network costs, by the same names.
         metrics: where a target was to be reached, or a search judged.
         searched: what a search found.
+        judged: on how many test images the metrics were measured, where others chose the network.
 
     """
 
@@ -68,6 +70,7 @@ class Planned:
     reached: dict[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] | None = None
     searched: Searched | None = None
+    judged: int | None = None
 
     @property
     def improved(self) -> bool:
@@ -89,7 +92,7 @@ def plan(
         choice: the networks that the wish leaves.
         order: what is wanted.
         meter: of the order's budget.
-        task: test images for a target or a search.
+        task: test images for a target or a search; half of them choose, the others judge.
         samples: K, the manifold's own if None.
         reporter: is told of the progress.
 
@@ -107,17 +110,24 @@ def plan(
     if (order.target is not None or order.search) and task is None:
         raise NeumetaError("a target or a search needs data; pass --data DIR")
 
-    def score(sizes: Mapping[str, int]) -> float:
-        assert task is not None
-        return task.evaluate(choice.manifold.sample(sizes=sizes, samples=samples))
-
     metrics: Mapping[str, float] | None = None
-    searched = None
+    searched = judged = None
     if order.target is not None:
         assert task is not None
-        metric = task.metrics[0]
-        found, value = narrowest_reaching(choice, meter, order.target, metric, score, reporter)
-        metrics = {metric.name: value}
+        choosing, judging = halves(task, order.seed)
+
+        def network(sizes: Mapping[str, int]) -> nn.Module:
+            return choice.manifold.sample(sizes=sizes, samples=samples)
+
+        found, _ = narrowest_reaching(
+            choice,
+            meter,
+            order.target,
+            task.metrics[0],
+            lambda sizes: choosing.evaluate(network(sizes)),
+            reporter,
+        )
+        metrics, judged = judging.measure(network(found.sizes)), len(judging.test)
     else:
         found = widest_within(choice, meter, reporter)
     if order.search and order.target is None:
@@ -134,6 +144,7 @@ def plan(
         found.cost,
         metrics,
         searched,
+        searched.images if searched is not None else judged,
     )
 
 

@@ -26,7 +26,7 @@ from neumeta_cli.checkpoint import (
     write_atomically,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.precision import example, outputs_of, relative_error
+from neumeta_cli.export.precision import check_dtype, example, outputs_of, relative_error
 
 PT2_ENTRY = f"{METADATA_KEY}.json"  # among the archive's extra files
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -47,6 +47,7 @@ class Program:
         write: writes a file: (path, network in evaluation mode on the CPU, (C, H, W) of an input,
             what the file is to say of itself, the only batch size that it takes or None).
         read: what a file says of itself, and what can be seen in it.
+        open: a file as a function of images.
         run_by: what runs it.
         check: refuses a number format, or that a package is missing, before any work is done.
 
@@ -54,6 +55,7 @@ class Program:
 
     write: Callable[[Path, nn.Module, InputSize, dict[str, Any], int | None], Path]
     read: Callable[[Path], tuple[dict[str, Any], dict[str, Any]]]
+    open: Callable[[Path], Run]
     run_by: str
     check: Callable[[torch.dtype], None] = lambda dtype: None
 
@@ -321,6 +323,38 @@ def _check(
 
 
 PROGRAMS = {
-    ".onnx": Program(write_onnx, read_onnx, "onnxruntime.InferenceSession", check_onnx),
-    ".pt2": Program(write_pt2, read_pt2, "torch.export.load"),
+    ".onnx": Program(write_onnx, read_onnx, _open_onnx, "onnxruntime.InferenceSession", check_onnx),
+    ".pt2": Program(write_pt2, read_pt2, _open_pt2, "torch.export.load"),
 }
+
+
+class Running(nn.Module):
+    """A program that neumeta wrote, as a module to be measured; it gives float32.
+
+    Args:
+        path: ``.onnx``, which onnxruntime runs, or ``.pt2``, which torch does.
+
+    Attributes:
+        metadata: what the file says of itself.
+
+    Raises:
+        NeumetaError: it is damaged, was not written by neumeta, or what runs it is not installed.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        program = PROGRAMS[path.suffix]
+        program.check(torch.float32)
+        self.metadata, _ = program.read(path)
+        if "input_size" not in self.metadata:
+            raise NeumetaError(f"{path} was not written by neumeta, so its data are not known")
+        self._dtype = check_dtype(self.metadata.get("dtype", "float32"))
+        try:
+            self._run = program.open(path)
+        except Exception as error:  # runtimes raise kinds of their own
+            raise NeumetaError(f"{path} does not load: {first_line(error)}") from error
+
+    def forward(self, images: Tensor) -> Any:
+        outputs = self._run(images.to(self._dtype))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)

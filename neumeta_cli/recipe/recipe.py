@@ -44,7 +44,7 @@ class Recipe(Section):
     )
     data: DataSection = DataSection()
     scope: str | list[str] = Field(
-        "paper", description="all, paper (inner channels of the last block), or patterns of cliques"
+        "all", description="all, paper (inner channels of the last block), or patterns of cliques"
     )
     permute: PermuteSection = PermuteSection()
     norm: NormSection = NormSection()

@@ -16,6 +16,12 @@ class EvalSection(WatchSection):
     gammas: list[float] = Field(
         [0.0, 0.25, 0.5, 0.75], description="compression ratios in the table at the end"
     )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="number of test images that this table is measured on, chosen at random; all "
+        "if not given",
+    )
 
 
 class CompareSection(Section):

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,12 @@ class Metric:
     def reaches(self, value: float, target: float) -> bool:
         """Whether a value is as good as a target."""
         return value >= target if self.higher_is_better else value <= target
+
+    def show_of(self, value: float, images: int) -> str:
+        """A value with its standard error on so many images, where it is a share of them."""
+        if not self.share:
+            return self.show(value)
+        return f"{self.show(value)} ± {math.sqrt(max(0.0, value * (1 - value)) / images):.2%}"
 
     @property
     def scale(self) -> float:

@@ -85,7 +85,8 @@ def load_task(
         got, wanted = ("×".join(map(str, s)) for s in (example.shape[1:], input_size))
         raise NeumetaError(f"the images are {got}, the network takes {wanted}")
     with torch.no_grad():
-        task.check(model, _outputs(model, example.to(next(model.parameters()).device)))
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        task.check(model, _outputs(model, example.to(device)))
     if training is not None and limit is not None and limit < len(training):
         training = training.take(limit, seed=0)
     return kind(data, training, test)

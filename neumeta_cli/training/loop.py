@@ -12,7 +12,7 @@ from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.training.journal import STATE_FILE, Journal, StopSignals
 from neumeta_cli.training.learner import Learner, LoopSettings, Place
-from neumeta_cli.training.precision import choose_precision, settled_precision
+from neumeta_cli.training.precision import Choice, choose_precision, settled_precision
 from neumeta_cli.training.processes import Processes
 
 BAD_STEPS = 5  # steps in a row whose loss or gradient is not finite, before going back
@@ -70,6 +70,11 @@ class Loop:
         return max(1, self.images // self.settings.batch_size)
 
     @property
+    def batch_size(self) -> int:
+        """Images in a step: as many as settings say, or all."""
+        return min(self.settings.batch_size, self.images)
+
+    @property
     def total_steps(self) -> int:
         return self.settings.epochs * self.steps_per_epoch
 
@@ -102,25 +107,29 @@ class Loop:
 
     def settle_precision(self) -> str:
         """The precision that the steps are to have: the recipe's, or the quicker one here."""
-        main = self.processes.main
         self.precision = settled_precision(
             self.settings.precision,
-            lambda: choose_precision(
-                self.learner.rehearse,
-                min(self.settings.batch_size, self.images),
-                self.total_steps,
-                self.learner.device,
-                lambda flag: self._any(flag and main),
-                max(4, self.processes.count),
-            ),
+            self.try_precisions,
             self.section,
             self.journal.folder,
             self.resumed,
-            main,
+            self.processes.main,
             self.reporter,
         )
         self.learner.lowered = self.precision == "bfloat16"
         return self.precision
+
+    def try_precisions(self) -> Choice:
+        """Rehearse a few steps in each precision; what is trained stays as it is."""
+        main = self.processes.main
+        return choose_precision(
+            self.learner.rehearse,
+            self.batch_size,
+            self.total_steps,
+            self.learner.device,
+            lambda flag: self._any(flag and main),
+            max(4, self.processes.count),
+        )
 
     def _any(self, flag: bool) -> bool:
         return self.processes.any(flag, self.learner.device)

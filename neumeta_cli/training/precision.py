@@ -63,8 +63,15 @@ class Choice:
         """What all steps will take, where it is more than a moment."""
         if self.whole < MOMENT:
             return ""
-        minutes = self.whole / 60
-        return f"; about {minutes:.0f} min" if minutes < 120 else f"; about {minutes / 60:.1f} h"
+        return f"; about {in_words(self.whole)}"
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < MOMENT:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def choose_precision(

@@ -99,7 +99,7 @@ def halves(task: Task, seed: int) -> tuple[Task, Task]:
     """The task with one and with the other half of its test images, drawn at random."""
     count = len(task.test)
     if count < 2:
-        raise NeumetaError("a search needs two test images at least")
+        raise NeumetaError("a search or a target needs two test images at least")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     first, second = order[: count // 2][:MOST_SCORED], order[count // 2 :]
     pair = (replace(task, test=task.test.chosen(index)) for index in (first, second))

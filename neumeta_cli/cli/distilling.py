@@ -1,0 +1,178 @@
+"""``neumeta quickstart`` and ``distill``."""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neumeta_cli.checkpoint import require_there
+from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say
+from neumeta_cli.cli.gains import doubts_in, gained_in, tell_export_next
+from neumeta_cli.cli.options import (
+    ArchOption,
+    CheckpointArgument,
+    DataOption,
+    Device,
+    DownloadOption,
+    EpochsOption,
+    RecipeOption,
+    SaveRecipe,
+    ScopeOption,
+    SetOption,
+    SkipBrokenOption,
+    TestDataOption,
+    WeightsKeyOption,
+    choose_device,
+    with_scope,
+)
+from neumeta_cli.errors import NeumetaError
+
+if TYPE_CHECKING:
+    from neumeta_cli.direct import Job
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")]
+MANIFOLD = Path("manifold.safetensors")
+
+
+def quickstart(
+    checkpoint: CheckpointArgument,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of images: train/<class>/ and test/<class>/ (or val/), class folders "
+            "alone, or images without classes.",
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fit without asking.")] = False,
+    arch: ArchOption = None,
+    test_data: TestDataOption = None,
+    epochs: EpochsOption = None,
+    output: OutputOption = MANIFOLD,
+    device: Device = "auto",
+) -> None:
+    """Show what is found, ask once, and fit.
+
+    The fit is that of neumeta distill with an automatic recipe. Without a terminal to ask in, it
+    goes on with --yes only.
+
+    Example: neumeta quickstart resnet18.pth --data my_images/
+    """
+    check_output(output)
+    require_there(checkpoint)
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.cli.adapting import TestImages, automatic
+    from neumeta_cli.cli.found import found_table
+    from neumeta_cli.direct import foresee, open_job
+
+    place = choose_device(device)
+    reporter = TerminalReporter()
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
+    recipe = automatic(loaded, None, data, epochs, test=TestImages(test_data))
+    job = open_job(loaded, recipe, reporter)
+    note("a few steps are tried, to know what the fit takes")
+    forecast = foresee(job, place)
+    say(found_table(job, forecast, output))
+    if not yes and not _agreed():
+        return
+    fit = job.recipe.fit.model_copy(update={"precision": forecast.precision})  # tried already
+    job = replace(job, recipe=job.recipe.model_copy(update={"fit": fit}))
+    _carry_out(job, output, place)
+
+
+def distill(
+    checkpoint: CheckpointArgument,
+    data: DataOption = None,
+    download: DownloadOption = False,
+    recipe: RecipeOption = None,
+    output: OutputOption = MANIFOLD,
+    arch: ArchOption = None,
+    weights_key: WeightsKeyOption = None,
+    scope: ScopeOption = None,
+    epochs: EpochsOption = None,
+    test_data: TestDataOption = None,
+    skip_broken: SkipBrokenOption = False,
+    set_: SetOption = None,
+    save_recipe: SaveRecipe = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
+) -> None:
+    """Fit a manifold to one checkpoint as it is.
+
+    Without --recipe, one is made for the network and the images, and told. Channels are not
+    reordered: see neumeta permute. While it runs, its state is kept in OUTPUT.training/; --resume
+    continues from there.
+
+    Example: neumeta distill resnet18.pth --data my_images/
+    """
+    check_output(output)
+    require_there(checkpoint)
+    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
+    from neumeta_cli.cli.stages import tell_arch
+    from neumeta_cli.direct import open_job
+
+    reporter = TerminalReporter()
+    test, extra, chosen = TestImages(test_data, skip_broken), with_scope(set_, scope), None
+    if recipe is not None:
+        chosen = adapted(recipe, extra, checkpoint, data, epochs, seed, download, weights_key, test)
+        weights_key = chosen.model.weights_key
+    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
+    tell_arch(loaded)
+    if chosen is None:
+        chosen = automatic(
+            loaded, extra, data, epochs, seed, download, save_recipe, weights_key, test
+        )
+    job = open_job(loaded, chosen, reporter)
+    _carry_out(job, output, choose_device(device), resume)
+
+
+def check_output(output: Path) -> None:
+    """Refuse a manifold's name before the fit, not after it.
+
+    Raises:
+        NeumetaError: it has another ending.
+
+    """
+    if output.suffix != ".safetensors":
+        raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
+
+
+def _agreed() -> bool:
+    """Whether the user wants the fit; without a terminal, how to say so is told instead."""
+    if _terminal():
+        return typer.confirm("Fit it now?", default=True, err=True)
+    note(f"nothing is fitted yet; to go on: {shlex.join(['neumeta', *sys.argv[1:], '--yes'])}")
+    return False
+
+
+def _terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _carry_out(job: "Job", output: Path, device: str, resume: bool = False) -> None:
+    """Fit, write, measure, and tell what was gained."""
+    from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
+    from neumeta_cli.direct import distill_job
+    from neumeta_cli.evaluate import shown
+
+    reporter, folder = TerminalReporter(), working_folder(output, resume)
+    with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
+        found = distill_job(job, output, folder, device, resume, reporter)
+    if found is None:
+        return
+    took = found.result.seconds + found.result.preparation_seconds
+    metrics = shown(job.task.metrics, found.rows)
+    say(f"fit: {took:.0f} s, {counted(found.result.epochs, 'epoch')}")
+    metric = metrics[0] if metrics else None
+    for line in gained_in(found.rows, metric):
+        say(line)
+    for line in doubts_in(found.rows, metric):
+        note(line)
+    say(f"written: {escape(str(output))}")
+    tell_export_next(None, output, ":" in job.checkpoint.arch.name)

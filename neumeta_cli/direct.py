@@ -1,0 +1,212 @@
+"""One checkpoint as it is, straight to one manifold's file: opened, foreseen, fitted, measured."""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from neumeta_cli.checkpoint import Checkpoint, check_resizable
+from neumeta_cli.data.preprocessing import resolved
+from neumeta_cli.distill import FitResult, distill_checkpoint
+from neumeta_cli.distill.fit import Fitter
+from neumeta_cli.evaluate import Row
+from neumeta_cli.hardware import launched_processes
+from neumeta_cli.manifold import Manifold, build_manifold, save_manifold
+from neumeta_cli.measuring import measured_rows
+from neumeta_cli.permute import check_trace
+from neumeta_cli.pipeline import (
+    check_opens,
+    open_inputs,
+    preprocessing_for,
+    with_data,
+)
+from neumeta_cli.recipe import Recipe
+from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.resize import Frame, open_frame
+from neumeta_cli.runs import point_latest
+from neumeta_cli.seeding import seeded
+from neumeta_cli.tasks import Task, load_task, task_class
+from neumeta_cli.training import Loop
+
+STEPS = 2  # that are timed for a forecast
+WIDTHS = (1.0, 0.75, 0.5, 0.25)  # that a fit without a run folder is measured at
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint, its data and a recipe, all of them read and found to go together."""
+
+    checkpoint: Checkpoint
+    task: Task
+    recipe: Recipe
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit will take and give.
+
+    Attributes:
+        seconds: of all steps.
+        precision: of matrix products and convolutions: what the recipe says, or the quicker one.
+        memory: bytes that one step needs at its peak, with all that the process holds; None where
+            the system does not tell.
+        stored: bytes of the manifold's file.
+        parts: of the parameters, what is left, by width.
+
+    """
+
+    seconds: float
+    precision: str
+    memory: int | None
+    stored: int
+    parts: Mapping[float, float]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A fitted manifold, what the fit took, and rows of networks that were measured."""
+
+    manifold: Manifold
+    result: FitResult
+    rows: list[Row]
+
+
+def open_job(checkpoint: Checkpoint, recipe: Recipe, reporter: Reporter | None = None) -> Job:
+    """Read the data that a recipe names, as the checkpoint's network expects them.
+
+    Raises:
+        NeumetaError: they cannot be read, or do not go with the network.
+
+    """
+    reporter = reporter or Silent()
+    check_resizable(checkpoint.arch.name, checkpoint.model, recipe.norm.fold)
+    if recipe.model.input_size is not None:
+        checkpoint = replace(checkpoint, input_size=recipe.model.input_size)
+    recipe = with_data(recipe, resolved(recipe.data, preprocessing_for(checkpoint), reporter))
+    task = load_task(
+        recipe.data,
+        checkpoint.model,
+        checkpoint.input_size,
+        limit=recipe.fit.limit,
+        reporter=reporter,
+        kind=task_class(recipe.task, trust_code=True),
+    )
+    return _traced(checkpoint, task, recipe)
+
+
+def job_of(recipe: Recipe, reporter: Reporter | None = None) -> Job:
+    """Read the checkpoint and the data that a recipe names.
+
+    Raises:
+        NeumetaError: one of them is not given or not right.
+
+    """
+    checkpoint, task = open_inputs(recipe, reporter)
+    return _traced(checkpoint, task, with_data(recipe, task.data))
+
+
+def _traced(checkpoint: Checkpoint, task: Task, recipe: Recipe) -> Job:
+    frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
+    check_trace(checkpoint, frame.trace)
+    return Job(checkpoint, task, recipe, frame)
+
+
+def foresee(job: Job, device: str = "cpu", widths: Sequence[float] = WIDTHS[1:]) -> Forecast:
+    """Take a few steps of a fit and leave nothing behind.
+
+    Args:
+        job: what would be fitted.
+        device: where to compute.
+        widths: whose sizes are told.
+
+    """
+    recipe, model = job.recipe, job.checkpoint.model
+    with seeded(recipe.seed):
+        manifold, original = build_manifold(
+            model,
+            job.checkpoint.arch,
+            job.checkpoint.input_size,
+            recipe.scope,
+            recipe.norm.fold,
+            recipe.inr,
+            recipe.noise,
+            frame=job.frame,
+        )
+    loop = Fitter(manifold, original, job.task, recipe, device).loop
+    asked = recipe.fit.precision
+    precision = loop.try_precisions().precision if asked == "auto" else asked
+    seconds = [_step(loop, precision) for _ in range(STEPS)]
+    scoped = manifold.frame
+    full = scoped.cost(scoped.full).parameters
+    with TemporaryDirectory() as folder:
+        stored = save_manifold(Path(folder) / "manifold.safetensors", manifold).stat().st_size
+    return Forecast(
+        min(seconds) * loop.total_steps,
+        precision,
+        _peak_memory(device),
+        stored,
+        {width: scoped.cost(scoped.sizes(width)).parameters / full for width in widths},
+    )
+
+
+def distill_job(
+    job: Job,
+    output: Path,
+    folder: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Distilled | None:
+    """Fit a manifold, write it, and measure it; its file then holds what was found.
+
+    Args:
+        job: what to fit.
+        output: the manifold's file, there before anything is measured.
+        folder: of the fit's state, which goes when the file is written.
+        device: where to compute.
+        resume: go on from the state in the folder.
+        reporter: is told of the progress.
+
+    Returns:
+        What it gave; None in all but the first of several processes, which write no files.
+
+    """
+    reporter = reporter or Silent()
+    manifold, _, result = distill_checkpoint(
+        job.checkpoint, job.task, job.recipe, device, folder, resume, reporter, job.frame
+    )
+    if launched_processes()[1]:
+        return None
+    check_opens(save_manifold(output, manifold))
+    shutil.rmtree(folder)
+    point_latest(output)
+    reporter.tell(f"written: {output}; it is measured now")
+    rows = measured_rows(manifold, job.checkpoint.model, job.task, WIDTHS, job.recipe, reporter)
+    save_manifold(output, manifold)
+    return Distilled(manifold, result, rows)
+
+
+def _step(loop: Loop, precision: str) -> float:
+    """Seconds of what a step computes, on a whole batch."""
+    start = time.perf_counter()
+    loop.learner.rehearse(precision, 0, loop.batch_size)
+    if loop.learner.device.type == "cuda":
+        torch.cuda.synchronize(loop.learner.device)
+    return time.perf_counter() - start
+
+
+def _peak_memory(device: str) -> int | None:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
