@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import Tensor, nn
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.resize.adapt import resizable
 from neumeta_cli.resize.cost import Cost, measure_cost
 from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
@@ -50,8 +49,8 @@ class Frame:
     layouts: Mapping[str, Layout]
     heads: str = "width"
     scope: tuple[str, ...] = ()
-    _shapes: dict[Any, dict[str, tuple[int, ...]]] = field(
-        default_factory=dict, repr=False, compare=False
+    _shapes: Cache[dict[str, tuple[int, ...]]] = field(
+        default_factory=Cache, repr=False, compare=False
     )
 
     def __deepcopy__(self, _: object) -> "Frame":
@@ -96,7 +95,7 @@ class Frame:
     def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights at these sizes."""
         key = tuple(sizes.items())
-        return remembered(self._shapes, key, lambda: resized_shapes(self.trace, sizes))
+        return self._shapes.get(key, lambda: resized_shapes(self.trace, sizes))
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device."""
