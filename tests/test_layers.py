@@ -33,6 +33,7 @@ ORDER = [
     "evaluate",
     "export",
     "pipeline",
+    "outlook",
     "compare",
     "cli",
 ]

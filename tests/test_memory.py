@@ -15,6 +15,8 @@ from neumeta_cli import hardware
 from neumeta_cli.cache import Cache, held_bytes
 from neumeta_cli.distill import Fitter
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.outlook import foresee
+from neumeta_cli.recipe import load_recipe
 from neumeta_cli.tasks import load_task
 from neumeta_cli.training import kept as kept_module
 from neumeta_cli.training import train_network
@@ -185,3 +187,20 @@ def test_a_fit_and_a_training_stop_before_their_first_step(
     task = load_task(recipe.data, model, arch.default_input_size())
     with pytest.raises(NeumetaError, match=r"are free; set train\.batch_size=\d+ \(about [^)]*\)$"):
         train_network(model, task, TrainSection(epochs=1, batch_size=40))
+
+
+def test_a_dry_run_tells_what_a_fit_takes_and_writes_nothing(
+    build, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "lenet.pth"
+    torch.save(build("lenet_digits")[0].state_dict(), file)
+    recipe = load_recipe("digits_lenet", [f"model.checkpoint={file}", "fit.epochs=7"])
+    found = foresee(recipe)
+    assert list(tmp_path.iterdir()) == [file]
+    assert found.steps == 7 * (1438 // recipe.fit.batch_size)
+    assert found.seconds == pytest.approx(found.steps * found.step_seconds, rel=0.05)
+    assert 0 < found.step_bytes < found.bytes
+    assert next(iter(found.networks)) == 1.0
+    parameters = [cost.parameters for cost in found.networks.values()]
+    assert parameters == sorted(set(parameters), reverse=True)

@@ -3,11 +3,19 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
+from neumeta_cli.cli.console import (
+    TerminalReporter,
+    counted,
+    escape,
+    note,
+    say,
+    table,
+    write_json,
+)
 from neumeta_cli.cli.gains import gained, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
@@ -32,6 +40,9 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
 from neumeta_cli.runs import MANIFOLD_FILE, RECIPE_FILE
 
+if TYPE_CHECKING:
+    from neumeta_cli.recipe import Recipe
+
 
 def fit(
     recipe: RecipeOption = None,
@@ -51,6 +62,12 @@ def fit(
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only tell how long the fit would take, its memory and the sizes."
+        ),
+    ] = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
@@ -102,6 +119,9 @@ def fit(
         chosen = adapted(
             source, extra, checkpoint, data, epochs, seed, download, weights_key, test, goes_on
         )
+    if dry_run:
+        _tell_outlook(chosen, choose_device(device), json)
+        return
     _tell_processes()
     again = f"neumeta fit --run {folder} --resume"
     with telling_how_to_go_on(reporter, folder, again):
@@ -290,6 +310,27 @@ def train(
     say(f"written: {escape(str(output))}")
     given = ["--data", data] if data is not None else []
     tell_next(None, "fit", "--recipe", recipe, "--checkpoint", output, *given)
+
+
+def _tell_outlook(recipe: "Recipe", device: str, json: str | None) -> None:
+    """What a fit would take, on stdout."""
+    from neumeta_cli.outlook import foresee
+    from neumeta_cli.training.footprint import in_words
+
+    found = foresee(recipe, device, TerminalReporter())
+    write_json(json, found.as_dict())
+    if json == "-":
+        return
+    rows = [
+        (f"{width:g}", f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.bytes:,}")
+        for width, cost in found.networks.items()
+    ]
+    say(table(f"{recipe.name}, not fitted", ["width", "parameters", "MACs", "size (bytes)"], rows))
+    say(
+        f"fit: about {found.seconds:,.0f} s for {counted(found.steps, 'step')} of "
+        f"{found.step_seconds:.3g} s each in {found.precision}"
+    )
+    say(f"memory: about {in_words(found.bytes)}, {in_words(found.step_bytes)} of it in a step")
 
 
 def _tell_processes() -> None:

@@ -23,7 +23,7 @@ OPTIONS = {
     **dict.fromkeys(("width", "widths", "channels", "round_to", "force", "samples"), WANTED),
     **dict.fromkeys(("max_params", "max_macs", "max_size", "max_latency"), WANTED),
     **dict.fromkeys(("target_accuracy", "search", "search_samples", "fold", "dtype"), WANTED),
-    **dict.fromkeys(("epochs", "resume", "device", "seed", "seeds", "methods"), HOW),
+    **dict.fromkeys(("epochs", "resume", "dry_run", "device", "seed", "seeds", "methods"), HOW),
     **dict.fromkeys(("solver", "time_limit", "norm", "weighting", "latency"), HOW),
     **dict.fromkeys(("output", "run", "ending", "json", "plot", "save_recipe"), PLACE),
     "overwrite": PLACE,

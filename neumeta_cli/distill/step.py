@@ -206,6 +206,8 @@ class Step:
         """
         if not pool:
             pool = [(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
+        # The largest first: memory that it leaves holds the others.
+        pool = sorted(pool, key=lambda drawn: sum(drawn[0].values()), reverse=True)
         weights = sum(weight for _, weight in pool)
         trained = self._draw_trained(warm)
         generators = (self.choices, self.noise.generator)

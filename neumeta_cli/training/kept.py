@@ -2,7 +2,7 @@
 
 from neumeta_cli.hardware import give_back_memory, resident_bytes
 
-ROOM = 1.25  # times what a step takes
+ROOM = 1.15  # times what a step takes
 LEAST_BYTES = 64 << 20  # are kept in any case
 
 
@@ -12,8 +12,8 @@ class KeptMemory:
     Blocks that were freed serve the next step (``keep_freed_memory``). But networks of a fit have
     other sizes in each step: blocks of one leave holes that those of the next do not fit into, and
     what an evaluation took is kept for good. So a step that begins with nothing kept tells what one
-    takes, and when more than that and a quarter lies beyond what is in use, all is given back.
-    Memory then is cleared anew in one step, which costs a tenth of its time or less.
+    takes, and when clearly more than that lies beyond what is in use, all is given back.
+    Memory then is cleared anew in the next step, so this is not done in every one.
     """
 
     def __init__(self) -> None:
