@@ -1,7 +1,6 @@
 """One checkpoint as it is, straight to one manifold's file: opened, foreseen, fitted, measured."""
 
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +11,10 @@ import torch
 
 from neumeta_cli.checkpoint import Checkpoint, check_resizable
 from neumeta_cli.data.preprocessing import resolved
-from neumeta_cli.distill import FitResult, distill_checkpoint
-from neumeta_cli.distill.fit import Fitter
+from neumeta_cli.distill import FitResult, distill_checkpoint, open_fit
 from neumeta_cli.evaluate import Row
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.manifold import Manifold, build_manifold, save_manifold
+from neumeta_cli.manifold import Manifold, save_manifold
 from neumeta_cli.measuring import measured_rows
 from neumeta_cli.permute import check_trace
 from neumeta_cli.pipeline import (
@@ -29,7 +27,6 @@ from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.runs import point_latest
-from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task, load_task, task_class
 from neumeta_cli.training import Loop
 
@@ -52,18 +49,19 @@ class Forecast:
     """What a fit will take and give.
 
     Attributes:
+        steps: in all.
         seconds: of all steps.
         precision: of matrix products and convolutions: what the recipe says, or the quicker one.
-        memory: bytes that one step needs at its peak, with all that the process holds; None where
-            the system does not tell.
+        memory: bytes that are held when a step is at its peak, the program itself among them.
         stored: bytes of the manifold's file.
         parts: of the parameters, what is left, by width.
 
     """
 
+    steps: int
     seconds: float
     precision: str
-    memory: int | None
+    memory: int
     stored: int
     parts: Mapping[float, float]
 
@@ -117,39 +115,38 @@ def _traced(checkpoint: Checkpoint, task: Task, recipe: Recipe) -> Job:
     return Job(checkpoint, task, recipe, frame)
 
 
-def foresee(job: Job, device: str = "cpu", widths: Sequence[float] = WIDTHS[1:]) -> Forecast:
+def foresee(
+    job: Job,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+    widths: Sequence[float] = WIDTHS[1:],
+) -> Forecast:
     """Take a few steps of a fit and leave nothing behind.
 
     Args:
         job: what would be fitted.
         device: where to compute.
+        reporter: is told of the progress.
         widths: whose sizes are told.
 
+    Raises:
+        NeumetaError: memory does not hold a step.
+
     """
-    recipe, model = job.recipe, job.checkpoint.model
-    with seeded(recipe.seed):
-        manifold, original = build_manifold(
-            model,
-            job.checkpoint.arch,
-            job.checkpoint.input_size,
-            recipe.scope,
-            recipe.norm.fold,
-            recipe.inr,
-            recipe.noise,
-            frame=job.frame,
-        )
-    loop = Fitter(manifold, original, job.task, recipe, device).loop
-    asked = recipe.fit.precision
-    precision = loop.try_precisions().precision if asked == "auto" else asked
-    seconds = [_step(loop, precision) for _ in range(STEPS)]
+    fitter, _ = open_fit(
+        job.checkpoint, job.task, job.recipe, device, None, reporter or Silent(), job.frame
+    )
+    outlook, manifold = fitter.loop.prepare(), fitter.manifold
+    seconds = min(_step(fitter.loop) for _ in range(STEPS))
     scoped = manifold.frame
     full = scoped.cost(scoped.full).parameters
     with TemporaryDirectory() as folder:
         stored = save_manifold(Path(folder) / "manifold.safetensors", manifold).stat().st_size
     return Forecast(
-        min(seconds) * loop.total_steps,
-        precision,
-        _peak_memory(device),
+        outlook.steps,
+        seconds * outlook.steps,
+        outlook.precision,
+        outlook.held + outlook.step_bytes,
         stored,
         {width: scoped.cost(scoped.sizes(width)).parameters / full for width in widths},
     )
@@ -192,21 +189,10 @@ def distill_job(
     return Distilled(manifold, result, rows)
 
 
-def _step(loop: Loop, precision: str) -> float:
+def _step(loop: Loop) -> float:
     """Seconds of what a step computes, on a whole batch."""
     start = time.perf_counter()
-    loop.learner.rehearse(precision, 0, loop.batch_size)
+    loop.learner.rehearse(loop.precision, 0, loop.batch_size)
     if loop.learner.device.type == "cuda":
         torch.cuda.synchronize(loop.learner.device)
     return time.perf_counter() - start
-
-
-def _peak_memory(device: str) -> int | None:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

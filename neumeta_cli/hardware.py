@@ -1,6 +1,7 @@
 """What the machine offers: memory that is kept, arithmetic that is quick, other processes."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's parameters, mallopt(3)
 KEPT_BYTES = 1 << 30
 KEPT_BEFORE = 32 << 20  # what glibc before 2.35 takes at most for the one threshold
+CGROUP_FILES = {  # by controllers: limit, use, and what of it the kernel takes back
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def keep_freed_memory() -> None:
@@ -28,6 +33,65 @@ def keep_freed_memory() -> None:
         return
     if mallopt(MMAP_THRESHOLD, KEPT_BYTES) or mallopt(MMAP_THRESHOLD, KEPT_BEFORE):
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_back_memory() -> None:
+    """Let glibc give back all memory that is free, also between blocks in use."""
+    import ctypes
+
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    trim(0)
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process has now, None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int | None:
+    """Memory that this process can still get from the system, None where it does not say.
+
+    What the kernel calls available, or what is left below the limit of a control group (a
+    container, a batch system), whichever is less.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return min([free << 10, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _left_in_groups(own: Path, root: Path) -> list[int]:
+    """What each control group that limits the process's memory has left."""
+    try:
+        groups = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
+    except OSError:
+        return []
+    left = []
+    for _, controllers, path in (group for group in groups if len(group) == 3):
+        names = CGROUP_FILES.get(controllers)
+        base = root / controllers
+        folder = base / path.strip("/")
+        while names is not None:
+            try:
+                limit, used = (int((folder / name).read_text("ascii")) for name in names[:2])
+                stat = (folder / "memory.stat").read_text("ascii").splitlines()
+                cached = sum(int(s.split()[1]) for s in stat if s.split()[0] == names[2])
+                left.append(max(0, limit - used + cached))
+            except (OSError, ValueError, IndexError):  # no limit ("max"), or of another system
+                pass
+            if folder == base or base not in folder.parents:
+                break
+            folder = folder.parent
+    return left
 
 
 def computes_bfloat16(device: "torch.device | str") -> bool:

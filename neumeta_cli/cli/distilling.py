@@ -74,7 +74,7 @@ def quickstart(
     recipe = automatic(loaded, None, data, epochs, test=TestImages(test_data))
     job = open_job(loaded, recipe, reporter)
     note("a few steps are tried, to know what the fit takes")
-    forecast = foresee(job, place)
+    forecast = foresee(job, place, reporter)
     say(found_table(job, forecast, output))
     if not yes and not _agreed():
         return

@@ -1,7 +1,7 @@
 """``neumeta fit`` and ``train``."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -118,7 +118,10 @@ def fit(
         )
     if dry_run:
         job = job_of(chosen, reporter)
-        say(found_table(job, foresee(job, choose_device(device)), folder / MANIFOLD_FILE))
+        forecast = foresee(job, choose_device(device), reporter)
+        write_json(json, asdict(forecast))
+        if json != "-":
+            say(found_table(job, forecast, folder / MANIFOLD_FILE))
         return
     _tell_processes()
     again = f"neumeta fit --run {folder} --resume"

@@ -55,8 +55,8 @@ def _lines(job: "Job", forecast: "Forecast", output: Path | None) -> list[tuple[
     if job.task.test.classes:
         names = job.task.test.classes
         lines.insert(2, ("classes", f"{len(names)}: {_some(names, MOST_NAMED)}"))
-    memory = "" if forecast.memory is None else f", {in_bytes(forecast.memory)} of memory"
-    lines.append(("takes", f"about {in_words(forecast.seconds)} in {forecast.precision}{memory}"))
+    memory = f"{in_bytes(forecast.memory)} of memory"
+    lines.append(("takes", f"about {in_words(forecast.seconds)} in {forecast.precision}, {memory}"))
     file = "a manifold's file" if output is None else str(output)
     lines.append(("writes", f"{file} of about {in_bytes(forecast.stored)}"))
     left = ", ".join(f"{width:g}: {part:.0%}" for width, part in forecast.parts.items())

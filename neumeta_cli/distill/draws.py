@@ -7,6 +7,7 @@ from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 
+RARE = 20  # one in so many networks that are drawn is wider than what counts as the largest
 TRIALS = 2  # of widths that differ, before a fit draws them
 OTHERS = 56  # sizes that a fit comes back to beside these: anchors, those that are watched
 MIXED = REMEMBERED - OTHERS  # networks with widths that differ
@@ -67,6 +68,15 @@ class WidthPool:
         due = zip(self.anchors, chances, shares, strict=True)
         anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
         return [(drawn, self.fit.drawn_weight), *((sizes, 1.0) for sizes in anchors)]
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """The sizes that a step takes most memory at, but for networks left as they are."""
+        low, high = self.fit.gamma
+        found = [*self.anchors, self.manifold.frame.sizes(1 - (low + (high - low) / RARE))]
+        if self.fit.mixed:
+            found += [self.mixed(place) for place in range(MIXED)]
+        return max(found, key=lambda sizes: sum(sizes.values()))
 
     def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
         (low, high), fit = self.fit.gamma, self.fit

@@ -11,7 +11,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.trace import Clique
 
-Features = dict[str, Tensor]  # by the weight that reads them
+Features = dict[str, Tensor]  # (b, pixels …, C) by the weight that reads them
 MOST_PIXELS = 64  # of an image are compared; neighbours have much the same features
 
 
@@ -57,16 +57,21 @@ class Hints:
 
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[Features]:
-        """Collect what the readers of a network are given in a forward pass."""
+        """Collect what the readers of a network are given in a forward pass, at some pixels.
+
+        Without gradients the rest is not held: a teacher's features would take as much memory as
+        many of its activations, for as long as a step lasts.
+        """
         seen: Features = {}
 
         def watch(weight: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-            return module.register_forward_pre_hook(
-                lambda _, given, named: seen.__setitem__(
-                    weight, next(iter((*given, *named.values())))
-                ),
-                with_kwargs=True,
-            )
+            dim = _feature_dim(module)
+
+            def take(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+                rows = _spread(next(iter((*given, *named.values()))), dim)
+                seen[weight] = rows if rows.requires_grad else rows.clone()
+
+            return module.register_forward_pre_hook(take, with_kwargs=True)
 
         handles = [watch(w, network.get_submodule(name)) for w, name in self.readers.items()]
         try:
@@ -101,10 +106,9 @@ class Hints:
             if weight not in own or weight not in wanted or target.c_in > target.spec.shape[1]:
                 continue  # a network that grows has channels that the checkpoint does not
             assert layout.into is not None
-            dim = _feature_dim(self.manifold.frame.model.get_submodule(self.readers[weight]))
             real = within.get(weight, {}).get(layout.into)
-            mine = _chosen(own[weight], dim, None if real is None else torch.from_numpy(real))
-            theirs = _chosen(wanted[weight], dim, begun_as.get((weight, layout.into)))
+            mine = _chosen(own[weight], None if real is None else torch.from_numpy(real))
+            theirs = _chosen(wanted[weight], begun_as.get((weight, layout.into)))
             parts.append(_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6))
         device = next(self.manifold.inr.parameters()).device
         return torch.stack(parts).mean() if parts else torch.zeros((), device=device)
@@ -122,16 +126,20 @@ def _feature_dim(module: nn.Module) -> int:
     return -1 if isinstance(module, nn.Linear) else 1
 
 
-def _chosen(features: Tensor, dim: int, places: Tensor | None) -> Tensor:
-    """Some channels, which come last then, of pixels (or tokens) spread over each image."""
+def _spread(features: Tensor, dim: int) -> Tensor:
+    """Pixels (or tokens) spread over each image, their channels last; a view."""
     rows = features.movedim(dim, -1)
     most = round(MOST_PIXELS ** (1 / max(1, rows.dim() - 2)))
-    rows = rows[(slice(None), *(slice(None, None, -(-n // most)) for n in rows.shape[1:-1]))]
+    return rows[(slice(None), *(slice(None, None, -(-n // most)) for n in rows.shape[1:-1]))]
+
+
+def _chosen(rows: Tensor, places: Tensor | None) -> Tensor:
+    """Some channels, which come last."""
     if places is None:
         return rows
     if int(places[-1]) == len(places) - 1:  # the first ones
         return rows[..., : len(places)]
-    return rows.index_select(-1, places.to(features.device))
+    return rows.index_select(-1, places.to(rows.device))
 
 
 def _squares(features: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from neumeta_cli.checkpoint import Checkpoint, file_hash
-from neumeta_cli.distill.fit import FitResult, fit_manifold
+from neumeta_cli.distill.fit import FitResult, Fitter
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
 from neumeta_cli.permute import check_trace
@@ -13,6 +13,41 @@ from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
+
+
+def open_fit(
+    checkpoint: Checkpoint,
+    task: Task,
+    recipe: FitRecipe,
+    device: str = "cpu",
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
+    frame: Frame | None = None,
+) -> tuple[Fitter, dict[str, Tensor]]:
+    """A fit of ``distill_checkpoint`` that has not begun, and the weights that it is to learn.
+
+    Raises:
+        NeumetaError: whatever the user can put right, or a trace that is wrong.
+
+    """
+    if frame is None:
+        frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
+        check_trace(checkpoint, frame.trace)
+    with seeded(recipe.seed):  # the INR's first weights
+        manifold, original = build_manifold(
+            checkpoint.model,
+            checkpoint.arch,
+            checkpoint.input_size,
+            recipe.scope,
+            recipe.norm.fold,
+            recipe.inr,
+            recipe.noise,
+            frame=frame,
+        )
+    manifold.provenance = Provenance(
+        checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")
+    )
+    return Fitter(manifold, original, task, recipe, device, folder, reporter), original
 
 
 def distill_checkpoint(
@@ -45,22 +80,6 @@ def distill_checkpoint(
         NeumetaError: whatever the user can put right, or a trace that is wrong.
 
     """
-    if frame is None:
-        frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
-        check_trace(checkpoint, frame.trace)
-    with seeded(recipe.seed):  # the INR's first weights
-        manifold, original = build_manifold(
-            checkpoint.model,
-            checkpoint.arch,
-            checkpoint.input_size,
-            recipe.scope,
-            recipe.norm.fold,
-            recipe.inr,
-            recipe.noise,
-            frame=frame,
-        )
-    manifold.provenance = Provenance(
-        checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")
-    )
-    result = fit_manifold(manifold, original, task, recipe, device, folder, resume, reporter)
-    return manifold, original, result
+    fitter, original = open_fit(checkpoint, task, recipe, device, folder, reporter, frame)
+    result = fitter.run(resume)
+    return fitter.manifold, original, result

@@ -33,6 +33,12 @@ class LossSection(Section):
 class FitSection(Section):
     epochs: int = Field(200, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="images in each step")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch that are computed one after another, their gradients added "
+        "up: less memory, the same step but for the statistics of batch norms",
+    )
     learning_rate: float = Field(
         1e-3, gt=0, description="Adam's learning rate, decayed to 0 along a cosine"
     )

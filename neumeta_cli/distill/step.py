@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
 from neumeta_cli.tasks import Task
 from neumeta_cli.training import START, Place, Processes
+from neumeta_cli.training.footprint import counting_saved
 from neumeta_cli.training.outputs import as_float
 from neumeta_cli.training.synced import SyncedNorms
 
@@ -44,6 +45,7 @@ class Step:
         choices: draws order, widths, tensors and augmentation; the same in every process.
         noise: of the coordinates; the same in every process.
         lowered: whether networks and the INR compute in bfloat16.
+        pieces: of a process's share of the batch, computed one after another.
 
     """
 
@@ -82,6 +84,7 @@ class Step:
         self.convolutions = SafeConvolutions()
         self.lowered = recipe.fit.precision == "bfloat16"
         self.place = START  # of the step under way
+        self.pieces = recipe.fit.accumulate
         self.chance = 0  # seed of what networks draw in this step
 
     def expect(self, batches: Sequence[Tensor], step: int) -> None:
@@ -136,13 +139,31 @@ class Step:
             images: how many training images, the first ones.
 
         """
+        with self._unchanged(precision):
+            self.choices.manual_seed(number)
+            for loss in self._losses(torch.arange(images), False, {}):
+                loss.backward()
+
+    def footprint(self, precision: str, images: int) -> int:
+        """Bytes that the largest network of a step saves for its backward pass."""
+        pool, pieces = [(self.widths.largest, 1.0)], self.pieces
+        self.pieces = 1
+        try:
+            with self._unchanged(precision), counting_saved() as saved:
+                for _ in self._losses(torch.arange(images), False, {}, pool):
+                    pass
+        finally:
+            self.pieces = pieces
+        return saved.bytes
+
+    @contextmanager
+    def _unchanged(self, precision: str) -> Iterator[None]:
+        """Compute in a precision, and leave everything as it was."""
         generators = (self.choices, self.noise.generator)
         before = [g.get_state() for g in generators]
         lowered, self.lowered = self.lowered, precision == "bfloat16"
         try:
-            self.choices.manual_seed(number)
-            for loss in self._losses(torch.arange(images), False, {}):
-                loss.backward()
+            yield
         finally:
             self.optimizer.zero_grad()
             self.lowered = lowered
@@ -177,26 +198,55 @@ class Step:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it keeps the tensors
         self.noise.generator.set_state(state["noise"].cpu())
 
-    def _losses(self, index: Tensor, warm: bool, parts: dict[str, float]) -> Iterator[Tensor]:
-        """The loss at each width of a step times its share of the weights; adds up its parts."""
-        pool = [(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
+    def _losses(
+        self,
+        index: Tensor,
+        warm: bool,
+        parts: dict[str, float],
+        pool: Sequence[tuple[dict[str, int], float]] = (),
+    ) -> Iterator[Tensor]:
+        """The loss at each width of a step times its share of the weights; adds up its parts.
+
+        One after another, so that one network at a time is held. Where the batch is split, every
+        part of it meets the same widths, noise and augmentation as the whole would.
+        """
+        if not pool:
+            pool = [(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
+        # The largest first: memory that it leaves holds the others.
+        pool = sorted(pool, key=lambda drawn: sum(drawn[0].values()), reverse=True)
         weights = sum(weight for _, weight in pool)
         trained = self._draw_trained(warm)
-        part = self.processes.part(len(index))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
-            batch = None if warm else self._batch(index, part)
-        for sizes, weight in pool:
-            share = weight / weights
+        generators = (self.choices, self.noise.generator)
+        begun = [g.get_state() for g in generators]
+        for number, part in enumerate([slice(None)] if warm else self._parts(len(index))):
+            for generator, state in zip(generators, begun, strict=True) if number else ():
+                generator.set_state(state)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
-                generated = self.draws.generate(sizes, self.noise, trained)
-                if not any(w.requires_grad for w in generated.values()):
-                    continue  # the full width of an INR that keeps the checkpoint there
-                own = {} if batch is None else self._task_loss(sizes, generated, batch)
-            own = {n: value * self.processes.share(len(index)) for n, value in own.items()}
-            own |= self._weight_loss(sizes, generated)
-            for name, value in own.items():
-                parts[name] = parts.get(name, 0.0) + float(value.detach()) * share
-            yield torch.stack(list(own.values())).sum() * share
+                batch = None if warm else self._batch(index, part)
+            counts = self._share(part, len(index))
+            for sizes, weight in pool:
+                share = weight / weights
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
+                    generated = self.draws.generate(sizes, self.noise, trained)
+                    if not any(w.requires_grad for w in generated.values()):
+                        continue  # the full width of an INR that keeps the checkpoint there
+                    own = {} if batch is None else self._task_loss(sizes, generated, batch)
+                own = {n: value * counts for n, value in own.items()}
+                if number == 0:
+                    own |= self._weight_loss(sizes, generated)
+                for name, value in own.items():
+                    parts[name] = parts.get(name, 0.0) + float(value.detach()) * share
+                yield torch.stack(list(own.values())).sum() * share
+
+    def _parts(self, count: int) -> list[slice]:
+        """Which of ``count`` images of a batch this process takes at once, one after another."""
+        first, _, step = self.processes.part(count).indices(count)
+        pieces = min(self.pieces, count // step)
+        return [slice(first + step * piece, None, step * pieces) for piece in range(pieces)]
+
+    def _share(self, part: slice, count: int) -> float:
+        """What a mean over a part counts in the mean over processes of their sums over parts."""
+        return len(range(*part.indices(count))) * self.processes.count / count
 
     def _batch(self, index: Tensor, part: slice) -> Batch:
         """The step's images; teacher and networks draw the same random numbers, if any."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.errors import NeumetaError
 
 CACHED = 8  # networks kept
@@ -40,8 +40,9 @@ class LiveNetwork(nn.Module):
         if cached < 1:
             raise NeumetaError(f"a live network keeps one network at least, not {cached}")
         super().__init__()
-        self._sample, self._sizes, self._cached = sample, sizes, cached
-        self._kept: dict[Any, nn.Module] = {}  # not registered: state_dict is the network's in use
+        self._sample, self._sizes = sample, sizes
+        # Not registered: state_dict is the network's in use.
+        self._kept: Cache[nn.Module] = Cache(cached, None)
         self._lock = threading.Lock()
         self.width: Width = 1.0
         self.train(False)
@@ -73,7 +74,7 @@ class LiveNetwork(nn.Module):
     def _at(self, width: Width) -> nn.Module:
         sizes = self._sizes(width)
         key = tuple(sizes.items())
-        return remembered(self._kept, key, lambda: self._placed(sizes), self._cached)
+        return self._kept.get(key, lambda: self._placed(sizes))
 
     def _placed(self, sizes: Mapping[str, int]) -> nn.Module:
         """A sampled network where the one in use is, and in its precision."""
@@ -83,6 +84,6 @@ class LiveNetwork(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LiveNetwork":
         with self._lock:
-            for network in dict.fromkeys([self.network, *self._kept.values()]):
+            for network in dict.fromkeys([self.network, *self._kept]):
                 network._apply(fn, recurse)
         return self

@@ -4,12 +4,11 @@ import copy
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import computes_bfloat16
@@ -76,7 +75,7 @@ class Manifold(nn.Module):
         self.fixed_names = [name for name in tensors if name not in known]
         for number, name in enumerate(self.fixed_names):
             self.register_buffer(f"fixed_{number}", tensors[name].detach().clone())
-        self._skeletons: dict[Any, nn.Module] = {}
+        self._skeletons: Cache[nn.Module] = Cache()
 
     @property
     def blueprint(self) -> Blueprint:
@@ -186,7 +185,7 @@ class Manifold(nn.Module):
                 drop_statistics(made.get_submodule(name))
             return made
 
-        return remembered(self._skeletons, tuple(sizes.items()), make)
+        return self._skeletons.get(tuple(sizes.items()), make)
 
     def fixed_at(self, sizes: Sizes, statistics: bool = True) -> dict[str, Tensor]:
         """The tensors out of scope; statistics of norms along morphing channels are resampled.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr import Noise
 from neumeta_cli.manifold.manifold import Manifold, turned_back
 from neumeta_cli.resize import Sizes
@@ -22,7 +22,7 @@ class RepeatedDraws:
 
     def __init__(self, manifold: Manifold) -> None:
         self.manifold = manifold
-        self._planned: dict[object, Planned] = {}
+        self._planned: Cache[Planned] = Cache()
 
     def generate(
         self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
@@ -31,7 +31,7 @@ class RepeatedDraws:
         if trained is None and (noise is None or not (noise.channels or noise.sizes)):
             inr, targets = self.manifold.inr, self.manifold.targets(sizes)
             key = (inr.device, *sizes.items())
-            planned = remembered(self._planned, key, lambda: inr.planned(targets))
+            planned = self._planned.get(key, lambda: inr.planned(targets))
             if planned is not None:
                 return turned_back(targets, planned())
         return self.manifold.generate(sizes, noise, trained)

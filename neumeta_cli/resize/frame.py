@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.checkpoint import first_line
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.resize.adapt import resizable
@@ -54,10 +53,10 @@ class Frame:
     layouts: Mapping[str, Layout]
     heads: str = "width"
     scope: tuple[str, ...] = ()
-    _shapes: dict[Any, dict[str, tuple[int, ...]]] = field(
-        default_factory=dict, repr=False, compare=False
+    _shapes: Cache[dict[str, tuple[int, ...]]] = field(
+        default_factory=Cache, repr=False, compare=False
     )
-    _faults: dict[Any, str] = field(default_factory=dict, repr=False, compare=False)
+    _faults: Cache[str] = field(default_factory=Cache, repr=False, compare=False)
 
     def __deepcopy__(self, _: object) -> "Frame":
         """Nothing in it changes, so copies of what holds one share it."""
@@ -101,7 +100,7 @@ class Frame:
     def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """Shapes of all weights at these sizes."""
         key = tuple(sizes.items())
-        return remembered(self._shapes, key, lambda: resized_shapes(self.trace, sizes))
+        return self._shapes.get(key, lambda: resized_shapes(self.trace, sizes))
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device."""
@@ -141,7 +140,7 @@ class Frame:
             same = shapes == self.trace.output_shapes
             return "" if same else "its outputs have other shapes there"
 
-        return remembered(self._faults, sizes, tried)
+        return self._faults.get(sizes, tried)
 
     def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The network at these sizes around ``tensors``, which it shares."""

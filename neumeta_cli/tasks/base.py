@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torchmetrics
     from matplotlib.figure import Figure
 
+PIXELS_AT_ONCE = 1 << 20  # of images that a network is measured on
+
 Outputs = Any  # what a network returns: a tensor, or tensors in a tuple or dict
 
 
@@ -257,9 +259,9 @@ class Task(ABC):
         return [(part, None, slice(None)) for part in index.split(self.rows(batch_size))]
 
     def rows(self, batch_size: int) -> int:
-        """How many images at once, so that large ones fit in memory."""
+        """How many images at once, so that these take less memory than a training step."""
         height, width = self.test.image_size
-        return max(1, min(batch_size, batch_size * 128**2 // max(1, height * width)))
+        return max(1, min(batch_size, PIXELS_AT_ONCE // max(1, height * width)))
 
     @contextmanager
     def drawing(self, model: nn.Module, seed: int) -> Iterator[None]:

@@ -76,6 +76,12 @@ class Learner(Protocol):
 
         """
 
+    def footprint(self, precision: str, images: int) -> int:
+        """Bytes that a step on the first images saves for its backward pass, at most.
+
+        It leaves everything as it was.
+        """
+
     def look(self) -> tuple[dict[str, float], str]:
         """What is measured at an epoch's end, and how a line of progress tells it."""
 

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError, StoppedRunError
+from neumeta_cli.hardware import give_back_memory
 from neumeta_cli.reporting import Reporter
+from neumeta_cli.training.footprint import (
+    Outlook,
+    check_fits,
+    free_bytes,
+    held_bytes,
+    step_bytes,
+)
 from neumeta_cli.training.journal import STATE_FILE, Journal, StopSignals
+from neumeta_cli.training.kept import KeptMemory
 from neumeta_cli.training.learner import Learner, LoopSettings, Place
 from neumeta_cli.training.precision import Choice, choose_precision, settled_precision
 from neumeta_cli.training.processes import Processes
@@ -64,6 +73,7 @@ class Loop:
         self.order_state = learner.choices.get_state()  # as the epoch's order was drawn
         self.sums: dict[str, float] = {}  # of the parts of this epoch's losses
         self.seen = ""  # what the learner measured last
+        self.kept = KeptMemory()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,7 +102,7 @@ class Loop:
 
         """
         with self.journal.running():
-            self.settle_precision()
+            self.prepare()
             self.reporter.start(self.section, self.total_steps - self.step)
             if self.step == 0:
                 self.good = copy.deepcopy(self.state_dict())
@@ -100,10 +110,37 @@ class Loop:
             self.processes.check_same(begun, self.learner.device)
             with StopSignals(patient=self.processes.count > 1) as stop:
                 while self.step < self.total_steps:
-                    self._advance()
+                    self.advance()
                     if self._any(stop.requested):
                         self._stop()
             self.reporter.finish()
+            self.kept.before(step=False)
+
+    def prepare(self) -> Outlook:
+        """Settle how the steps are taken, and tell what they will take.
+
+        Raises:
+            NeumetaError: memory does not hold one; says what it would.
+
+        """
+        batch = min(self.settings.batch_size, self.images)
+        asked = "bfloat16" if self.settings.precision == "bfloat16" else "float32"
+        needed = step_bytes(self.learner.footprint, asked, batch, self.processes.count)
+        pieces = getattr(self.settings, "accumulate", None)
+        at_once = -(-batch // (pieces or 1))
+        give_back_memory()
+        free = free_bytes(self.learner.device)
+        check_fits(needed, at_once, batch, free, self.section, pieces is not None)
+        outlook = Outlook(
+            self.settle_precision(),
+            self.total_steps - self.step,
+            needed.at(at_once),
+            held_bytes(self.learner.device),
+            free,
+        )
+        if self.processes.main:
+            self.reporter.tell(outlook.told())
+        return outlook
 
     def settle_precision(self) -> str:
         """The precision that the steps are to have: the recipe's, or the quicker one here."""
@@ -134,10 +171,12 @@ class Loop:
     def _any(self, flag: bool) -> bool:
         return self.processes.any(flag, self.learner.device)
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Take a step, and do what is due after it."""
         start = time.perf_counter()
+        self.kept.before()
         parts = self.learner.take(self._batch(), self.place)
+        self.kept.after()
         self.step += 1
         if parts is not None:
             self._count(parts)
@@ -200,9 +239,16 @@ class Loop:
     def _end_epoch(self) -> None:
         counts = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
         times = {"seconds": round(self.seconds, 2), "skipped": self.skipped}
-        seen, self.seen = self.learner.look() if self.processes.main else ({}, "")
+        seen = self.look() if self.processes.main else {}
         self.journal.record({**counts, **times, **self._means(), **seen})
         self._save()
+
+    def look(self) -> dict[str, float]:
+        """What the learner measures at an epoch's end."""
+        self.kept.before(step=False)
+        seen, self.seen = self.learner.look()
+        self.kept.after(step=False)
+        return seen
 
     def _save(self) -> None:
         """Save, unless the last step was skipped: then the state is not known to be good."""

@@ -3,8 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.seeding import seeded_on
 from neumeta_cli.tasks import Task
+from neumeta_cli.training.footprint import counting_saved
 from neumeta_cli.training.journal import Journal
 from neumeta_cli.training.learner import START, Place
 from neumeta_cli.training.loop import Loop
@@ -102,12 +103,24 @@ class PlainStep:
             images: how many training images, the first ones.
 
         """
+        with self._unchanged(precision):
+            self.choices.manual_seed(number)
+            self._compute_gradients(torch.arange(images), number)
+
+    def footprint(self, precision: str, images: int) -> int:
+        """Bytes that a step on the first images saves for its backward pass."""
+        with self._unchanged(precision), counting_saved() as saved:
+            self._compute_gradients(torch.arange(images), 0)
+        return saved.bytes
+
+    @contextmanager
+    def _unchanged(self, precision: str) -> Iterator[None]:
+        """Compute in a precision, and leave everything as it was."""
         generators = (self.choices, self.chance)
         before, buffers = [g.get_state() for g in generators], self._buffers()
         lowered, self.lowered = self.lowered, precision == "bfloat16"
         try:
-            self.choices.manual_seed(number)
-            self._compute_gradients(torch.arange(images), number)
+            yield
         finally:
             self.optimizer.zero_grad()
             self._put_back(buffers)

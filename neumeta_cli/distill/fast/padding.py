@@ -1,14 +1,13 @@
 """Channels of zero weight, so that kernels meet numbers of channels that they are quick at."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.resize import kept_places, place_channels
 from neumeta_cli.training.outputs import close
@@ -35,7 +34,7 @@ class Padding:
         self.manifold = manifold
         self.full = manifold.frame.full
         self.multiple = MULTIPLES.get(x.device.type, MULTIPLE)
-        self._places: dict[Any, dict[str, dict[int, np.ndarray]]] = {}
+        self._places: Cache[dict[str, dict[int, np.ndarray]]] = Cache()
         trace = manifold.frame.trace
         self.active = not (trace.equal or trace.alike) and self._agrees(tensors, x)
 
@@ -68,7 +67,7 @@ class Padding:
         if wider == dict(sizes):
             return {}
         key = tuple(sizes.items())
-        return remembered(self._places, key, lambda: self._places_within(sizes, wider))
+        return self._places.get(key, lambda: self._places_within(sizes, wider))
 
     def _places_within(
         self, sizes: Mapping[str, int], wider: Mapping[str, int]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.settings import Section
@@ -86,7 +86,7 @@ class Inr(nn.Module):
         self.settings, self.frame, self.specs = settings, frame, tuple(specs)
         largest = max(max(spec.shape[:2]) for spec in specs)
         self.space = Space(len(specs), largest)
-        self._targets: dict[object, Sequence[Target]] = {}
+        self._targets: Cache[Sequence[Target]] = Cache()
         self.begin(tensors)
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
@@ -103,7 +103,7 @@ class Inr(nn.Module):
     def targets(self, sizes: "Sizes") -> Sequence[Target]:
         """What is to be generated at these sizes, a target for each spec."""
         key = (self.device, *sizes.items())
-        return remembered(self._targets, key, lambda: self.make_targets(sizes))
+        return self._targets.get(key, lambda: self.make_targets(sizes))
 
     def make_targets(self, sizes: "Sizes") -> Sequence[Target]:
         """The same, made anew."""

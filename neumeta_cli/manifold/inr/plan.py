@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neumeta_cli.cache import held_bytes
+
 MOST_WEIGHTS = 1 << 19  # of the checkpoint; a plan takes up to 16 bytes for each that is left
 
 Kept = tuple[Tensor | None, Tensor | None]  # places along output and input channels; None: all
@@ -63,6 +65,30 @@ class Plan:
                 more = more * change.shares.repeat_interleave(self.lengths, output_size=n)
             made = made + more
         return list(made.split(self.counts))
+
+
+class Planned:
+    """Makes tensors by a plan from changes as they are then.
+
+    Args:
+        plan: of the tensors.
+        changes: for each tensor its change at every knot, which the fit changes.
+        shapes: of the tensors.
+
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        changes: Sequence[Sequence[Tensor]],
+        shapes: Sequence[tuple[int, ...]],
+    ) -> None:
+        self.plan, self.changes, self.shapes = plan, changes, shapes
+        self.nbytes = held_bytes(plan)
+
+    def __call__(self) -> list[Tensor]:
+        made = self.plan.make(self.changes)
+        return [weights.view(shape) for weights, shape in zip(made, self.shapes, strict=True)]
 
 
 def make_plan(

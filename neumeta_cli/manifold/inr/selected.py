@@ -10,11 +10,11 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from neumeta_cli.cache import remembered
+from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.base import Inr, InrSettings, Rated, entry
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.grid import Grid, along
-from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, make_plan
+from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, Planned, make_plan
 from neumeta_cli.resize import kept_places, place_channels, rank_channels
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ class SelectedInr(Inr):
                 found = rank_channels(clique, tensors, list(self.frame.layouts))
                 ranks = torch.from_numpy(found).int()
             self.register_buffer(f"rank_{number}", ranks)
-        self._chosen: dict[object, Places] = {}
-        self._rooms: dict[torch.device, list[Places]] = {}
+        self._chosen: Cache[Places] = Cache()
+        self._rooms: Cache[list[Places]] = Cache()
 
     def check(self) -> None:
         for number, clique in enumerate(self.frame.cliques):
@@ -131,7 +131,7 @@ class SelectedInr(Inr):
 
     def chosen(self, sizes: "Sizes") -> Places:
         key = (self.device, *sizes.items())
-        return remembered(self._chosen, key, lambda: self._choose(sizes))
+        return self._chosen.get(key, lambda: self._choose(sizes))
 
     def _choose(self, sizes: "Sizes") -> Places:
         kept = {}
@@ -143,7 +143,7 @@ class SelectedInr(Inr):
         return {place: torch.from_numpy(p).to(self.device) for place, p in places.items()}
 
     def make_targets(self, sizes: "Sizes") -> Sequence[SelectedTarget]:
-        chosen, rooms = self.chosen(sizes), remembered(self._rooms, self.device, self._make_rooms)
+        chosen, rooms = self.chosen(sizes), self._rooms.get(self.device, self._make_rooms)
         made = []
         for plain in super().make_targets(sizes):
             name, layout = plain.spec.name, plain.spec.layout
@@ -172,8 +172,7 @@ class SelectedInr(Inr):
         shares = [self._shares(_missing(target, None)) for target in own]
         kept, rooms = [t.kept for t in own], [t.rooms for t in own]
         plan = make_plan([grid.whole for grid in grids], changes, shares, kept, rooms)
-        shapes = [target.shape for target in own]
-        return lambda: [w.view(s) for w, s in zip(plan.make(changes), shapes, strict=True)]
+        return Planned(plan, changes, tuple(target.shape for target in own))
 
     def _grid(self, target: Target) -> Grid:
         return cast(Grid, self.grids[entry(target.spec.name)])

@@ -1,0 +1,147 @@
+"""How much memory a step will take, found on a few images before it is taken on a batch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.hardware import available_bytes, resident_bytes
+
+FEW = 8  # images, on which and on half of which it is found
+BACKWARD = 1.1  # of what is saved, with what the backward pass makes while that is still there
+SAFE = 0.95  # of the memory that is left may be taken
+GIB = 1 << 30
+
+Footprint = Callable[[str, int], int]  # precision, on how many images; bytes
+
+
+class Saved:
+    """What tensors that a backward pass needs take together; each block of memory counts once."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, int] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Count a tensor."""
+        storage = tensor.untyped_storage()
+        self._blocks[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # not the tensor itself, which would hold its own graph
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._blocks.values())
+
+
+@contextmanager
+def counting_saved() -> Iterator[Saved]:
+    """Count what is saved within it for a backward pass."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda tensor: tensor):
+        yield saved
+
+
+@dataclass(frozen=True)
+class Line:
+    """Bytes that a step takes at its peak: some in any case, some for each image."""
+
+    constant: float
+    each: float
+
+    def at(self, images: int) -> int:
+        return round(BACKWARD * (self.constant + self.each * images))
+
+
+def step_bytes(footprint: Footprint, precision: str, images: int, processes: int = 1) -> Line:
+    """What a step takes, from two with a few images, at most ``images`` of them."""
+    more = min(images, max(FEW, 2 * processes))
+    less = max(1, more // 2)
+    high, low = footprint(precision, more), footprint(precision, less)
+    each = (high - low) / max(1, more - less)
+    return Line(max(0.0, high - each * more), each)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a step on this device may take, None where nobody knows."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + kept)
+    return available_bytes() if device.type == "cpu" else None
+
+
+def held_bytes(device: torch.device) -> int:
+    """Memory that this process has now on a device, as far as the system says."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return resident_bytes() or 0
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a training is about to take.
+
+    Attributes:
+        precision: of its steps.
+        steps: that are to come.
+        step_bytes: that a step takes at its peak, beyond what is held.
+        held: bytes before the first step: the program, data, weights.
+        free: bytes that the device can still give, None if nobody knows.
+
+    """
+
+    precision: str
+    steps: int
+    step_bytes: int
+    held: int
+    free: int | None
+
+    def told(self) -> str:
+        """One line."""
+        free = "" if self.free is None else f"; {in_words(self.free)} free"
+        return (
+            f"memory: about {in_words(self.held + self.step_bytes)}, {in_words(self.step_bytes)} "
+            f"of it in a step{free}"
+        )
+
+
+def check_fits(
+    needed: Line, at_once: int, batch: int, free: int | None, section: str, splits: bool
+) -> None:
+    """Refuse steps that memory does not hold.
+
+    Args:
+        needed: by a step.
+        at_once: how many images are computed at once.
+        batch: and how many make a step.
+        free: bytes, None if nobody knows.
+        section: of the recipe that says how many.
+        splits: whether it can also have a batch computed in parts.
+
+    Raises:
+        NeumetaError: says what would fit.
+
+    """
+    if free is None or needed.at(at_once) <= SAFE * free:
+        return
+    told = (
+        f"a step on {at_once} images takes about {in_words(needed.at(at_once))} of memory, and "
+        f"{in_words(free)} are free"
+    )
+    fewer = at_once
+    while fewer > 1 and needed.at(fewer) > SAFE * free:
+        fewer //= 2
+    if needed.at(fewer) > SAFE * free:
+        raise NeumetaError(f"{told}; even one image is too much: use smaller images")
+    same = f", or {section}.accumulate={-(-batch // fewer)} (the same batch in parts)"
+    raise NeumetaError(
+        f"{told}; set {section}.batch_size={fewer} (about {in_words(needed.at(fewer))})"
+        f"{same if splits else ''}"
+    )
+
+
+def in_words(count: float) -> str:
+    """Bytes in GiB, or in MiB below one."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
