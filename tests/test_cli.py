@@ -335,7 +335,7 @@ def test_wrong_recipes_are_refused_at_once(neumeta) -> None:
 def test_files_of_the_wrong_kind(neumeta, manifold_file: Path, resnet20_file: Path) -> None:
     fails(neumeta("permute", manifold_file), "is a neumeta manifold, not a checkpoint")
     fails(neumeta("export", resnet20_file, "--width", "1", "-o", "x.pt"), "not a neumeta manifold")
-    fails(neumeta("export", "--width", "1", "-o", "x.pt"), "run neumeta fit first")
+    fails(neumeta("export", "--width", "1", "-o", "x.pt"), "run neumeta fit or distill first")
 
 
 def test_usage_errors_exit_with_two(neumeta) -> None:

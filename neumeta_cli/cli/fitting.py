@@ -78,9 +78,6 @@ def fit(
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.cli.stages import tell_arch
     from neumeta_cli.cli.stopping import refuse_finished, require_begun, telling_how_to_go_on
-    from neumeta_cli.compare import read_run
-    from neumeta_cli.compare.report import write_report
-    from neumeta_cli.direct import foresee, job_of
     from neumeta_cli.recipe import load_recipe
 
     reporter = TerminalReporter()
@@ -117,6 +114,8 @@ def fit(
             source, extra, checkpoint, data, epochs, seed, download, weights_key, test, goes_on
         )
     if dry_run:
+        from neumeta_cli.direct import foresee, job_of
+
         job = job_of(chosen, reporter)
         forecast = foresee(job, choose_device(device), reporter)
         write_json(json, asdict(forecast))
@@ -129,9 +128,12 @@ def fit(
         result = pipeline.run_recipe(chosen, folder, choose_device(device), resume, reporter)
     if result is None:
         return
-    page = (
-        write_report(read_run(folder), folder, folder / REPORT_FOLDER) if result.metrics else None
-    )
+    page = None  # where nothing is labelled, there is nothing to show
+    if result.metrics:
+        from neumeta_cli.compare import read_run
+        from neumeta_cli.compare.report import write_report
+
+        page = write_report(read_run(folder), folder, folder / REPORT_FOLDER)
     write_json(json, result.as_dict())
     if json != "-":
         cost = result.table.fit
