@@ -12,6 +12,7 @@ from neumeta_cli.checkpoint import resolve
 from neumeta_cli.export import load
 from neumeta_cli.pipeline import keep_recipe
 from neumeta_cli.recipe import load_recipe
+from neumeta_cli.training.journal import STATE_FILE
 
 LENET = ("-r", "digits_lenet")
 AVERAGED = ("--set", "model.weights_key=state_dict_ema")
@@ -49,6 +50,7 @@ def test_a_distillation_is_not_resumed_with_other_weights(
     folder = Path("m.safetensors.training")
     folder.mkdir()
     keep_recipe(folder / "recipe.yaml", load_recipe("digits_lenet"), resume=False)
+    (folder / STATE_FILE).touch()
     again = ("distill", "two.pth", *LENET, *ONE_EPOCH, "-o", "m.safetensors", "--resume")
     for options in (("--weights-key", "state_dict_ema"), AVERAGED):
         result = neumeta(*again, *options)

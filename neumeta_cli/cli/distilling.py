@@ -29,6 +29,7 @@ from neumeta_cli.cli.options import (
     with_scope,
 )
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.runs import RECIPE_FILE
 
 if TYPE_CHECKING:
     from neumeta_cli.direct import Job
@@ -160,8 +161,10 @@ def _carry_out(job: "Job", output: Path, device: str, resume: bool = False) -> N
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.direct import distill_job
     from neumeta_cli.evaluate import shown
+    from neumeta_cli.pipeline import keep_recipe
 
     reporter, folder = TerminalReporter(), working_folder(output, resume)
+    keep_recipe(folder / RECIPE_FILE, job.recipe, resume)
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         found = distill_job(job, output, folder, device, resume, reporter)
     if found is None:
