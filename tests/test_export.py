@@ -304,5 +304,5 @@ def test_the_command_line_exports_and_evaluates_half_precision(neumeta, tmp_path
         assert 0 <= rows[0]["metrics"]["top-1"] <= 1
     assert neumeta("export", manifold, "--width", "0.5", "-o", "c.pt2", "-q").code == 0
     result = neumeta("eval", "c.pt2")
-    assert result.code == 1
-    assert "run it with torch.export.load" in result.stderr
+    assert result.code == 0
+    assert "359 test images" in result.stdout

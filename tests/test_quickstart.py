@@ -26,8 +26,9 @@ def row(name: str, screen: str) -> str:
 
 
 def test_without_a_terminal_it_shows_what_it_found_and_goes_on_with_yes_only(
-    neumeta, image_folder: Path, tmp_path: Path
+    neumeta, image_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # which pytest-xdist sets
     asked = ("quickstart", LENET, "--data", image_folder, "--epochs", 1)
     shown = neumeta(*asked)
     assert shown.code == 0

@@ -22,7 +22,6 @@ from neumeta_cli.checkpoint import (
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.programs import PROGRAMS
-from neumeta_cli.manifold import Manifold, load_manifold
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
 
@@ -127,6 +126,8 @@ def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": provenance,
         "warnings": [],
     }
+    from neumeta_cli.manifold import load_manifold
+
     try:
         manifold = load_manifold(path)
     except NeumetaError as error:

@@ -17,7 +17,7 @@ from neumeta_cli.resize.layouts import Layout, weight_layouts
 from neumeta_cli.resize.network import build_resized, resize_model, resized_shapes
 from neumeta_cli.resize.scope import resolve_scope
 from neumeta_cli.resize.sizes import linked_cliques, sizes_at
-from neumeta_cli.trace import Clique, Inputs, Trace, meta_inputs, trace_model
+from neumeta_cli.trace import Clique, Inputs, Trace, meta_inputs, on_meta, trace_model
 
 Sizes = Mapping[str, int]  # clique name to channels
 Width = float | Mapping[str, float]  # of every clique, or of each by name
@@ -129,7 +129,7 @@ class Frame:
         """Why a forward pass fails at these sizes, on the meta device; empty if it runs."""
 
         def tried() -> str:
-            small = self.skeleton(dict(sizes))
+            small = on_meta(self.skeleton(dict(sizes)))  # with buffers that no checkpoint holds
             args, kwargs = meta_inputs(small, self.inputs)
             try:
                 with torch.no_grad(), torch.device("meta"):

@@ -55,10 +55,16 @@ class Line:
 
 
 def step_bytes(footprint: Footprint, precision: str, images: int, processes: int = 1) -> Line:
-    """What a step takes, from two with a few images, at most ``images`` of them."""
-    more = min(images, max(FEW, 2 * processes))
-    less = max(1, more // 2)
-    high, low = footprint(precision, more), footprint(precision, less)
+    """What a step takes, from two with a few images, at most ``images`` of them.
+
+    Never from one image, of which batch norms of one value have no statistics.
+    """
+    more = min(images, max(FEW, 4 * processes))
+    less = more // 2
+    high = footprint(precision, more)
+    if less < 2 * processes:
+        return Line(0.0, high / more)
+    low = footprint(precision, less)
     each = (high - low) / max(1, more - less)
     return Line(max(0.0, high - each * more), each)
 
