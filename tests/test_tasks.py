@@ -29,7 +29,7 @@ FLOAT32 = "train.precision=float32"  # trying may find another one quicker the n
 RECIPES = {
     "cifar100_resnet20": (miniature.cifar100, ["fit.views=1"]),
     "imagenet_r18": (miniature.image_folder, SMALL),
-    "imagenet_r50": (miniature.image_folder, SMALL),
+    "imagenet_r50": (miniature.image_folder, [*SMALL, "permute.solver=identity"]),
     "voc_unet_r18": (lambda root: miniature.voc(root, True), SEGMENTS),
     "camvid_unet_r18": (miniature.mask_folder, SEGMENTS),
     "mnist_lenet": (miniature.mnist, []),
@@ -49,10 +49,16 @@ def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "check_integrity", lambda *_: True)
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its page takes as long as such a fit, and is tested where there is something to see."""
+    monkeypatch.setattr("neumeta_cli.compare.report.write_report", lambda *_: None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_from_files_to_an_exported_network(
-    name: str, neumeta, no_checksums: None, tmp_path: Path
+    name: str, neumeta, no_checksums: None, no_report: None, tmp_path: Path
 ) -> None:
     make, fields = RECIPES[name]
     root = make(tmp_path / "the data")

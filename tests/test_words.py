@@ -326,3 +326,8 @@ def test_ctrl_c_before_a_command_begins_shows_no_traceback(
         run()
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+def test_usage_errors_exit_with_two(neumeta) -> None:
+    for arguments in (("export",), ("fit", "--nonsense"), ("permute",)):
+        assert neumeta(*arguments).code == 2
