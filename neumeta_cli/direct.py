@@ -1,13 +1,10 @@
 """One checkpoint as it is, straight to one manifold's file: opened, foreseen, fitted, measured."""
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import torch
 
 from neumeta_cli.checkpoint import Checkpoint, check_resizable
 from neumeta_cli.data.preprocessing import resolved
@@ -28,9 +25,7 @@ from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.runs import point_latest
 from neumeta_cli.tasks import Task, load_task, task_class
-from neumeta_cli.training import Loop
 
-STEPS = 2  # that are timed for a forecast
 WIDTHS = (1.0, 0.75, 0.5, 0.25)  # that a fit without a run folder is measured at
 
 
@@ -137,7 +132,8 @@ def foresee(
         job.checkpoint, job.task, job.recipe, device, None, reporter or Silent(), job.frame
     )
     outlook, manifold = fitter.loop.prepare(), fitter.manifold
-    seconds = min(_step(fitter.loop) for _ in range(STEPS))
+    each = outlook.step_seconds
+    seconds = fitter.loop.seconds_of_step() if each is None else each
     scoped = manifold.frame
     full = scoped.cost(scoped.full).parameters
     with TemporaryDirectory() as folder:
@@ -187,12 +183,3 @@ def distill_job(
     rows = measured_rows(manifold, job.checkpoint.model, job.task, WIDTHS, job.recipe, reporter)
     save_manifold(output, manifold)
     return Distilled(manifold, result, rows)
-
-
-def _step(loop: Loop) -> float:
-    """Seconds of what a step computes, on a whole batch."""
-    start = time.perf_counter()
-    loop.learner.rehearse(loop.precision, 0, loop.batch_size)
-    if loop.learner.device.type == "cuda":
-        torch.cuda.synchronize(loop.learner.device)
-    return time.perf_counter() - start

@@ -20,7 +20,7 @@ from neumeta_cli.recipe import load_recipe
 from neumeta_cli.tasks import load_task
 from neumeta_cli.training import kept as kept_module
 from neumeta_cli.training import train_network
-from neumeta_cli.training.footprint import Line, check_fits, step_bytes
+from neumeta_cli.training.footprint import Line, Outlook, check_fits, step_bytes
 from neumeta_cli.training.kept import KeptMemory
 from neumeta_cli.training.settings import TrainSection
 
@@ -173,6 +173,20 @@ def test_steps_that_memory_does_not_hold_are_refused_with_what_would_fit() -> No
         check_fits(needed, 32, 32, GIB // 4, "train", False)
     with pytest.raises(NeumetaError, match="even one image is too much"):
         check_fits(replace(needed, constant=GIB), 32, 32, GIB // 4, "fit", True)
+
+
+def test_time_and_memory_are_told_in_one_line(build, image_folder) -> None:
+    known = Outlook("float32", 1200, 0.25, 3 * GIB, GIB, 8 * GIB)
+    assert known.told() == (
+        "1,200 steps of about 0.25 s: 5 min; memory: about 4.0 GiB, 3.0 GiB in a step; 8.0 GiB free"
+    )
+    unknown = replace(known, step_seconds=None, free=None)
+    assert unknown.told() == "memory: about 4.0 GiB, 3.0 GiB in a step"
+    for epochs, tried in ((2, False), (20, True)):  # three steps each
+        recipe = recipe_for(image_folder, fit={"epochs": epochs})
+        outlook = Fitter(*prepared(build, recipe), recipe).loop.prepare()
+        assert (outlook.step_seconds is not None) == tried
+        assert outlook.steps == 3 * epochs
 
 
 def test_a_fit_and_a_training_stop_before_their_first_step(

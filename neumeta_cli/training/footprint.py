@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import available_bytes, resident_bytes
+from neumeta_cli.training.precision import in_words as in_time
 
 FEW = 8  # images, on which and on half of which it is found
 BACKWARD = 1.1  # of what is saved, with what the backward pass makes while that is still there
@@ -92,6 +93,7 @@ class Outlook:
     Attributes:
         precision: of its steps.
         steps: that are to come.
+        step_seconds: of one, None where so few are to come that none was tried.
         step_bytes: that a step takes at its peak, beyond what is held.
         held: bytes before the first step: the program, data, weights.
         free: bytes that the device can still give, None if nobody knows.
@@ -100,17 +102,22 @@ class Outlook:
 
     precision: str
     steps: int
+    step_seconds: float | None
     step_bytes: int
     held: int
     free: int | None
 
     def told(self) -> str:
-        """One line."""
-        free = "" if self.free is None else f"; {in_words(self.free)} free"
-        return (
-            f"memory: about {in_words(self.held + self.step_bytes)}, {in_words(self.step_bytes)} "
-            f"of it in a step{free}"
-        )
+        """One line: what is known of the time, and the memory."""
+        parts = []
+        if self.step_seconds is not None:
+            whole = in_time(self.step_seconds * self.steps)
+            parts.append(f"{self.steps:,} steps of about {self.step_seconds:.2g} s: {whole}")
+        step = in_words(self.step_bytes)
+        parts.append(f"memory: about {in_words(self.held + self.step_bytes)}, {step} in a step")
+        if self.free is not None:
+            parts.append(f"{in_words(self.free)} free")
+        return "; ".join(parts)
 
 
 def check_fits(

@@ -25,6 +25,7 @@ from neumeta_cli.training.precision import Choice, choose_precision, settled_pre
 from neumeta_cli.training.processes import Processes
 
 BAD_STEPS = 5  # steps in a row whose loss or gradient is not finite, before going back
+TIMED, REHEARSED = 50, 4  # steps to come, from which on a few are tried to tell the time
 GOING_BACK = 3  # times, each at half the rate, before giving up
 
 
@@ -133,7 +134,8 @@ class Loop:
         check_fits(needed, at_once, batch, free, self.section, pieces is not None)
         outlook = Outlook(
             self.settle_precision(),
-            self.total_steps - self.step,
+            left := self.total_steps - self.step,
+            self.seconds_of_step() if left >= TIMED else None,
             needed.at(at_once),
             held_bytes(self.learner.device),
             free,
@@ -167,6 +169,17 @@ class Loop:
             lambda flag: self._any(flag and main),
             max(4, self.processes.count),
         )
+
+    def seconds_of_step(self) -> float:
+        """Of a whole batch in the precision that is settled, up to its gradients."""
+        taken = []
+        for number in range(REHEARSED):
+            start = time.perf_counter()
+            self.learner.rehearse(self.precision, number, self.batch_size)
+            if self.learner.device.type == "cuda":
+                torch.cuda.synchronize(self.learner.device)
+            taken.append(time.perf_counter() - start)
+        return sum(taken[1:]) / (REHEARSED - 1)  # the first one makes what the others find
 
     def _any(self, flag: bool) -> bool:
         return self.processes.any(flag, self.learner.device)

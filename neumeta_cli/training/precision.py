@@ -38,7 +38,6 @@ class Choice:
         seconds: of a step in each.
         images: in such a step.
         reason: where it was not the seconds.
-        whole: seconds that all steps will take, of which some were tried.
 
     """
 
@@ -46,7 +45,6 @@ class Choice:
     seconds: Mapping[str, float] = field(default_factory=dict)
     images: int = 0
     reason: str = ""
-    whole: float = 0.0
 
     def told(self) -> str:
         """One line."""
@@ -56,14 +54,7 @@ class Choice:
         return (
             f"precision: {self.precision}, {self.seconds[self.precision]:.3g} s for "
             f"{self.images} images; {other} {self.seconds[other]:.3g} s"
-            f"{self._estimate()}"
         )
-
-    def _estimate(self) -> str:
-        """What all steps will take, where it is more than a moment."""
-        if self.whole < MOMENT:
-            return ""
-        return f"; about {in_words(self.whole)}"
 
 
 def in_words(seconds: float) -> str:
@@ -111,8 +102,7 @@ def choose_precision(
         rehearse("float32", 0, few)  # an error that is not bfloat16's is raised here
         return Choice("float32", reason=f"bfloat16 does not run: {str(error).splitlines()[0]}")
     if agree(first["bfloat16"] > HOPELESS * first["float32"]):
-        whole = first["float32"] * images / few * steps
-        return Choice("float32", _rounded(first), few, whole=round(whole))
+        return Choice("float32", _rounded(first), few)
     total = dict.fromkeys(PRECISIONS, 0.0)
     tried = min(STEPS, 1 + steps // STEPS_TO_STEPS)
     for number in range(tried):
@@ -123,8 +113,7 @@ def choose_precision(
         for precision, times in found.items():
             total[precision] += min(times[1:]) / tried
     quicker = agree(total["float32"] > CLEAR * total["bfloat16"])
-    precision = "bfloat16" if quicker else "float32"
-    return Choice(precision, _rounded(total), images, whole=round(total[precision] * steps))
+    return Choice("bfloat16" if quicker else "float32", _rounded(total), images)
 
 
 def settled_precision(
