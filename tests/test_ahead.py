@@ -214,6 +214,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one_with_any_workers(
         assert all(torch.equal(resumed[name], t) for name, t in whole.items())
 
 
+@pytest.mark.slow
 def test_evaluation_on_files_is_that_on_memory(build, image_folder) -> None:
     model, arch = build("cifar_resnet20")
     found = []

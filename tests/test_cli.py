@@ -180,6 +180,7 @@ def test_own_architectures_by_module_and_factory(neumeta) -> None:
     fails(neumeta("trace", "nowhere:make"), "cannot import 'nowhere'")
 
 
+@pytest.mark.slow
 def test_eval_widens_too(neumeta, manifold_file: Path) -> None:
     result = neumeta(
         "eval", manifold_file, "--widths", "1.5,1", "--samples", "0", "--json", "-", "-q"

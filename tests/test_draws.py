@@ -91,6 +91,7 @@ def test_changes_at_knots_learn_at_rates_of_their_own(build, image_folder) -> No
     assert steps == pytest.approx([r * recipe.fit.learning_rate for r in (1, 0.5, 3)], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_drawn_network_counts_as_much_as_it_is_told(build, image_folder) -> None:
     """Its loss is the same at every weight; the step's loss is their weighted mean."""
     losses = {}

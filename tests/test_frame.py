@@ -81,6 +81,7 @@ def test_a_fit_traces_each_graph_once(recipe_file: Path, tmp_path: Path, monkeyp
     assert norms == ([True, False] if fold else [True])
 
 
+@pytest.mark.slow
 def test_a_run_says_of_the_network_what_trace_does(neumeta, recipe_file: Path, own: Path) -> None:
     assert neumeta("fit", "-r", recipe_file, "--run", "run").code == 0
     options = ("--arch", "holds:build", "--input-size", "3,32,32", "--json", "-", "-q")

@@ -19,6 +19,7 @@ from neumeta_cli.resize import Cost
 from neumeta_cli.tasks import Metric, load_task
 
 
+@pytest.mark.slow
 def test_three_widths_are_told_where_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     manifold, recipe = tiny_manifold(), load_recipe("digits_lenet", ["eval.limit=40"])
     frame, model = manifold.frame, resolve("lenet_digits").build("cpu")

@@ -177,6 +177,7 @@ def test_any_width_gives_a_network_that_runs(build, inr: InrSettings, width: flo
         assert network.get_parameter(clique.members[0].weight).shape[0] == wanted
 
 
+@pytest.mark.slow
 def test_the_papers_scope_is_the_last_block(build) -> None:
     manifold = manifold_of(build, scope="paper")
     assert manifold.frame.scope == ("layer3.2.conv1",)

@@ -25,6 +25,7 @@ def row(name: str, screen: str) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_without_a_terminal_it_shows_what_it_found_and_goes_on_with_yes_only(
     neumeta, image_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_without_a_terminal_it_shows_what_it_found_and_goes_on_with_yes_only(
     assert f"{left[1]} of the parameters" in half.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [True, False])
 def test_in_a_terminal_it_asks_once(
     neumeta, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
@@ -76,6 +78,7 @@ def test_in_a_terminal_it_asks_once(
     assert output.exists() == answer
 
 
+@pytest.mark.slow
 def test_a_forecast_tells_the_size_of_the_file_and_leaves_the_network_alone(
     digits_fit: DigitsFit,
 ) -> None:
@@ -108,6 +111,7 @@ def test_what_is_missing_is_told_in_one_line(neumeta, tmp_path: Path) -> None:
     assert neumeta("quickstart", LENET).code == 2
 
 
+@pytest.mark.slow
 def test_a_scope_of_several_patterns(neumeta, image_folder: Path, tmp_path: Path) -> None:
     more = ("--data", image_folder, "--epochs", 1, "--scope", "conv1, fc1")
     assert neumeta("distill", LENET, *more, "--set", "fit.precision=float32").code == 0

@@ -73,6 +73,7 @@ def test_bfloat16_changes_draws_far_less_than_other_noise_does(build, monkeypatc
         assert 0 < by_rounding < 0.3 * (other[name] - weight).norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has", [True, False])
 def test_bfloat16_is_chosen_for_the_draws_of_an_mlp_alone(build, monkeypatch, has: bool) -> None:
     monkeypatch.setattr("neumeta_cli.manifold.manifold.computes_bfloat16", lambda _: has)

@@ -133,6 +133,7 @@ def test_the_list_of_recipes_says_what_the_recipes_say() -> None:
     assert recipe_summaries().keys() == recipe_files().keys()
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch() -> None:
     script = "import sys, neumeta_cli; print('torch' in sys.modules); neumeta_cli.load_recipe"
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])

@@ -186,6 +186,7 @@ def test_the_narrowest_network_that_is_good_enough(lenet) -> None:
         narrowest_reaching(choice, small, 1.0, Metric("m"), score)
 
 
+@pytest.mark.slow
 def test_a_search_loses_less_at_the_same_budget_and_repeats_itself(lenet) -> None:
     """Of a network whose first layer matters more than one width for all gives it."""
     manifold, task = lenet
@@ -259,6 +260,7 @@ def test_amounts_have_units() -> None:
         parse_wish(["0.5", "0.25"], None, 1)
 
 
+@pytest.mark.slow
 def test_a_family_is_written_whole(neumeta, lenet_file: Path) -> None:
     export = ["export", lenet_file, "-o", "family", "--format", "safetensors"]
     result = neumeta(*export, "--widths", "1,0.5", "--data", Path("none"))
@@ -285,6 +287,7 @@ def test_a_family_is_written_whole(neumeta, lenet_file: Path) -> None:
     assert os.listdir("full") == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_family_that_fails_leaves_nothing(build, tmp_path: Path) -> None:
     manifold = manifold_of(build, "lenet", FACTORISED)
     choice, calls = Choice(manifold, Wish()), []
@@ -305,6 +308,7 @@ def test_a_family_that_fails_leaves_nothing(build, tmp_path: Path) -> None:
     assert sizes_at(manifold.frame.trace, rows[0].sizes, 0.5) == rows[0].sizes
 
 
+@pytest.mark.slow
 def test_a_family_replaces_a_family_and_nothing_else(
     lenet: tuple[Manifold, Task], tmp_path: Path
 ) -> None:
