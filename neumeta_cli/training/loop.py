@@ -124,7 +124,7 @@ class Loop:
             NeumetaError: memory does not hold one; says what it would.
 
         """
-        batch = min(self.settings.batch_size, self.images)
+        batch = self.batch_size
         asked = "bfloat16" if self.settings.precision == "bfloat16" else "float32"
         needed = step_bytes(self.learner.footprint, asked, batch, self.processes.count)
         pieces = getattr(self.settings, "accumulate", None)
