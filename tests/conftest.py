@@ -15,12 +15,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from programs import leave_out_what_takes_long
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import known
 from neumeta_cli.checkpoint.arch import Arch, resolve
 from neumeta_cli.cli import main
-from neumeta_cli.evaluate import measure_latency, plots
+from neumeta_cli.compare import report
 from neumeta_cli.reporting import Silent
 
 # As many threads as OMP_NUM_THREADS says (make test: one, in a process for each core), or two; and
@@ -43,20 +44,14 @@ def names_for_tests(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def latencies_of_a_moment() -> Iterator[None]:
-    """Forward passes are timed, but not for half a second each; no test asks how long they took."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure_latency, "__defaults__", (0.01,))
-        yield
+draw_charts = report._charts  # as users have them
+leave_out_what_takes_long()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def pictures_of_few_dots() -> Iterator[None]:
-    """Every fit draws its report; no test looks at single dots of a chart."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "DPI", 50)
-        yield
+@pytest.fixture
+def with_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that looks at the charts of a page."""
+    monkeypatch.setattr(report, "_charts", draw_charts)
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 A nursery is a process that has imported what programs need and forks one for each that is asked
 for; it is begun with the first of them. What a program prints, how it ends and which signals it
-takes are as if Python had been started for it.
+takes are as if Python had been started for it, but for ``leave_out_what_takes_long``.
 """
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -20,6 +21,13 @@ from pathlib import Path
 from typing import IO, Any
 
 IMPORTED = ("neumeta_cli.cli.app", "neumeta_cli.pipeline", "timm", "torchvision", "accelerate")
+DRAWING_AND_TIMING = (
+    "neumeta_cli.compare.report",
+    "neumeta_cli.evaluate.plots",
+    "neumeta_cli.evaluate.latency",
+    "neumeta_cli.evaluate.measure",
+    "neumeta_cli.compare.compare",
+)
 QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 LONGEST = 1 << 20  # bytes of a request
 
@@ -88,6 +96,23 @@ class Program:
         return out, told[0]
 
 
+def leave_out_what_takes_long() -> None:
+    """What every fit and comparison does and hardly a test looks at.
+
+    Pages have no charts, pictures few dots, and what is told as latency is that of two images,
+    timed for a moment.
+    """
+    report, plots, latency, measure, compare = map(importlib.import_module, DRAWING_AND_TIMING)
+    time = latency.measure_latency
+
+    def of_a_moment(model: Any, size: Any, batch: int, seconds: float = 0.0) -> float:
+        return time(model, size, min(batch, 2), 0.01)
+
+    report._charts = lambda *_: iter(())
+    plots.DPI = 50
+    measure.measure_latency = compare.measure_latency = of_a_moment
+
+
 @functools.cache
 def nursery() -> socket.socket:
     """The connection to this process's nursery, which ends with it."""
@@ -150,7 +175,8 @@ def become(asked: Mapping[str, Any]) -> None:
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parent.parent)
     for module in IMPORTED:
-        __import__(module)
+        importlib.import_module(module)
+    leave_out_what_takes_long()
     assert threading.active_count() == 1
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how those that wait have ended
     become(serve(socket.socket(fileno=int(sys.argv[1]))))

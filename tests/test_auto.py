@@ -138,6 +138,7 @@ def test_distill_needs_no_recipe(neumeta, image_folder: Path, tmp_path: Path, na
     kept, made = tmp_path / "net.yaml", tmp_path / "net.safetensors"
     asked = ["--data", str(image_folder), "--epochs", "1", "--device", "cpu", "--arch", name]
     asked += ["--set", "fit.limit=16", "--set", "fit.precision=float32", "--set", "norm.images=4"]
+    asked += ["--set", "eval.gammas=[0.5]", "--set", "eval.watch=8"]
     neumeta("distill", tmp_path / "net.pth", *asked, "--save-recipe", kept, "-o", made)
     assert load_recipe(str(kept)).fit.epochs == 1
     small = load_manifold(made).sample(0.5, samples=0)

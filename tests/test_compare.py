@@ -28,6 +28,7 @@ from neumeta_cli.training import train_network
 from neumeta_cli.training.settings import TrainSection
 
 QUICK = ("fit.epochs=1", "fit.limit=128", "fit.precision=float32", "compare.images=40")
+QUICK += ("permute.solver=greedy",)
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 100))
@@ -114,6 +115,7 @@ def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_has_been_run_is_not_run_again(tmp_path: Path) -> None:
     overrides = [*QUICK, "compare.methods=[us_net,l1]", "compare.seeds=2"]
+    overrides += ["eval.gammas=[0.0,0.5]"]
     first = compare_methods(load_recipe("digits_lenet", overrides), tmp_path)
     results = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")}
     assert len(results) == 4

@@ -178,8 +178,9 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
     build, image_folder, tmp_path, fields: dict, stops: list[int]
 ) -> None:
     """Stopped in the middle of an epoch, at its end, and before anything was saved."""
-    base = {"norm": {"fold": False}, "loss": {"distill": 1.0}}
-    fit = {"epochs": 2, "save_steps": 2, **fields.get("fit", {})}
+    base = {"norm": {"fold": False, "images": 8}, "loss": {"distill": 1.0}}
+    base["eval"] = {"watch": 8, "watch_gammas": [0.5]}
+    fit = {"epochs": 2, "save_steps": 2, "batch_size": 20, "limit": 60, **fields.get("fit", {})}
     recipe = recipe_for(image_folder, **(base | fields | {"fit": fit}))
 
     def state(
@@ -314,7 +315,6 @@ def test_tensorboard_shows_the_metrics(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.record({"step": 10, "loss": 2.5})
     journal.record({"step": 20, "loss": 1.5})
-    journal._tensorboard().close()
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 2.5), (20, 1.5)]
     lines = (tmp_path / METRICS_FILE).read_text("utf-8").splitlines()

@@ -1,8 +1,6 @@
 """Coordinates, the INR, sampling, the files, and what export and load give back."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from conftest import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import Program
 from torch import nn
 
 from neumeta_cli.checkpoint import read_weights
@@ -231,7 +230,7 @@ def test_gradients_reach_only_the_tensors_that_are_trained(build) -> None:
 def test_an_export_computes_what_its_twin_in_memory_does(
     build, tmp_path: Path, suffix: str, fold: bool, inr: InrSettings
 ) -> None:
-    """In a fresh process, bit for bit."""
+    """In a process of its own, bit for bit."""
     manifold = manifold_of(build, fold=fold, inr=inr)
     manifold.round_as_stored()
     manifold.calibration.keep(torch.randn(16, 3, 32, 32))
@@ -242,13 +241,16 @@ def test_an_export_computes_what_its_twin_in_memory_does(
     assert torch.equal(exported.model(x), twin)
     torch.save({"x": x}, tmp_path / "x.pt")
     code = (
-        "import torch, neumeta_cli\n"
+        "import torch, neumeta_cli, warnings\n"
+        "warnings.simplefilter('error')\n"
+        "warnings.simplefilter('ignore', ResourceWarning)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         f"x = torch.load({str(tmp_path / 'x.pt')!r}, weights_only=True)['x']\n"
         f"y = neumeta_cli.load({str(exported.path)!r})(x)\n"
         f"torch.save({{'y': y}}, {str(tmp_path / 'y.pt')!r})\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    told, errors = Program("-c", code).communicate()
+    assert not told + errors
     assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True)["y"], twin)
 
 

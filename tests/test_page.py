@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, draw_charts
 from manifolds import tiny_manifold
 
-from neumeta_cli.compare import Comparison
+from neumeta_cli.compare import Comparison, report
 from neumeta_cli.compare.explored import explored
 from neumeta_cli.compare.report import write_report
 from neumeta_cli.manifold import save_manifold
@@ -51,6 +51,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_manifold(run / "manifold.safetensors", tiny_manifold())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run.parent)
+        patch.setattr(report, "_charts", draw_charts)
         return write_report(comparison(), run, run / "report")
 
 

@@ -9,7 +9,7 @@ import pytest
 from neumeta_cli.compare import compare_methods
 from neumeta_cli.recipe import load_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("with_charts")]
 
 CHROMIUM = next(
     (

@@ -19,10 +19,10 @@ from neumeta_cli.training.journal import STATE_FILE, Journal
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 6
+EPOCHS = 3  # of ten steps
 RECIPE = [
     *("-r", "digits_lenet", "--device", "cpu", "--set", f"fit.epochs={EPOCHS}"),
-    *("--set", "fit.save_steps=7", "--set", "noise.samples=2"),
+    *("--set", "fit.limit=640", "--set", "fit.save_steps=4", "--set", "noise.samples=2"),
     *("--set", "fit.precision=float32"),  # two fits may find another one quicker
     # What comes before and after the fit takes most of the time, and is not what is stopped here.
     *("--set", "permute.solver=identity", "--set", "eval.gammas=[0.5]"),
@@ -214,7 +214,9 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
         "model": {"arch": "cifar_resnet20", "checkpoint": "resnet20.pt"},
         "data": {"root": str(data), "in_memory": 0, "workers": workers},
         "inr": {"kind": "selected"},
-        "fit": {"epochs": 3, "batch_size": 40, "save_steps": 2, "precision": "float32"},
+        "noise": {"samples": 1},
+        "fit": {"epochs": 2, "batch_size": 40, "save_steps": 2, "precision": "float32"},
+        "eval": {"gammas": [0.5], "watch": 8},
     }
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")
 

@@ -49,16 +49,10 @@ def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "check_integrity", lambda *_: True)
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its page takes as long as such a fit, and is tested where there is something to see."""
-    monkeypatch.setattr("neumeta_cli.compare.report.write_report", lambda *_: None)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_from_files_to_an_exported_network(
-    name: str, neumeta, no_checksums: None, no_report: None, tmp_path: Path
+    name: str, neumeta, no_checksums: None, tmp_path: Path
 ) -> None:
     make, fields = RECIPES[name]
     root = make(tmp_path / "the data")

@@ -4,12 +4,11 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from programs import Program
 
 import neumeta_cli
 
@@ -62,17 +61,13 @@ def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert QUICKER[0] in program
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     places = {"PYTHONPATH": paths, "MPLBACKEND": "agg", "TMPDIR": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", program.replace(*QUICKER)],
-        env=os.environ | places,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    running = Program("-c", program.replace(*QUICKER), environment=places)
+    told, errors = running.communicate()
+    assert running.returncode == 0, errors
     stored = "".join(
         "".join(out["text"])
         for cell in cells()
         for out in cell["outputs"]
         if out["output_type"] == "stream"
     )
-    assert words(result.stdout) == words(stored)
+    assert words(told) == words(stored)

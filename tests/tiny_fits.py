@@ -31,7 +31,7 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
 def prepared(build, recipe: Recipe):
     model, arch = build(recipe.model.arch)
     size = arch.default_input_size()
-    task = load_task(recipe.data, model, size)
+    task = load_task(recipe.data, model, size, limit=recipe.fit.limit)
     torch.manual_seed(0)
     manifold, tensors = build_manifold(
         model, arch, size, recipe.scope, recipe.norm.fold, recipe.inr, recipe.noise

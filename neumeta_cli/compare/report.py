@@ -85,6 +85,7 @@ def write_report(comparison: Comparison, run: Path, folder: Path) -> Path:
     for chart in _charts(comparison, run):
         figure = chart.draw()
         save_figure(figure, folder / f"{chart.name}.png")
+        figure.set_layout_engine("none")  # what is laid out once stays so
         svg = save_figure(figure, folder / f"{chart.name}.svg").read_bytes()
         source = _embedded(svg, "svg+xml")
         pictures.append(

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,7 @@ from neumeta_cli.training.running import how_it_died, noted_as_running
 
 STATE_FILE = "state.pt"
 METRICS_FILE = "metrics.jsonl"
+EVENTS = "brain.Event:2"  # version of TensorBoard's files, which their first event has
 
 
 class Journal:
@@ -31,7 +33,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
-        self._board: Any = None
+        self._events: Path | None = None  # TensorBoard's
 
     def running(self) -> AbstractContextManager[None]:
         """Within it, the folder says that a run is under way."""
@@ -82,11 +84,9 @@ class Journal:
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(values)) + "\n")
+            self._show(self.folder, values)
         except OSError as error:
             raise NeumetaError(f"cannot write {path}: {error.strerror or error}") from error
-        board = self._tensorboard()
-        for name, value in values.items() if board is not None else ():
-            board.add_scalar(name, value, int(values["step"]))
 
     def forget_after(self, step: int) -> None:
         """Leave out metrics of steps that a resumed training takes again."""
@@ -98,14 +98,27 @@ class Journal:
         if kept != lines:
             write_text(path, "".join(line + "\n" for line in kept))
 
-    def _tensorboard(self) -> Any:
-        if self._board is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return None
-            self._board = SummaryWriter(str(self.folder))
-        return self._board
+    def _show(self, folder: Path, values: Mapping[str, float]) -> None:
+        """Add an event for TensorBoard, if it is installed.
+
+        It is written here and now: ``SummaryWriter`` has a thread do it, whose errors nobody gets.
+        """
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError:
+            return
+        now = time.time()
+        events = []
+        if self._events is None:
+            self._events = folder / f"events.out.tfevents.{now:.6f}"
+            events.append(Event(wall_time=now, file_version=EVENTS))
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        events.append(Event(wall_time=now, step=int(values["step"]), summary=Summary(value=shown)))
+        with self._events.open("ab") as file:
+            for event in events:
+                RecordWriter(file).write(event.SerializeToString())
 
 
 def _step_of(line: str) -> float:
