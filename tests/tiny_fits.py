@@ -27,6 +27,8 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
             "update": 0.5,
             "anchors": [],
             "mixed": 0.0,
+            "mixed_power": 1.0,
+            "drawn_weight": 1.0,
         },
     }
     for key, value in fields.items():
