@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from neumeta_cli.checkpoint import known
+import neumeta_cli.checkpoint.known as known
 from neumeta_cli.checkpoint.atomic import write_text
 from neumeta_cli.checkpoint.weights import file_hash
 from neumeta_cli.errors import NeumetaError

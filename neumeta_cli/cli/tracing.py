@@ -116,8 +116,9 @@ def _cliques_table(name: str, traced: "Trace", collapse: bool) -> object:
     count = counted(len(traced.cliques), "clique")
     title = f"{name}: {count}, {traced.share_governed():.1%} of weights"
     made = table(title, COLUMNS, shown)
-    for place in (3, 4):
-        made.columns[place].justify = "left"
+    *_, shrinks, tied = made.columns
+    shrinks.justify = tied.justify = "left"
+    tied.no_wrap, tied.overflow = True, "ellipsis"
     return made
 
 
