@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from neumeta_cli.checkpoint import Checkpoint
     from neumeta_cli.trace import Clique, Trace
 
-SHOWN_MEMBERS = 2
+SHOWN_MEMBERS = 1
 SHOWN_NAMES = 3  # of cliques that are held for the same reason
 SHOWN_OTHERS = 6  # architectures that fit as well
 COLUMNS = ("clique", "channels", "weights", "can shrink", "what is tied")
@@ -118,7 +118,6 @@ def _cliques_table(name: str, traced: "Trace", collapse: bool) -> object:
     made = table(title, COLUMNS, shown)
     *_, shrinks, tied = made.columns
     shrinks.justify = tied.justify = "left"
-    tied.no_wrap, tied.overflow = True, "ellipsis"
     return made
 
 
@@ -136,13 +135,11 @@ def _tied(clique: "Clique") -> str:
 
 def _remarks(traced: "Trace") -> list[str]:
     """What the table has no room for: why something is held, and what else follows the widths."""
-    reasons: dict[str, list[str]] = {}
+    alike: dict[str, list[Clique]] = {}  # but for the numbers of blocks
     for clique in traced.cliques:
         if clique.held:
-            reasons.setdefault(clique.held, []).append(clique.name)
-    lines = []
-    for reason, names in reasons.items():
-        lines.append(f"{_some(names)}: {reason}")
+            alike.setdefault(re.sub(r"\d+", "#", clique.held), []).append(clique)
+    lines = [f"{_some([c.name for c in held])}: {held[0].held}" for held in alike.values()]
     for refusal in traced.refusals:
         lines.append(
             f"fixed by {refusal.op} in {refusal.module or 'the network'}: {refusal.reason}"
