@@ -11,16 +11,15 @@ from neumeta_cli.data.preprocessing import resolved
 from neumeta_cli.distill import FitResult, distill_checkpoint, open_fit
 from neumeta_cli.evaluate import Row
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.manifold import Manifold, save_manifold
+from neumeta_cli.manifold import Manifold, check_opens, save_manifold
 from neumeta_cli.measuring import measured_rows
 from neumeta_cli.permute import check_trace
 from neumeta_cli.pipeline import (
-    check_opens,
     open_inputs,
     preprocessing_for,
     with_data,
 )
-from neumeta_cli.recipe import Recipe
+from neumeta_cli.recipe import Recipe, suited
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.runs import point_latest
@@ -90,7 +89,7 @@ def open_job(checkpoint: Checkpoint, recipe: Recipe, reporter: Reporter | None =
         reporter=reporter,
         kind=task_class(recipe.task, trust_code=True),
     )
-    return _traced(checkpoint, task, recipe)
+    return _traced(checkpoint, task, recipe, reporter)
 
 
 def job_of(recipe: Recipe, reporter: Reporter | None = None) -> Job:
@@ -101,13 +100,13 @@ def job_of(recipe: Recipe, reporter: Reporter | None = None) -> Job:
 
     """
     checkpoint, task = open_inputs(recipe, reporter)
-    return _traced(checkpoint, task, with_data(recipe, task.data))
+    return _traced(checkpoint, task, with_data(recipe, task.data), reporter or Silent())
 
 
-def _traced(checkpoint: Checkpoint, task: Task, recipe: Recipe) -> Job:
+def _traced(checkpoint: Checkpoint, task: Task, recipe: Recipe, reporter: Reporter) -> Job:
     frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
     check_trace(checkpoint, frame.trace)
-    return Job(checkpoint, task, recipe, frame)
+    return Job(checkpoint, task, suited(recipe, frame, reporter), frame)
 
 
 def foresee(

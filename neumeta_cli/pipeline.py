@@ -15,8 +15,8 @@ from neumeta_cli.checkpoint import (
     InputSize,
     Weights,
     check_resizable,
-    first_line,
     is_narrowed,
+    keep_given,
     load_checkpoint,
     read_weights,
     refusing,
@@ -44,14 +44,14 @@ from neumeta_cli.evaluate import (
     Row,
     plot_over_gamma,
     prune_l1,
-    save_figure,
+    save_both,
     shown,
 )
 from neumeta_cli.hardware import describe_machine, launched_processes
-from neumeta_cli.manifold import load_manifold, save_manifold
+from neumeta_cli.manifold import check_opens, save_manifold
 from neumeta_cli.measuring import measured_rows
 from neumeta_cli.permute import CliqueOrder, Objective, Ordering, permute_checkpoint
-from neumeta_cli.recipe import Recipe, load_recipe
+from neumeta_cli.recipe import Recipe, load_recipe, suited
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.runs import (
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 class RunResult:
     """What a run gave: its folder, the table, what the fit took, and the cost of an epoch.
 
-    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` in the folder;
+    ``pictures`` names those of what the networks do, ``pictures/<name>.png`` and ``.svg``;
     ``source`` tells which tensors of the checkpoint's file were taken, ``hardware`` what it ran on.
     """
 
@@ -160,6 +160,7 @@ def run_recipe(
     checkpoint, task = open_inputs(recipe, reporter)
     recipe = with_data(recipe, task.data)
     frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
+    recipe = suited(recipe, frame, reporter)
     permuted = permute_checkpoint(checkpoint, frame.trace, ordering_of(recipe), reporter)
     if main:
         _begin_folder(folder, recipe, frame.trace, resume)
@@ -191,7 +192,7 @@ def run_recipe(
 
     rows = measured_rows(manifold, model, task, widths, recipe, reporter, pruned, look)
     for name, figure in pictures.items():
-        save_figure(figure, picture_path(folder, name))
+        save_both(figure, picture_path(folder, name))
     save_manifold(path, manifold)  # with the table
     sizes = path.stat().st_size, checkpoint.path.stat().st_size
     run = RunResult(
@@ -241,22 +242,6 @@ def keep_recipe(begun: Path, recipe: Recipe, resume: bool) -> None:
             )
     if launched_processes()[1] == 0:
         write_text(begun, recipe.as_yaml())
-
-
-def check_opens(path: Path) -> None:
-    """Make sure that a manifold's file gives a network, before anybody is told of success.
-
-    Raises:
-        NeumetaError: it does not.
-
-    """
-    try:
-        load_manifold(path, trust_code=True).sample(1.0, samples=0)
-    except Exception as error:  # whatever a network raises
-        raise NeumetaError(
-            f"{path} was written and cannot be used: {first_line(error)}; please report this "
-            "architecture"
-        ) from error
 
 
 def ordering_of(recipe: Recipe) -> Ordering:
@@ -346,11 +331,12 @@ def network_to_train(
         reporter.tell(f"{init}: {opened.arch.name}, as it was narrowed")
         return opened.model, opened.arch, opened.input_size
     model, arch = build_untrained(recipe)
+    keep_given(arch.name, arch.kwargs)
     if weights is not None:
         taken = take_weights(model, weights.tensors)
         if not taken:
             raise NeumetaError(f"{init} has no weights for {arch.name}: no name and shape agree")
-        reporter.tell(f"{taken} of {len(model.state_dict())} tensors from {init}")
+        reporter.tell(f"{taken:,} of {len(model.state_dict()):,} tensors from {init}")
     return model, arch, recipe.model.input_size or arch.default_input_size()
 
 
@@ -368,6 +354,7 @@ def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Pat
         permuted = Weights(permuted.tensors, told)
     elif suffix_of(checkpoint.path) == ".safetensors":
         permuted = replace(permuted, metadata={})
+    keep_given(checkpoint.arch.name, checkpoint.arch.kwargs)
     return write_weights(path, permuted)
 
 

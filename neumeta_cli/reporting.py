@@ -33,3 +33,8 @@ class Silent:
 
     def finish(self) -> None:
         pass
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from neumeta_cli.checkpoint import resolve
 from neumeta_cli.manifold import Manifold, build_manifold, inr_settings, save_manifold
 from neumeta_cli.manifold.settings import NoiseSection
 
-INR = inr_settings("selected", knots=[0.5])
+INR = inr_settings("selected", knots=[0.5], store="float32")
 NOISE = NoiseSection(channels=0.3, sizes=0.5, samples=2)
 RESNET, LENET = "cifar_resnet20", "lenet_digits"
 DATA = {

@@ -123,7 +123,7 @@ def test_permuting_has_options_that_repeat_themselves(
 ) -> None:
     timed = "--time-limit" in options
     first = neumeta("permute", resnet20_file, *options, "--json", "-")
-    again = neumeta("permute", resnet20_file, *options, "--json", "-")
+    again = neumeta("permute", resnet20_file, *options, "--overwrite", "--json", "-")
     assert first.code == again.code == 0
     one, two = (json.loads(r.stdout)["cliques"] for r in (first, again))
     assert timed or [c["order"] for c in one] == [c["order"] for c in two]

@@ -42,7 +42,7 @@ def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
     size = arch.default_input_size()
     inr, noise = inr_settings("selected"), NoiseSection(samples=1)
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
-    pool = WidthPool(manifold, FitSection(mixed=1.0))
+    pool = WidthPool(manifold, FitSection(mixed=1.0, anchors=[]))
     assert max(map(len, pool.groups)) > 1
     assert len(pool.groups) > 10  # the MLPs' hidden channels are free
     generator = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ def test_a_network_that_needs_one_width_is_told_how(build, monkeypatch) -> None:
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
     monkeypatch.setattr(Frame, "linked", property(lambda frame: [[n] for n in frame.scope]))
     with pytest.raises(NeumetaError, match=r"set fit\.mixed=0"):
-        WidthPool(manifold, FitSection(mixed=1.0))
+        WidthPool(manifold, FitSection(mixed=1.0, anchors=[]))
 
 
 @pytest.mark.parametrize("power", [1.0, 0.2])
@@ -68,7 +68,7 @@ def test_no_network_has_all_its_cliques_beyond_the_trained_range(build, power: f
     size = arch.default_input_size()
     inr, noise = inr_settings("selected"), NoiseSection(samples=1)
     manifold, _ = build_manifold(model, arch, size, "all", True, inr, noise)
-    fit = FitSection(mixed=1.0, mixed_gamma=(0.0, 0.8), mixed_power=power)
+    fit = FitSection(mixed=1.0, anchors=[], mixed_gamma=(0.0, 0.8), mixed_power=power)
     pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(0)
     drawn = [pool.draw(generator)[0][0] for _ in range(300)]
     half = manifold.frame.sizes(0.5)

@@ -15,7 +15,7 @@ from torch import nn
 from neumeta_cli.checkpoint import Weights, file_hash, write_weights
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import Finish, describe, export_network, load, programs
+from neumeta_cli.export import Finish, describe, export_network, load, programs, rewrite
 from neumeta_cli.manifold import Manifold, save_manifold
 from neumeta_cli.resize import has_statistics
 from neumeta_cli.tasks import load_task
@@ -223,6 +223,21 @@ def test_biases_follow_the_full_width_where_norms_were_folded(
         for m in (before, after)
     )
     assert near < 0.9 * far
+
+
+def test_a_network_calibrates_as_its_manifold_does(image_folder: Path, tmp_path: Path) -> None:
+    resnet, finish = tiny_manifold(RESNET), Finish(calibrate=image_folder)
+    at_once = export_network(resnet, tmp_path / "at_once.pt", 0.5, finish=finish).path
+    plain = export_network(resnet, tmp_path / "plain.pt", 0.5).path
+    later = rewrite(plain, tmp_path / "later.pt", finish)
+    images = small_images(resnet, 4)
+    before, after, wanted = (load(file)(images) for file in (plain, later, at_once))
+    assert torch.equal(after, wanted)
+    assert not torch.allclose(after, before)
+    assert describe(later)["calibrated"] == describe(at_once)["calibrated"]
+    folded = rewrite(plain, tmp_path / "folded.pt", Finish(fold=True))
+    with pytest.raises(NeumetaError, match=r"no norm statistics.*exported from its manifold"):
+        rewrite(folded, tmp_path / "x.pt", finish)
 
 
 def test_grey_networks_calibrate_on_colour_images(image_folder: Path, tmp_path: Path) -> None:

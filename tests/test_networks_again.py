@@ -289,7 +289,7 @@ def test_an_export_is_no_manifold_and_keeps_its_width(neumeta: Callable[..., Res
     for options, said in (
         (("--width", 0.5, "-o", "x.pt"), "narrower ones: neumeta distill half.pt --data DIR"),
         (("-o", "half.pt"), "half.pt is the network itself"),
-        (("-o", "x.pt", "--calibrate", "."), "--calibrate is for manifolds"),
+        (("-o", "x.pt", "--calibrate", "."), "half.pt has no norm statistics"),
     ):
         result = neumeta("export", half, *options)
         assert result.code == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from conftest import DigitsFit
+from conftest import REPOSITORY, DigitsFit
 from test_cli import fails
 
 from neumeta_cli.cli import distilling
@@ -123,3 +123,15 @@ def test_a_scope_of_several_patterns(neumeta, image_folder: Path, tmp_path: Path
 )
 def test_bytes_as_people_say_them(count: float, said: str) -> None:
     assert in_bytes(count) == said
+
+
+def test_no_folder_of_this_machine_is_in_a_manifold_but_the_checkpoints_name(
+    digits_fit: DigitsFit,
+) -> None:
+    content = digits_fit.manifold.read_bytes()
+    assert str(REPOSITORY).encode() not in content
+    assert str(digits_fit.folder).encode() not in content
+    recipe = load_manifold(digits_fit.manifold).provenance.recipe
+    assert recipe["model"]["checkpoint"] == "digits_lenet.safetensors"
+    kept = load_recipe(str(digits_fit.manifold.with_name("recipe.yaml"))).model.checkpoint
+    assert Path(str(kept)).is_file()  # which a run resumes from

@@ -80,6 +80,21 @@ def test_the_papers_values_are_a_base(tmp_path: Path) -> None:
     assert defaults != SETTINGS["paper"]
 
 
+def test_a_recipe_without_a_base_has_what_works_for_whole_networks(tmp_path: Path) -> None:
+    bare, based = tmp_path / "bare.yaml", tmp_path / "based.yaml"
+    bare.write_text(f"name: mine\n{LENET}")
+    based.write_text(f"name: mine\nbase: _whole_network\n{LENET}")
+    recipe, other = load_recipe(str(bare)), load_recipe(str(based))
+    assert recipe.fit.mixed_power < other.fit.mixed_power  # narrow networks more often
+    drawn = ["fit.mixed_power=1", "fit.drawn_weight=1"]
+    assert load_recipe(str(bare), drawn) == other
+    assert recipe.inr.store == "int8"
+    assert recipe.fit.anchors
+    assert recipe.fit.mixed
+    other = load_recipe(str(bare), ["inr.kind=factorised"])
+    assert other.inr.store == "float32"  # whose matrices 8 bits have not been tried with
+
+
 def test_no_two_shipped_recipes_spell_out_the_same_block() -> None:
     """A block: a large section, or two sections of more than one field each."""
     for one, other in combinations(SHIPPED, 2):

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from model_checks import randomise
 from torch import Tensor, nn
 
-from neumeta_cli.resize import build_resized, resizable, resize_model, select_channels, sizes_at
+from neumeta_cli.resize import (
+    build_resized,
+    open_frame,
+    resizable,
+    resize_model,
+    select_channels,
+    sizes_at,
+)
 from neumeta_cli.trace import Trace, trace_model
 
 
@@ -121,3 +128,28 @@ def test_one_tensor_under_two_names_stays_one() -> None:
 
 def _first_channels(trace: Trace, count: int) -> dict[str, list[int]]:
     return {c.name: list(range(count)) for c in trace.cliques}
+
+
+class Branches(nn.Module):
+    """Two layers of which one must keep its width, whichever; under names that are given."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__()
+        self.names = one, other
+        for name in self.names:
+            self.add_module(name, nn.Linear(4, 6))
+        self.last = nn.ModuleList(nn.Linear(6, 2) for _ in self.names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = (self.get_submodule(name)(x) for name in self.names)
+        if one.shape[1] + other.shape[1] < 9:
+            raise ValueError("too narrow")
+        return self.last[0](one) + self.last[1](other)
+
+
+def test_what_is_held_does_not_depend_on_how_strings_are_hashed() -> None:
+    """Which Python changes from process to process (PYTHONHASHSEED); other names do the same."""
+    for n in range(12):
+        one, other = f"a{'xyz' * n}", f"b{'zyx' * n}"
+        trace = open_frame(Branches(one, other), (4,)).trace
+        assert {c.name: bool(c.held) for c in trace.cliques} == {one: True, other: False}, n

@@ -92,7 +92,7 @@ def test_nothing_heavy_is_imported_to_open(tmp_path: Path) -> None:
 
 def test_a_command_imports_no_other_ones_module() -> None:
     version, shown = imported(typed("--version"), typed("report", "--help"))
-    own = {f"neumeta_cli.cli.{name}" for name in ("stages", "fitting", "exporting", "comparing")}
+    own = {f"neumeta_cli.cli.{name}" for name in ("permuting", "fitting", "exporting", "comparing")}
     assert not version & own
     assert shown & own == {"neumeta_cli.cli.comparing"}
 

@@ -28,7 +28,8 @@ from neumeta_cli.checkpoint.naming import IGNORED
 from neumeta_cli.cli.adapting import adapted
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import describe
-from neumeta_cli.pipeline import check_opens, run_recipe
+from neumeta_cli.manifold import check_opens
+from neumeta_cli.pipeline import run_recipe
 
 # What is no state dict of weights.
 

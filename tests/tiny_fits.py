@@ -20,7 +20,16 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
         "norm": {"fold": True},
         "noise": {"channels": 0.5, "sizes": 0.5, "samples": 2},
         "loss": {"recon": 1.0, "reg": 1e-4, "distill": 0.0},
-        "fit": {"epochs": 2, "batch_size": 40, "precision": "float32", "update": 0.5},
+        "fit": {
+            "epochs": 2,
+            "batch_size": 40,
+            "precision": "float32",
+            "update": 0.5,
+            "anchors": [],
+            "mixed": 0.0,
+            "mixed_power": 1.0,
+            "drawn_weight": 1.0,
+        },
     }
     for key, value in fields.items():
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value

@@ -20,6 +20,11 @@ from .files import (
     require_there as require_there,
     suffix_of as suffix_of,
 )
+from .given import (
+    keep_given as keep_given,
+    needs_permission as needs_permission,
+    was_given as was_given,
+)
 from .integrity import (
     check_archive as check_archive,
     first_line as first_line,

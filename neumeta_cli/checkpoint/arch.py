@@ -35,6 +35,8 @@ WORDS = {  # and other values that it may give
     "aux_loss": (True, False),
     "global_pool": ("", "avg", "max", "avgmax", "catavgmax", "token", "map"),
 }
+MOST_NUMBER, MOST_IN_LIST, LONGEST_LIST = 1024, 64, 16  # of other arguments that are numbers
+REACHING = ("pretrained", "weights", "checkpoint", "cache", "file", "url")  # in their names
 
 
 @dataclass(frozen=True)
@@ -188,13 +190,29 @@ def recorded_arch(document: Mapping[str, Any], trusted: bool) -> Arch:
             "if you trust it, say --trust-code (trust_code=True in Python)"
         )
     for key, value in kwargs.items():
-        counted = type(value) is int and 1 <= value <= PLAIN.get(key, 0)
-        if not counted and value not in _words(key, value):
+        if not _plain(key, value):
             raise NeumetaError(
                 f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs "
                 "your permission; if you trust it, say --trust-code (trust_code=True in Python)"
             )
     return Arch(resolve(name).name, kwargs, cuts)
+
+
+def _plain(key: str, value: Any) -> bool:
+    """Whether a file may give a library's factory this argument without permission."""
+    if key in PLAIN or key in WORDS:
+        counted = type(value) is int and 1 <= value <= PLAIN.get(key, 0)
+        return counted or value in _words(key, value)
+    if any(word in key for word in REACHING):  # for what lies in other places
+        return False
+    if isinstance(value, list):
+        return len(value) <= LONGEST_LIST and all(_number(one, MOST_IN_LIST) for one in value)
+    return _number(value, MOST_NUMBER)
+
+
+def _number(value: Any, most: int) -> bool:
+    """Whether it is true, false or a number of modest size."""
+    return type(value) in (bool, int, float) and -most <= value <= most
 
 
 def _words(key: str, value: Any) -> tuple[Any, ...]:

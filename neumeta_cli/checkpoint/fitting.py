@@ -28,11 +28,11 @@ class Mismatch:
         for label, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
                 more = ", …" if len(names) > 3 else ""
-                parts.append(f"{len(names)} {label} ({', '.join(names[:3])}{more})")
+                parts.append(f"{len(names):,} {label} ({', '.join(names[:3])}{more})")
         if self.reshaped:
             name, got, wanted = self.reshaped[0]
             parts.append(
-                f"{len(self.reshaped)} of another shape ({name} is {_by(got)}, not {_by(wanted)})"
+                f"{len(self.reshaped):,} of another shape ({name} is {_by(got)}, not {_by(wanted)})"
             )
         return "; ".join(parts)
 

@@ -14,6 +14,7 @@ from neumeta_cli.checkpoint.assign import put_tensors
 from neumeta_cli.checkpoint.cuts import InputSize, parse_cut, parse_size
 from neumeta_cli.checkpoint.detect import detect_arch
 from neumeta_cli.checkpoint.fitting import Fitted, fit_arch
+from neumeta_cli.checkpoint.given import was_given
 from neumeta_cli.checkpoint.integrity import refusing
 from neumeta_cli.checkpoint.usable import check_usable, looks_quantised
 from neumeta_cli.checkpoint.version import NETWORK, check_version
@@ -143,13 +144,14 @@ def _recorded(
                 "take a recipe of its architecture"
             )
         own = ":" in name
-        if own and not named and not trust_code:
+        trusted = trust_code or (own and (named or was_given(name, recorded["kwargs"])))
+        if own and not trusted:
             raise NeumetaError(
                 f"{path} names code of its own, {name}, which is not imported without "
                 f"permission; if you trust it, say --arch {name}, or --trust-code where the "
                 "command has it (trust_code=True in Python)"
             )
-        arch = recorded_arch(recorded, trust_code or (own and named))
+        arch = recorded_arch(recorded, trusted)
         return replace(arch, cuts=tuple(map(parse_cut, cuts)))
 
 
@@ -202,7 +204,7 @@ def _remarks(asked: Arch, arch: Arch, weights: Weights) -> list[str]:
 
 def _some(names: Iterable[str]) -> str:
     every = list(names)
-    more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
+    more = f" and {len(every) - MOST_NAMED:,} more" if len(every) > MOST_NAMED else ""
     return ", ".join(every[:MOST_NAMED]) + more
 
 

@@ -23,8 +23,8 @@ from neumeta_cli.hardware import launched_processes
 GROUPS = {
     START: {
         "quickstart": "distilling.quickstart",
-        "trace": "stages.trace",
-        "permute": "stages.permute",
+        "trace": "tracing.trace",
+        "permute": "permuting.permute",
         "distill": "distilling.distill",
         "fit": "fitting.fit",
         "train": "fitting.train",

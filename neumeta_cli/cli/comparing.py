@@ -14,13 +14,16 @@ from neumeta_cli.cli.options import (
     EpochsOption,
     Force,
     Json,
+    Overwrite,
     RecipeName,
     SetOption,
     WeightsKeyOption,
     choose_device,
+    keep_what_is_there,
     parse_widths,
 )
-from neumeta_cli.runs import REPORT_FOLDER, RUNS
+from neumeta_cli.reporting import counted
+from neumeta_cli.runs import PAGE_FILE, REPORT_FOLDER, RUNS, TABLE_FILE
 
 if TYPE_CHECKING:
     from neumeta_cli.compare import Comparison
@@ -68,6 +71,7 @@ def compare(
     ] = None,
     epochs: EpochsOption = None,
     set_: SetOption = None,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     json: Json = None,
 ) -> None:
@@ -80,7 +84,9 @@ def compare(
     Example: neumeta compare --recipe digits_lenet --methods neumeta,us_net,l1 --seeds 3
     """
     from neumeta_cli.cli.adapting import adapted
+    from neumeta_cli.cli.stopping import refuse_others_work
     from neumeta_cli.compare import compare_methods
+    from neumeta_cli.training import STATE_FILE
 
     extra = list(set_ or [])
     if methods is not None:
@@ -91,6 +97,7 @@ def compare(
         extra.append(f"eval.gammas={[round(1 - w, 9) for w in parse_widths(widths, force)]}")
     chosen = adapted(recipe, extra, checkpoint, data, epochs, None, download, weights_key)
     folder = run or RUNS / chosen.name / "compare"
+    refuse_others_work(folder, [TABLE_FILE, STATE_FILE], overwrite)  # of a fit
     reporter = TerminalReporter()
     try:
         comparison = compare_methods(chosen, folder, choose_device(device), reporter)
@@ -115,6 +122,7 @@ def report(
             "--output", "-o", metavar="DIR", help="Folder of the page. Default: RUN/report."
         ),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write one HTML page that shows a run.
 
@@ -122,6 +130,8 @@ def report(
 
     Example: neumeta report runs/digits_lenet/compare
     """
+    if output is not None:  # the run's own page is drawn anew without a question
+        keep_what_is_there(output / PAGE_FILE, overwrite)
     from neumeta_cli.compare import read_run
     from neumeta_cli.compare.report import write_report
 
@@ -137,7 +147,7 @@ def _table(comparison: "Comparison", metric: "Metric") -> object:
         found = [method.at(gamma) for gamma in gammas]
         cells = ["" if row is None else row.shown(metric) for row in found]
         rows.append([method.label, *cells, f"{method.seconds:.0f}", f"{method.stored_bytes:,}"])
-    title = f"{comparison.title}, {comparison.test_images:,} test images"
+    title = f"{comparison.title}, {counted(comparison.test_images, 'test image')}"
     columns = [
         f"{metric.axis} at γ",
         *(f"{100 * gamma:g}%" for gamma in gammas),

@@ -95,11 +95,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return made
 
 
-def counted(number: int, thing: str) -> str:
-    """``1 epoch``, ``2 epochs``."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def escape(text: str) -> str:
     """Text in which nothing is taken for rich's markup."""
     from rich.markup import escape

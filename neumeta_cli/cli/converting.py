@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from neumeta_cli.cli.console import escape, note, say, write_json
 from neumeta_cli.cli.gains import tell_next
+from neumeta_cli.cli.options import keep_what_is_there
 from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def convert(
 
     if output.resolve() == source.resolve():
         raise NeumetaError(f"{output} is the network itself; give another name with -o")
-    if output.exists() and not overwrite:
-        raise NeumetaError(f"{output} exists; name another with -o, or say --overwrite")
+    keep_what_is_there(output, overwrite)
     note(f"network: {source}")
     rewrite(source, output, finish, trust_code=trust_code)
     known = describe(output)

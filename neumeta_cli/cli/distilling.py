@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neumeta_cli.checkpoint import require_there
-from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say
 from neumeta_cli.cli.gains import doubts_in, gained_in, tell_export_next
 from neumeta_cli.cli.options import (
     ArchOption,
@@ -18,6 +18,7 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     EpochsOption,
+    Overwrite,
     RecipeOption,
     SaveRecipe,
     ScopeOption,
@@ -25,10 +26,13 @@ from neumeta_cli.cli.options import (
     SkipBrokenOption,
     TestDataOption,
     WeightsKeyOption,
+    check_recipe_to_save,
     choose_device,
+    keep_what_is_there,
     with_scope,
 )
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import counted
 from neumeta_cli.runs import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ def quickstart(
     test_data: TestDataOption = None,
     epochs: EpochsOption = None,
     output: OutputOption = MANIFOLD,
+    overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
     """Show what is found, ask once, and fit.
@@ -62,7 +67,7 @@ def quickstart(
 
     Example: neumeta quickstart resnet18.pth --data my_images/
     """
-    check_output(output)
+    check_output(output, overwrite)
     require_there(checkpoint)
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import TestImages, automatic
@@ -81,7 +86,7 @@ def quickstart(
         return
     fit = job.recipe.fit.model_copy(update={"precision": forecast.precision})  # tried already
     job = replace(job, recipe=job.recipe.model_copy(update={"fit": fit}))
-    _carry_out(job, output, place)
+    _carry_out(job, output, place, overwrite=overwrite)
 
 
 def distill(
@@ -99,6 +104,7 @@ def distill(
     set_: SetOption = None,
     save_recipe: SaveRecipe = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted fit.")] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
 ) -> None:
@@ -110,11 +116,12 @@ def distill(
 
     Example: neumeta distill resnet18.pth --data my_images/
     """
-    check_output(output)
+    check_output(output, overwrite or resume)
+    check_recipe_to_save(save_recipe, overwrite)
     require_there(checkpoint)
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
-    from neumeta_cli.cli.stages import tell_arch
+    from neumeta_cli.cli.tracing import tell_arch
     from neumeta_cli.direct import open_job
 
     reporter = TerminalReporter()
@@ -129,18 +136,19 @@ def distill(
             loaded, extra, data, epochs, seed, download, save_recipe, weights_key, test
         )
     job = open_job(loaded, chosen, reporter)
-    _carry_out(job, output, choose_device(device), resume)
+    _carry_out(job, output, choose_device(device), resume, overwrite)
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
     """Refuse a manifold's name before the fit, not after it.
 
     Raises:
-        NeumetaError: it has another ending.
+        NeumetaError: it has another ending, or the file is there and is not to be replaced.
 
     """
     if output.suffix != ".safetensors":
         raise NeumetaError(f"cannot write {output}: a manifold's file ends in .safetensors")
+    keep_what_is_there(output, overwrite)
 
 
 def _agreed() -> bool:
@@ -156,14 +164,17 @@ def _terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _carry_out(job: "Job", output: Path, device: str, resume: bool = False) -> None:
+def _carry_out(
+    job: "Job", output: Path, device: str, resume: bool = False, overwrite: bool = False
+) -> None:
     """Fit, write, measure, and tell what was gained."""
+    from neumeta_cli.checkpoint import needs_permission
     from neumeta_cli.cli.stopping import SAME_COMMAND, telling_how_to_go_on, working_folder
     from neumeta_cli.direct import distill_job
     from neumeta_cli.evaluate import shown
     from neumeta_cli.pipeline import keep_recipe
 
-    reporter, folder = TerminalReporter(), working_folder(output, resume)
+    reporter, folder = TerminalReporter(), working_folder(output, resume, overwrite)
     keep_recipe(folder / RECIPE_FILE, job.recipe, resume)
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         found = distill_job(job, output, folder, device, resume, reporter)
@@ -178,4 +189,5 @@ def _carry_out(job: "Job", output: Path, device: str, resume: bool = False) -> N
     for line in doubts_in(found.rows, metric):
         note(line)
     say(f"written: {escape(str(output))}")
-    tell_export_next(None, output, ":" in job.checkpoint.arch.name)
+    made = job.checkpoint.arch
+    tell_export_next(None, output, needs_permission(made.name, made.kwargs))

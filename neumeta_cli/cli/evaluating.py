@@ -23,6 +23,7 @@ from neumeta_cli.cli.options import (
     parse_counts,
     parse_widths,
 )
+from neumeta_cli.reporting import counted
 
 
 def evaluate(
@@ -129,6 +130,6 @@ def evaluate(
     written = {"metrics": [m.as_dict() for m in metrics], "rows": [row.as_dict() for row in rows]}
     write_json(json, {"file": str(file), "test_images": len(task.test), **told, **written})
     if json != "-":
-        say(rows_table(f"{file}, {len(task.test):,} test images", rows, metrics))
+        say(rows_table(f"{file}, {counted(len(task.test), 'test image')}", rows, metrics))
     if isinstance(loaded, Manifold):
         tell_export_next(json, file, trust_code)

@@ -27,6 +27,7 @@ from neumeta_cli.cli.options import (
     Seed,
     TrustCode,
     choose_device,
+    keep_what_is_there,
     parse_widths,
 )
 from neumeta_cli.cli.widths import (
@@ -200,8 +201,7 @@ def export(
     if output.resolve() == path.resolve():
         raise NeumetaError(f"{output} is the manifold itself; give another name with -o")
     there = output if family is None else output / FAMILY_INDEX
-    if there.exists() and not overwrite:
-        raise NeumetaError(f"{there} exists; name another with -o, or say --overwrite")
+    keep_what_is_there(there, overwrite)
     loaded = load_manifold(path, trust_code).to(choose_device(device))
     choice = Choice(loaded, wish)
     if not force:
@@ -340,7 +340,7 @@ def _search_table(manifold: "Manifold", planned: "Planned") -> object:
     columns = ["network", "mean width", *costs, "loss", *(m.name for m in metrics)]
     kept = "the searched one is kept" if planned.improved else "one width for all is kept"
     title = (
-        f"{planned.searched.samples} networks scored; both on {planned.searched.images:,} images "
+        f"{planned.searched.samples:,} networks scored; both on {planned.searched.images:,} images "
         f"that the search has not seen; {kept}"
     )
     return table(title, columns, rows)

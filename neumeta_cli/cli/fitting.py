@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neumeta_cli.checkpoint import SUFFIXES, require_there, suffix_of
-from neumeta_cli.cli.console import TerminalReporter, counted, escape, note, say, write_json
+from neumeta_cli.cli.console import TerminalReporter, escape, note, say, write_json
 from neumeta_cli.cli.gains import doubts_in, gained_in, tell_export_next, tell_next
 from neumeta_cli.cli.options import (
     ArchOption,
@@ -27,12 +27,21 @@ from neumeta_cli.cli.options import (
     SkipBrokenOption,
     TestDataOption,
     WeightsKeyOption,
+    check_recipe_to_save,
     choose_device,
+    keep_what_is_there,
     with_scope,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.runs import MANIFOLD_FILE, RECIPE_FILE, REPORT_FOLDER
+from neumeta_cli.reporting import counted
+from neumeta_cli.runs import (
+    COMPARE_FILE,
+    MANIFOLD_FILE,
+    RECIPE_FILE,
+    REPORT_FOLDER,
+    TABLE_FILE,
+)
 
 
 def fit(
@@ -72,20 +81,22 @@ def fit(
     """
     require_there(None if resume else checkpoint)  # to resume, the run's own files are enough
     from neumeta_cli import pipeline
-    from neumeta_cli.checkpoint import load_checkpoint
+    from neumeta_cli.checkpoint import load_checkpoint, needs_permission
     from neumeta_cli.cli.adapting import TestImages, adapted, automatic
     from neumeta_cli.cli.found import found_table
     from neumeta_cli.cli.measured import rows_table
-    from neumeta_cli.cli.stages import tell_arch
-    from neumeta_cli.cli.stopping import refuse_finished, require_begun, telling_how_to_go_on
+    from neumeta_cli.cli.stopping import refuse_others_work, require_begun, telling_how_to_go_on
+    from neumeta_cli.cli.tracing import tell_arch
     from neumeta_cli.recipe import load_recipe
+    from neumeta_cli.training import STATE_FILE
 
     reporter = TerminalReporter()
     test, set_ = TestImages(test_data, skip_broken), with_scope(set_, scope)
     if run is not None and resume:
         require_begun(run)
-    elif run is not None and not overwrite:
-        refuse_finished(run)
+    elif run is not None:
+        refuse_others_work(run, [TABLE_FILE, COMPARE_FILE, STATE_FILE], overwrite)
+    check_recipe_to_save(save_recipe, overwrite)
     begun = None if run is None or not resume else run / RECIPE_FILE
     if recipe is None and begun is not None and begun.exists():
         recipe = str(begun)
@@ -152,7 +163,8 @@ def fit(
         say(f"run folder: {escape(str(folder))}")
         if page is not None:
             say(f"report: {escape(str(page))}")
-    tell_export_next(json, folder / MANIFOLD_FILE, ":" in chosen.model.arch)
+    made = pipeline.recipe_arch(chosen)
+    tell_export_next(json, folder / MANIFOLD_FILE, needs_permission(made.name, made.kwargs))
 
 
 def train(
@@ -175,6 +187,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted training.")
     ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Random seed, instead of the recipe's.")] = None,
     json: Json = None,
@@ -190,6 +203,7 @@ def train(
     """
     if suffix_of(output) not in SUFFIXES:  # before the training, not after it
         raise NeumetaError(f"cannot write {output}: use one of the endings {', '.join(SUFFIXES)}")
+    keep_what_is_there(output, overwrite or resume)
     require_there(init)
     from neumeta_cli import pipeline
     from neumeta_cli.checkpoint import (
@@ -212,7 +226,7 @@ def train(
     section = resolved(chosen.data, own_preprocessing(arch, size), reporter)
     task = load_task(section, model, size, reporter=reporter, kind=kind)
     task.require_labels("training")
-    folder, place = working_folder(output, resume), choose_device(device)
+    folder, place = working_folder(output, resume, overwrite), choose_device(device)
     _tell_processes()
     with telling_how_to_go_on(reporter, folder, SAME_COMMAND):
         train_network(model, task, chosen.train, chosen.seed, place, folder, resume, reporter)
@@ -228,7 +242,7 @@ def train(
     if json == "-":
         return
     told = [f"{m.name} {m.show(found[m.name])}" for m in task.metrics if m.name in found]
-    say(f"on {len(task.test):,} test images: {', '.join(told)}")
+    say(f"on {counted(len(task.test), 'test image')}: {', '.join(told)}")
     say(f"written: {escape(str(output))}")
     given = ["--data", data] if data is not None else []
     tell_next(None, "fit", "--recipe", recipe, "--checkpoint", output, *given)

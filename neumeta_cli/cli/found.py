@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neumeta_cli.cli.console import counted
+from neumeta_cli.reporting import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ def _lines(job: "Job", forecast: "Forecast", output: Path | None) -> list[tuple[
     others = [arch.name for arch in checkpoint.others]
     more = f" ({_some(others, MOST_NAMED)} would fit too; --arch chooses)" if others else ""
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
-    base = f"{counted(recipe.fit.epochs, 'epoch')} in batches of {recipe.fit.batch_size}"
+    base = f"{counted(recipe.fit.epochs, 'epoch')} in batches of {recipe.fit.batch_size:,}"
     scope = recipe.scope if isinstance(recipe.scope, str) else ", ".join(recipe.scope)
     lines = [
         ("checkpoint", f"{checkpoint.path}, {in_bytes(checkpoint.path.stat().st_size)}"),
@@ -54,7 +54,7 @@ def _lines(job: "Job", forecast: "Forecast", output: Path | None) -> list[tuple[
     ]
     if job.task.test.classes:
         names = job.task.test.classes
-        lines.insert(2, ("classes", f"{len(names)}: {_some(names, MOST_NAMED)}"))
+        lines.insert(2, ("classes", f"{len(names):,}: {_some(names, MOST_NAMED)}"))
     memory = f"{in_bytes(forecast.memory)} of memory"
     lines.append(("takes", f"about {in_words(forecast.seconds)} in {forecast.precision}, {memory}"))
     file = "a manifold's file" if output is None else str(output)

@@ -23,9 +23,9 @@ def tell_next(json: str | None, *command: object) -> None:
         note(f"next: {shlex.join(['neumeta', *map(str, command)])}")
 
 
-def tell_export_next(json: str | None, manifold: object, own_code: bool = False) -> None:
-    """After whatever makes or measures a manifold; of a user's own network it needs permission."""
-    trust = ["--trust-code"] if own_code else []
+def tell_export_next(json: str | None, manifold: object, permission: bool = False) -> None:
+    """After whatever makes or measures a manifold, with the permission that its code may need."""
+    trust = ["--trust-code"] if permission else []
     tell_next(json, "export", manifold, "--width", "0.5", "-o", "small.pt", *trust)
 
 

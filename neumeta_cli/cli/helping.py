@@ -27,7 +27,7 @@ OPTIONS = {
     **dict.fromkeys(("epochs", "yes", "dry_run", "resume", "device"), HOW),
     **dict.fromkeys(("seed", "seeds", "methods"), HOW),
     **dict.fromkeys(("solver", "time_limit", "norm", "weighting", "latency"), HOW),
-    **dict.fromkeys(("output", "run", "ending", "json", "plot", "save_recipe"), PLACE),
+    **dict.fromkeys(("output", "run", "ending", "json", "plot", "collapse", "save_recipe"), PLACE),
     "overwrite": PLACE,
 }
 

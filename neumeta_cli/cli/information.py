@@ -10,6 +10,7 @@ from neumeta_cli.checkpoint import require_there
 from neumeta_cli.cli.console import TerminalReporter, escape, say, table, write_json
 from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import ArchOption, Json, WeightsKeyOption
+from neumeta_cli.reporting import counted
 
 MOST_ROWS = 24  # of cliques or other entries that a table lists
 
@@ -112,7 +113,7 @@ def _widths(document: Mapping[str, Any]) -> str:
 
 def _channels(document: Mapping[str, Any]) -> str:
     sizes = list(document.get("sizes", {}).items())
-    more = f", … {len(sizes) - MOST_ROWS} more" if len(sizes) > MOST_ROWS else ""
+    more = f", … {len(sizes) - MOST_ROWS:,} more" if len(sizes) > MOST_ROWS else ""
     return ", ".join(f"{name} {size}" for name, size in sizes[:MOST_ROWS]) + more
 
 
@@ -120,7 +121,8 @@ def _stored(document: Mapping[str, Any]) -> str:
     if "tensors" not in document:
         return ""
     dtypes = ", ".join(document["dtypes"])
-    return f"{document['tensors']:,} tensors, {document['values']:,} values ({dtypes})"
+    tensors, values = (counted(document[f"{name}s"], name) for name in ("tensor", "value"))
+    return f"{tensors}, {values} ({dtypes})"
 
 
 def _norms(document: Mapping[str, Any]) -> str:
@@ -128,9 +130,9 @@ def _norms(document: Mapping[str, Any]) -> str:
         return ""
     text = "folded" if document["fold"] else "kept as they are"
     if images := document.get("calibration_images"):
-        text += f"; {images} calibration images in the file"
+        text += f"; {counted(images, 'calibration image')} in the file"
     if fitted := document.get("calibrated"):
-        text += f"; {fitted['fitted']} fitted to {fitted['images']} images"
+        text += f"; {fitted['fitted']} fitted to {counted(fitted['images'], 'image')}"
     return text
 
 

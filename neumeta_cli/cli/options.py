@@ -148,6 +148,33 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 CheckpointArgument = Annotated[Path, typer.Argument(help="Weights file.", metavar="CHECKPOINT")]
 
 
+def keep_what_is_there(path: Path, overwrite: bool, named_by: str = "-o") -> None:
+    """Refuse to write over what a command did before, or anybody else.
+
+    Args:
+        path: of what is to be written.
+        overwrite: whether the user said so.
+        named_by: the option that names another.
+
+    Raises:
+        NeumetaError: something is there.
+
+    """
+    if path.exists() and not overwrite:
+        raise NeumetaError(f"{path} exists; name another with {named_by}, or say --overwrite")
+
+
+def check_recipe_to_save(path: Path | None, overwrite: bool) -> None:
+    """Refuse to write an automatic recipe over one that somebody may have edited.
+
+    Raises:
+        NeumetaError: something is there.
+
+    """
+    if path is not None:
+        keep_what_is_there(path, overwrite, "--save-recipe")
+
+
 def with_scope(overrides: list[str] | None, scope: str | None) -> list[str]:
     """What ``--set`` says, and ``--scope``."""
     if scope is None:

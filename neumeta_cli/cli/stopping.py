@@ -1,14 +1,14 @@
 """What a command that takes long leaves behind when it is stopped, and what it then says."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from neumeta_cli.cli.console import TerminalReporter, note
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.hardware import launched_processes
-from neumeta_cli.runs import TABLE_FILE
+from neumeta_cli.runs import COMPARE_FILE
 from neumeta_cli.training import RUNNING_FILE, STATE_FILE, refuse_if_running
 
 SAME_COMMAND = "the same command with --resume"
@@ -43,17 +43,28 @@ def telling_how_to_go_on(reporter: TerminalReporter, folder: Path, again: str) -
         raise NeumetaError(f"{error}; once that is fixed, resume with: {again}") from error
 
 
-def refuse_finished(folder: Path) -> None:
-    """Refuse to begin a run where one has finished.
+def refuse_others_work(folder: Path, files: Sequence[str], overwrite: bool) -> None:
+    """Refuse to begin a run in a folder that holds what another has done.
+
+    Args:
+        folder: of the run; need not be there.
+        files: what is there once something has been done that a new run would write over.
+        overwrite: whether the user said so.
 
     Raises:
-        NeumetaError: it has.
+        NeumetaError: one of them is there.
 
     """
-    if (folder / TABLE_FILE).exists():
-        raise NeumetaError(
-            f"{folder} holds a finished run; name another folder, or say --overwrite to replace it"
-        )
+    found = next((name for name in files if (folder / name).exists()), None)
+    if found is None or overwrite:
+        return
+    what = {
+        STATE_FILE: "an unfinished run, which --resume continues",
+        COMPARE_FILE: "a comparison",
+    }.get(found, "a finished run")
+    raise NeumetaError(
+        f"{folder} holds {what}; name another folder, or say --overwrite to replace it"
+    )
 
 
 def require_begun(folder: Path) -> None:
@@ -67,11 +78,12 @@ def require_begun(folder: Path) -> None:
         raise NeumetaError(f"nothing to resume: {folder} holds no saved state; leave out --resume")
 
 
-def working_folder(output: Path, resume: bool) -> Path:
+def working_folder(output: Path, resume: bool, overwrite: bool) -> Path:
     """The folder that keeps the state until ``output`` is written, emptied unless resuming.
 
     Raises:
-        NeumetaError: there is nothing to resume, or another process is at work in it.
+        NeumetaError: there is nothing to resume, something that only ``overwrite`` or ``resume``
+            may go on with, or another process is at work in it.
 
     """
     folder = output.with_name(output.name + ".training")
@@ -79,6 +91,7 @@ def working_folder(output: Path, resume: bool) -> Path:
         require_begun(folder)
     if launched_processes()[1] == 0:
         refuse_if_running(folder)
+        refuse_others_work(folder, [STATE_FILE], overwrite or resume)
     if not resume and launched_processes()[1] == 0:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -184,7 +184,7 @@ def _charts(comparison: Comparison, run: Path) -> Iterator[Chart]:
         yield Chart(
             "cka",
             "Similarity of features",
-            f"Linear CKA of {layer} with the checkpoint's, {images} test images, first seed.",
+            f"Linear CKA of {layer} with the checkpoint's, {images:,} test images, first seed.",
             lambda: charts.cka_curves(compared),
         )
     if any(found.kl for _, found in compared):

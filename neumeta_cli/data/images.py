@@ -17,7 +17,7 @@ from neumeta_cli.data.decoding import File, described, read_image, read_mask
 from neumeta_cli.data.preprocessing import Preprocessing
 from neumeta_cli.data.samples import Draw, Samples
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.reporting import Reporter
+from neumeta_cli.reporting import Reporter, counted
 
 if TYPE_CHECKING:
     from neumeta_cli.data.settings import DataSection
@@ -183,7 +183,9 @@ class Images:
         if broken := [f.name for i, f in enumerate(self.files) if i not in set(kept)]:
             named = ", ".join(broken[:NAMED]) + (", …" if len(broken) > NAMED else "")
             kind = "training" if split == "train" else split
-            reporter.tell(f"left out {len(broken)} broken {kind} images of {len(self)}: {named}")
+            reporter.tell(
+                f"left out {counted(len(broken), f'broken {kind} image')} of {len(self):,}: {named}"
+            )
         return self.chosen(torch.tensor(kept, dtype=torch.int64)) if broken else self
 
     def _is_readable(self, number: int) -> bool:

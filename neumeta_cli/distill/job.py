@@ -44,9 +44,9 @@ def open_fit(
             recipe.noise,
             frame=frame,
         )
-    manifold.provenance = Provenance(
-        checkpoint.path.name, file_hash(checkpoint.path), recipe.model_dump(mode="json")
-    )
+    told = recipe.model_dump(mode="json")
+    told["model"]["checkpoint"] = checkpoint.path.name  # where it lay is nobody's business
+    manifold.provenance = Provenance(checkpoint.path.name, file_hash(checkpoint.path), told)
     return Fitter(manifold, original, task, recipe, device, folder, reporter), original
 
 

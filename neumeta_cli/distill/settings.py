@@ -55,27 +55,28 @@ class FitSection(Section):
         description="γ = low + (high - low)·u^power, u uniform; below 1 favours narrow networks",
     )
     anchors: list[float] = Field(
-        [], description="values of γ that steps train beside the random one (the sandwich rule)"
+        [0.25, 0.5],
+        description="values of γ that steps train beside the random one (the sandwich rule)",
     )
     anchor_shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [], description="fraction of the steps in which each anchor is trained; empty: all steps"
     )
     mixed: float = Field(
-        0.0,
+        0.5,
         ge=0,
         le=1,
         description="fraction of the steps in which each clique has a γ of its own, from a pool "
         "of 200 such networks",
     )
     mixed_gamma: tuple[float, float] = Field(
-        (0.0, 0.75),
+        (0.0, 0.8),
         description="range of these; at least one γ lies within fit.gamma where the ranges overlap",
     )
     mixed_power: float = Field(
-        1.0, gt=0, description="the same as gamma_power, for these; below 1 favours narrow networks"
+        0.3, gt=0, description="the same as gamma_power, for these; below 1 favours narrow networks"
     )
     drawn_weight: float = Field(
-        1.0, gt=0, description="weight of the random network's loss relative to an anchor's"
+        0.2, gt=0, description="weight of the random network's loss relative to an anchor's"
     )
     update: float = Field(
         1.0,

@@ -1,3 +1,4 @@
+from .graph import plot_graph as plot_graph
 from .latency import BATCHES as BATCHES, measure_latency as measure_latency
 from .measure import (
     CHECKPOINT as CHECKPOINT,
@@ -11,9 +12,9 @@ from .measure import (
     unseen as unseen,
 )
 from .plots import (
-    plot_graph as plot_graph,
     plot_over_gamma as plot_over_gamma,
     plot_permutation as plot_permutation,
+    save_both as save_both,
     save_figure as save_figure,
 )
 from .prune import L1_PRUNING as L1_PRUNING, prune_l1 as prune_l1

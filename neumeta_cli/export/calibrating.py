@@ -17,7 +17,7 @@ from neumeta_cli.data.settings import MASK_FORMATS, DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.reporting import Reporter, Silent, counted
 from neumeta_cli.resize import calibrate
 
 MOST_IMAGES = 512
@@ -46,7 +46,9 @@ def read_images(folder: Path, data: DataSection, size: InputSize) -> Tensor:
         raise NeumetaError(f"--calibrate {folder}: no such folder")
     found = sorted(images_under(folder))
     if len(found) < 2:
-        raise NeumetaError(f"--calibrate {folder}: it holds {len(found)} images; give more")
+        raise NeumetaError(
+            f"--calibrate {folder}: it holds {counted(len(found), 'image')}; give more"
+        )
     step = max(1, -(-len(found) // MOST_IMAGES))
     files = tuple(found[::step])
     index = torch.arange(len(files))

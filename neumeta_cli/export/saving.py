@@ -15,15 +15,19 @@ from neumeta_cli.checkpoint import (
     Cut,
     Weights,
     load_checkpoint,
+    refusing,
     write_weights,
 )
 from neumeta_cli.data.described import own_metadata
+from neumeta_cli.data.preprocessing import PREPROCESSING, as_before, own_preprocessing, resolved
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.calibrating import STATISTICS, read_images
 from neumeta_cli.export.loading import in_own_format, kind_of
 from neumeta_cli.export.precision import DTYPES, check_dtype, convert, example, outputs_of
 from neumeta_cli.export.programs import PROGRAMS
 from neumeta_cli.export.write import AS_SAMPLED, Finish, check_ending
-from neumeta_cli.resize import measure_cost, open_frame
+from neumeta_cli.resize import calibrate, has_statistics, measure_cost, open_frame
 
 OF_OTHER_WEIGHTS = ("metrics", "calibrated", "permuted")  # that a file says of those it had
 
@@ -64,17 +68,20 @@ def rewrite(source: Path, path: Path, finish: Finish = AS_SAMPLED, **how: Any) -
     Args:
         source: the file to read.
         path: the file to write, of any ending that an export has.
-        finish: what is done to it; ``calibrate`` is for manifolds.
+        finish: what is done to it.
         how: ``arch`` and ``trust_code`` of ``load_checkpoint``.
 
     Raises:
         NeumetaError: one of them cannot be read or written, or a finish is not possible.
 
     """
-    if finish.calibrate is not None:
-        raise NeumetaError(f"--calibrate is for manifolds; the norms of {source} have statistics")
     opened = open_network(source, **how)
-    return _write(path, in_own_format(opened), opened, own_metadata(opened), finish)
+    network, told = in_own_format(opened), own_metadata(opened)
+    if finish.calibrate is not None:
+        network = network.float()
+        told = {k: v for k, v in told.items() if k not in OF_OTHER_WEIGHTS}
+        told |= {"calibrated": _calibrate(network, opened, finish.calibrate)}
+    return _write(path, network, opened, told, finish)
 
 
 def open_network(path: Path, arch: str | None = None, trust_code: bool = False) -> Checkpoint:
@@ -82,6 +89,27 @@ def open_network(path: Path, arch: str | None = None, trust_code: bool = False) 
     if kind_of(path) == MANIFOLD:
         raise NeumetaError(f"{path} is a manifold, not a network; neumeta export writes one of it")
     return load_checkpoint(path, arch, trust_code=trust_code)
+
+
+def _calibrate(network: nn.Module, opened: Checkpoint, folder: Path) -> dict[str, Any]:
+    """Fit the statistics of a network's norms to images, in place; what was fitted to how many.
+
+    Biases, which a manifold's networks fit where norms were folded, follow the network of full
+    width, and a file of one network does not hold that.
+    """
+    norms = [name for name, module in network.named_modules() if has_statistics(module)]
+    if not norms:
+        raise NeumetaError(
+            f"--calibrate: {opened.path} has no norm statistics, which folding takes away; "
+            "calibrate as it is exported from its manifold"
+        )
+    known = opened.weights.metadata
+    own = own_preprocessing(opened.arch, opened.input_size, known.get(PREPROCESSING), opened.path)
+    with refusing(opened.path, NETWORK):
+        data = as_before(DataSection(**known["data"])) if known.get("data") else DataSection()
+    images = read_images(folder, resolved(data, own), opened.input_size)
+    calibrate(network, norms, images)
+    return {"images": len(images), "fitted": STATISTICS}
 
 
 def _check_alike(network: nn.Module, opened: Checkpoint) -> None:

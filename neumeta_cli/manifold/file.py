@@ -13,10 +13,13 @@ from neumeta_cli.checkpoint import (
     MANIFOLD,
     Weights,
     check_version,
+    first_line,
+    keep_given,
     parse_size,
     read_weights,
     recorded_arch,
     refusing,
+    was_given,
     write_weights,
 )
 from neumeta_cli.errors import NeumetaError
@@ -45,12 +48,14 @@ def blueprint_from_json(document: dict[str, Any], trust_code: bool = False) -> B
     """The reverse of ``blueprint_to_json``.
 
     Raises:
-        NeumetaError: the file names a user's own code, or a factory's unusual arguments, and
-            ``trust_code`` is false.
+        NeumetaError: the file names a user's own code that has not been named here, or a factory's
+            unusual arguments, and ``trust_code`` is false.
         KeyError, ValueError, TypeError: it is no blueprint.
 
     """
-    arch = recorded_arch(document["arch"], trust_code)
+    recorded = document["arch"]
+    trusted = trust_code or was_given(str(recorded["name"]), recorded["kwargs"])
+    arch = recorded_arch(recorded, trusted)
     scope = tuple(map(str, document["scope"]))
     heads = str(document.get("heads", "width"))
     size, fold = parse_size(document["input_size"]), bool(document["fold"])
@@ -107,6 +112,27 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
         provenance = TypeAdapter(Provenance)
         manifold.provenance = provenance.validate_python(weights.metadata["provenance"])
     return manifold
+
+
+def check_opens(path: Path) -> None:
+    """Make sure that a manifold's file gives a network, before anybody is told of success.
+
+    Code of a user's own that it names has been named for the fit, and is remembered.
+
+    Raises:
+        NeumetaError: it does not.
+
+    """
+    try:
+        manifold = load_manifold(path, trust_code=True)
+        manifold.sample(1.0, samples=0)
+    except Exception as error:  # whatever a network raises
+        raise NeumetaError(
+            f"{path} was written and cannot be used: {first_line(error)}; please report this "
+            "architecture"
+        ) from error
+    keep_given(manifold.arch.name, manifold.arch.kwargs)
+    keep_given(str(manifold.provenance.recipe.get("task", "")), {})
 
 
 def _rebuild(weights: Weights, trust_code: bool) -> Manifold:

@@ -1,4 +1,4 @@
-from .auto import AutoRecipe as AutoRecipe, auto_recipe as auto_recipe
+from .auto import AutoRecipe as AutoRecipe, auto_recipe as auto_recipe, suited as suited
 from .load import (
     changed as changed,
     field_paths as field_paths,

@@ -11,6 +11,7 @@ from torch import nn
 from neumeta_cli.checkpoint import Checkpoint
 from neumeta_cli.recipe.load import over_base, override_all
 from neumeta_cli.recipe.recipe import Recipe
+from neumeta_cli.reporting import Reporter, counted
 from neumeta_cli.resize import Frame, has_statistics
 
 CONVOLUTIONS, ATTENTION, NEITHER = "_convolutions", "_attention", "_whole_network"
@@ -19,6 +20,7 @@ LEAST_EPOCHS, MOST_EPOCHS = 2, 60
 SMALL, MIDDLE = 64, 128  # pixels of a side, up to which a batch has 128 and 64 images; else 32
 LEAST_BATCHES = 8  # in an epoch; a batch has fewer images rather than an epoch fewer steps
 CALIBRATION_BYTES = 16 << 20  # of the images that are kept to calibrate norms, before JPEG
+NOT_MIXED = "it does not run with a width of its own for each clique"
 OWN_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # of each image or token
 CONVOLUTION = nn.modules.conv._ConvNd
 
@@ -72,7 +74,7 @@ def auto_recipe(
     batch = _batch_size(max(size[1:]), images)
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(STEPS / max(1, images // batch))))
     base, why = _family(frame)
-    of = f"{images:,} images of {size[1]}×{size[2]}"
+    of = f"{counted(images, 'image')} of {size[1]}×{size[2]}"
     reasons = {"base": f"{base}: {why}", "fit.epochs": f"{epochs}: {of}"}
     reasons["fit.batch_size"] = f"{batch}: {of}"
     own: dict[str, Any] = {
@@ -92,9 +94,9 @@ def auto_recipe(
         own["data"] |= {"flip": True, "crop_padding": padding}
         reasons["data.flip"] = "true: photographs may be mirrored; letters may not"
         reasons["data.crop_padding"] = f"{padding}: photographs are shifted by up to an eighth"
-    if base == CONVOLUTIONS and not _runs_mixed(frame):
+    if not _runs_mixed(frame):
         own["fit"]["mixed"] = 0.0
-        reasons["fit.mixed"] = "0: it does not run with a width of its own for each clique"
+        reasons["fit.mixed"] = f"0: {NOT_MIXED}"
     if any(has_statistics(module) for module in frame.model.modules()):
         kept = _calibration_images(size, images)
         own["norm"] = {"images": kept}
@@ -114,6 +116,15 @@ def auto_recipe(
     }
     lines = tuple(f"{field} {why}" for field, why in told.items())
     return AutoRecipe(over_base(own, "the automatic recipe"), own, lines)
+
+
+def suited(recipe: Recipe, frame: Frame, reporter: Reporter) -> Recipe:
+    """A recipe without a default that its network does not run with, which is told."""
+    asked = "mixed" in recipe.fit.model_fields_set  # then the fit refuses it
+    if asked or not recipe.fit.mixed or _runs_mixed(frame):
+        return recipe
+    reporter.tell(f"fit.mixed 0, not the default: {NOT_MIXED}")
+    return recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"mixed": 0.0})})
 
 
 def _said(asked: Mapping[str, Any], field: str) -> bool:

@@ -135,14 +135,15 @@ class _Search:
     def settle(self, cliques: Sequence[Clique]) -> None:
         """Make these cliques resizable or hold them; those of before stay as they are."""
         self.active |= {c.name: c for c in cliques}
-        fresh = {c.name for c in cliques}
+        fresh = [c.name for c in cliques]
         while fresh:
             small = self._build()
             outcome = self._run(small)
             if outcome.done:
                 return
             if not self._repair(small, outcome):
-                fresh -= self._hold(fresh, outcome)
+                held = self._hold(fresh, outcome)
+                fresh = [name for name in fresh if name not in held]
 
     def _sizes(self) -> dict[str, int]:
         return sizes_at(self.trace, self.active, self.widths)
@@ -277,12 +278,16 @@ class _Search:
                 module = small.get_submodule(patch.module)
                 set_number(module, patch.attribute, patch.place, patch.value)
 
-    def _hold(self, fresh: set[str], outcome: _Outcome) -> set[str]:
-        """Hold the cliques around the module that failed, as few as let the run get further."""
+    def _hold(self, fresh: Sequence[str], outcome: _Outcome) -> Sequence[str]:
+        """Hold the cliques around the module that failed, as few as let the run get further.
+
+        No sets of names: their order changes from one process to the next, and what is tried first
+        decides what is held.
+        """
         where = outcome.stack[-1] if outcome.stack else ""
         groups: dict[str, list[str]] = {}
         for name in reversed(("", *outcome.stack)):
-            around = {n for n in fresh if self._touches(self.active[n], name)}
+            around = [n for n in fresh if self._touches(self.active[n], name)]
             if around:
                 for clique in sorted(
                     around, key=lambda n: self.trace.parameters_in(self.active[n])
@@ -297,10 +302,10 @@ class _Search:
             kept = {n: self.active.pop(n) for n in alike}
             if self._run(self._build()).beyond(outcome):
                 self.held |= dict.fromkeys(kept, reason)
-                return set(kept)
+                return alike
             self.active |= kept
         alike = [n for n in fresh if re.sub(r"\d+", "#", n) in groups]
-        dropped = set(alike or fresh)
+        dropped = alike or fresh
         for name in dropped:
             self.active.pop(name)
         self.held |= dict.fromkeys(dropped, reason)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from neumeta_cli.checkpoint import import_attribute
+from neumeta_cli.checkpoint import import_attribute, was_given
 from neumeta_cli.data.images import Images
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.reporting import Reporter
+from neumeta_cli.reporting import Reporter, counted
 from neumeta_cli.tasks.base import Metric, Outputs, Task
 from neumeta_cli.tasks.classification import Classification
 from neumeta_cli.tasks.generation import Generation
@@ -33,7 +33,8 @@ def task_class(name: str, trust_code: bool) -> type[Task]:
 
     Args:
         name: as the recipe says it.
-        trust_code: import a user's module; a recipe is trusted, what a file names is not.
+        trust_code: import a user's module; a recipe is trusted, and what it named here before. What
+            else a file names is not.
 
     Raises:
         NeumetaError: no such task, or code that is not to be imported.
@@ -43,7 +44,7 @@ def task_class(name: str, trust_code: bool) -> type[Task]:
         return TASKS[name]
     if ":" not in name:
         raise NeumetaError(f"unknown task {name!r}; a newer neumeta may know it")
-    if not trust_code:
+    if not (trust_code or was_given(name, {})):
         raise NeumetaError(
             f"the file names code of its own, the task {name}, which is not imported without "
             "permission; if you trust it, say --trust-code"
@@ -119,8 +120,8 @@ def _tell_labels(task: Task, reporter: Reporter) -> None:
     """Say what is not measured, and what is measured on very few images."""
     if task.train is not None and not task.knows(task.train):
         reporter.tell(
-            f"{len(task.train):,} training images without labels: a fit follows the checkpoint's "
-            "outputs alone"
+            f"{counted(len(task.train), 'training image')} without labels: a fit follows the "
+            "checkpoint's outputs alone"
         )
     if not task.knows(task.test):
         names = ", ".join(metric.name for metric in task.metrics)
@@ -130,6 +131,6 @@ def _tell_labels(task: Task, reporter: Reporter) -> None:
         )
     elif len(task.test) < len(task.test.classes):
         reporter.tell(
-            f"warning: {len(task.test):,} test images for {len(task.test.classes):,} classes; some "
-            "classes are not tested"
+            f"warning: {counted(len(task.test), 'test image')} for {len(task.test.classes):,} "
+            "classes; some classes are not tested"
         )

@@ -49,7 +49,7 @@ class Segmentation(Task):
         wrong = masks[(masks >= count) & (masks != self._ignored)]
         if len(wrong):
             raise NeumetaError(
-                f"masks have class {int(wrong.max())}, but there are {count} classes from 0 "
+                f"masks have class {int(wrong.max())}, but there are {count:,} classes from 0 "
                 "(data.classes); a class that does not count is data.ignore"
             )
 

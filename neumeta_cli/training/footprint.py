@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import available_bytes, resident_bytes
+from neumeta_cli.reporting import counted
 from neumeta_cli.training.precision import in_words as in_time
 
 FEW = 8  # images, on which and on half of which it is found
@@ -112,7 +113,9 @@ class Outlook:
         parts = []
         if self.step_seconds is not None:
             whole = in_time(self.step_seconds * self.steps)
-            parts.append(f"{self.steps:,} steps of about {self.step_seconds:.2g} s: {whole}")
+            parts.append(
+                f"{counted(self.steps, 'step')} of about {self.step_seconds:.2g} s: {whole}"
+            )
         step = in_words(self.step_bytes)
         parts.append(f"memory: about {in_words(self.held + self.step_bytes)}, {step} in a step")
         if self.free is not None:

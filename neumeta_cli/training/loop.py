@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neumeta_cli.errors import NeumetaError, StoppedRunError
 from neumeta_cli.hardware import give_back_memory
-from neumeta_cli.reporting import Reporter
+from neumeta_cli.reporting import Reporter, counted
 from neumeta_cli.training.footprint import (
     Outlook,
     check_fits,
@@ -223,7 +223,7 @@ class Loop:
             self.sums[name] = self.sums.get(name, 0.0) + value
         epoch = (self.step - 1) // self.steps_per_epoch + 1
         told = ", ".join(f"{name} {mean:.3f}" for name, mean in self._means().items() if mean)
-        self.reporter.advance(1, f"epoch {epoch}/{self.settings.epochs}: {told}{self.seen}")
+        self.reporter.advance(1, f"epoch {epoch:,}/{self.settings.epochs:,}: {told}{self.seen}")
 
     def _means(self) -> dict[str, float]:
         """Of the parts of the loss, over the steps of this epoch that were not skipped."""
@@ -233,12 +233,12 @@ class Loop:
         """Count a step that was skipped; tells whether that made the loop go back."""
         self.skipped += 1
         self.skipped_in_row += 1
-        self.reporter.advance(1, f"{self.skipped} steps skipped: not finite")
+        self.reporter.advance(1, f"{counted(self.skipped, 'step')} skipped: not finite")
         if self.skipped_in_row < BAD_STEPS:
             return False
         if self.times_back == GOING_BACK:
             raise NeumetaError(
-                f"the loss is not finite at step {self.step}, also after {GOING_BACK} returns to "
+                f"the loss is not finite at step {self.step:,}, also after {GOING_BACK} returns to "
                 f"an earlier state at half the rate; lower {self.section}.learning_rate (now "
                 f"{self.settings.learning_rate:g}){self.advice}"
             )
@@ -278,7 +278,7 @@ class Loop:
         finally:  # a launcher ends all processes when the first one leaves
             self._any(False)
         self.reporter.finish()
-        raise StoppedRunError(f"stopped at step {self.step} of {self.total_steps}")
+        raise StoppedRunError(f"stopped at step {self.step:,} of {self.total_steps:,}")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""

@@ -14,7 +14,7 @@ import torch
 
 from neumeta_cli.checkpoint import write_text
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.reporting import Reporter
+from neumeta_cli.reporting import Reporter, counted
 
 PRECISION_FILE = "precision.json"
 PRECISIONS = ("float32", "bfloat16")
@@ -53,7 +53,7 @@ class Choice:
         other = next(p for p in PRECISIONS if p != self.precision)
         return (
             f"precision: {self.precision}, {self.seconds[self.precision]:.3g} s for "
-            f"{self.images} images; {other} {self.seconds[other]:.3g} s"
+            f"{counted(self.images, 'image')}; {other} {self.seconds[other]:.3g} s"
         )
 
 

@@ -92,7 +92,7 @@ class Processes:
         """
         if count < self.count:
             raise NeumetaError(
-                f"a batch of {count} images is too small for {self.count} processes; "
+                f"a batch of {count:,} images is too small for {self.count} processes; "
                 "raise batch_size or launch fewer"
             )
         return slice(self.rank, None, self.count)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from neumeta_cli.resize import Frame, Sizes
 
 Rated = list[tuple[list[nn.Parameter], float]]
+Store = Literal["float32", "float16", "int8"]
+STORED = (
+    "number format of the INR's parameters in the file; int8: 8 bits for matrices, with a scale "
+    "for each output channel, and float16 for vectors"
+)
 
 
 class InrSettings(Section):
@@ -32,11 +37,7 @@ class InrSettings(Section):
     summary: ClassVar[str] = ""
 
     kind: str
-    store: Literal["float32", "float16", "int8"] = Field(
-        "float32",
-        description="number format of the INR's parameters in the file; int8: 8 bits for matrices, "
-        "with a scale for each output channel, and float16 for vectors",
-    )
+    store: Store = Field("float32", description=STORED)
 
     @property
     def pieces(self) -> int:

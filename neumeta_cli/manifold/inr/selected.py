@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
-from neumeta_cli.manifold.inr.base import Inr, InrSettings, Rated, entry
+from neumeta_cli.manifold.inr.base import STORED, Inr, InrSettings, Rated, Store, entry
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.grid import Grid, along
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, Planned, make_plan
@@ -32,6 +32,7 @@ class SelectedSettings(InrSettings):
     )
 
     kind: Literal["selected"] = "selected"
+    store: Store = Field("int8", description=STORED)  # else it is larger than its checkpoint
     knots: list[float] = Field(
         [0.25, 0.5, 0.75],
         description="γ at which each change is complete; with none it learns slices of one "

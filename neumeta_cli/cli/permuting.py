@@ -1,4 +1,4 @@
-"""``neumeta trace`` and ``neumeta permute``."""
+"""``neumeta permute``."""
 
 import time
 from pathlib import Path
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neumeta_cli.checkpoint import SUFFIXES, require_there, suffix_of
+from neumeta_cli.checkpoint import require_there, suffix_of
 from neumeta_cli.choices import Norm, Weighting
-from neumeta_cli.cli.completing import complete_arch
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.gains import tell_next
 from neumeta_cli.cli.options import (
@@ -16,82 +15,19 @@ from neumeta_cli.cli.options import (
     CheckpointArgument,
     InputSizeOption,
     Json,
+    Overwrite,
     Seed,
     WeightsKeyOption,
+    keep_what_is_there,
     parse_inputs,
 )
+from neumeta_cli.cli.tracing import tell_arch
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import counted
 
 if TYPE_CHECKING:
-    from neumeta_cli.checkpoint import Checkpoint
     from neumeta_cli.permute import CliqueOrder
-    from neumeta_cli.trace import Clique, Trace
-
-SHOWN_MEMBERS = 4
-SHOWN_OTHERS = 6  # architectures that fit as well
-
-
-def tell_arch(checkpoint: "Checkpoint") -> None:
-    """Say which architecture a checkpoint was taken for."""
-    names = [arch.name for arch in checkpoint.others]
-    more = f" and {len(names) - SHOWN_OTHERS} more" if len(names) > SHOWN_OTHERS else ""
-    told = f"; {', '.join(names[:SHOWN_OTHERS])}{more} would fit too, --arch chooses"
-    note(f"{checkpoint.path}: {checkpoint.arch.name}{told if names else ''}")
-
-
-def trace(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT|ARCH",
-            autocompletion=complete_arch,
-            help="Weights file or architecture name.",
-        ),
-    ],
-    arch: ArchOption = None,
-    weights_key: WeightsKeyOption = None,
-    input_size: InputSizeOption = None,
-    json: Json = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the graph as .png or .svg.")
-    ] = None,
-) -> None:
-    """Show which dimensions of which weights are tied together.
-
-    Runs the network once on meta tensors. A clique is a set of dimensions that must share one
-    channel order and one width.
-
-    Example: neumeta trace resnet18.pth --plot graph.svg
-    """
-    is_file = Path(target).exists() or suffix_of(Path(target)) in SUFFIXES
-    require_there(Path(target) if is_file else None)
-    from neumeta_cli.checkpoint import load_checkpoint, resolve
-    from neumeta_cli.resize import open_frame
-    from neumeta_cli.trace import describe
-
-    given = parse_inputs(input_size)
-    told = {}
-    if is_file:
-        reporter = TerminalReporter()
-        checkpoint = load_checkpoint(Path(target), arch, reporter=reporter, weights_key=weights_key)
-        tell_arch(checkpoint)
-        told = {"source": checkpoint.source()}
-        model, name = checkpoint.model, checkpoint.arch.name
-        inputs = given or checkpoint.input_size
-    else:
-        found = resolve(arch or target)
-        model, inputs, name = found.build("cpu"), given or found.default_input_size(), found.name
-    traced = open_frame(model, inputs).trace
-    if plot is not None:
-        from neumeta_cli.evaluate import plot_graph
-
-        plot_graph(traced, plot)
-    write_json(json, {"arch": name, "input_size": describe(inputs), **told, **traced.as_dict()})
-    if json != "-":
-        say(_tree(name, traced))
-    if told:
-        chosen = ["--checkpoint", target, *(["--arch", arch] if arch is not None else [])]
-        tell_next(json, "fit", *chosen, "--data", "DIR")
+    from neumeta_cli.trace import Trace
 
 
 def permute(
@@ -104,6 +40,7 @@ def permute(
             "--output", "-o", help="File to write. Default: NAME.permuted.pth in this folder."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     solver: Annotated[
         str,
         typer.Option(
@@ -144,6 +81,8 @@ def permute(
     Example: neumeta permute resnet18.pth -o resnet18.permuted.safetensors
     """
     require_there(checkpoint)
+    target = output or _permuted_name(checkpoint)
+    keep_what_is_there(target, overwrite)
     from neumeta_cli.checkpoint import load_checkpoint
     from neumeta_cli.permute import Objective, Ordering, permute_checkpoint
     from neumeta_cli.pipeline import write_permuted
@@ -161,7 +100,6 @@ def permute(
     found = permute_checkpoint(loaded, traced, ordering, reporter, inputs)
     orders, error = found.orders, found.error
     seconds = time.perf_counter() - start
-    target = output or _permuted_name(checkpoint)
     write_permuted(target, loaded, found.weights)
     if plot is not None:
         from neumeta_cli.evaluate import plot_permutation
@@ -185,7 +123,8 @@ def permute(
     write_json(json, document)
     if json != "-":
         say(_order_table(orders))
-        say(f"{len(orders)} cliques in {seconds:.1f} s (the table's seconds are of one core each)")
+        count = counted(len(orders), "clique")
+        say(f"{count} in {seconds:.1f} s (the table's seconds are of one core each)")
         say(f"same function: relative difference {error:.1e} in float64")
         say(f"written: {escape(str(target))}")
     chosen = [] if suffix_of(target) == ".safetensors" else ["--arch", loaded.arch.name]
@@ -199,43 +138,6 @@ def _permuted_name(checkpoint: Path) -> Path:
     if last.lower() == "tar" and len(stem) > 1:
         ending.insert(0, stem.pop())
     return Path(".".join([*stem, "permuted", *ending]))
-
-
-def _tree(name: str, traced: "Trace") -> object:
-    from rich.tree import Tree
-
-    share = traced.share_governed()
-    tree = Tree(
-        f"[bold]{escape(name)}[/bold]: {len(traced.cliques)} cliques, {share:.1%} of weights"
-    )
-    for clique in traced.cliques:
-        branch = tree.add(
-            f"[cyan]{escape(clique.name)}[/cyan]  {_channels(clique)} channels, "
-            f"{len(clique.members)} members, governs {traced.parameters_in(clique):,} weights"
-            f"{_held(clique)}"
-        )
-        for member in clique.members[:SHOWN_MEMBERS]:
-            branch.add(escape(str(member)), style="dim")
-        if len(clique.members) > SHOWN_MEMBERS:
-            branch.add(f"… {len(clique.members) - SHOWN_MEMBERS} more", style="dim")
-    for refusal in traced.refusals:
-        where = refusal.module or "the network"
-        tree.add(f"[red]fixed by {refusal.op} in {escape(where)}: {escape(refusal.reason)}[/red]")
-    follows = sorted({p.attribute for p in traced.patches})
-    if follows:
-        names = escape(", ".join(follows))
-        tree.add(f"{len(traced.patches)} numbers in modules follow the widths: {names}")
-    return tree
-
-
-def _channels(clique: "Clique") -> str:
-    return f"{clique.copies}×{clique.channels}" if clique.copies > 1 else str(clique.channels)
-
-
-def _held(clique: "Clique") -> str:
-    if clique.order_only and clique.held.startswith("only"):
-        return f" [yellow]{escape(clique.held)}[/yellow]"
-    return f" [red]held: {escape(clique.held)}[/red]" if clique.held else ""
 
 
 def _order_table(orders: "list[CliqueOrder]") -> object:
