@@ -33,8 +33,8 @@ def read_yaml(text: str) -> Any:
     """
     import yaml
 
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -45,8 +45,6 @@ def read_yaml(text: str) -> Any:
         raise ValueError(TOO_DEEP) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # also of numbers and dates
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
-    finally:
-        loader.dispose()
 
 
 def quoted(value: Any) -> str:

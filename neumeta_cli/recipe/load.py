@@ -146,7 +146,7 @@ def _find(name: str) -> Path:
     """The file of a recipe that is to be run."""
     if is_file_name(name):
         path = Path(name)
-        if not path.is_file():
+        if not _is_there(path):
             raise NeumetaError(f"no such recipe file: {path}")
         return path
     files = recipe_files()
@@ -196,7 +196,7 @@ def _base_of(path: Path, base: object, before: Sequence[Path]) -> Path:
     if not isinstance(base, str):
         raise NeumetaError(f"{path}: base: name one recipe or its file, not {quoted(base)}")
     found = base_file(base, path)
-    if found is None or not found.is_file():
+    if found is None or not _is_there(found):
         missing = "no such file" if is_file_name(base) else "no such recipe"
         raise NeumetaError(
             f"{path}: base: {base}: {missing}; name one of neumeta recipes list, or a file "
@@ -206,6 +206,14 @@ def _base_of(path: Path, base: object, before: Sequence[Path]) -> Path:
         circle = " → ".join(file.name for file in [*before, found])
         raise NeumetaError(f"{path}: base: {base}: goes round in a circle, {circle}; leave it out")
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file; one with a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _beside(path: Path, other: str) -> str:
