@@ -22,7 +22,7 @@ from neumeta_cli.export import describe, load
 RECIPE = ("-r", "digits_lenet", "--device", "cpu", "--set", "noise.samples=2")
 FIT = (
     *("--set", "fit.epochs=3", "--set", "fit.save_steps=7", "--set", "fit.precision=float32"),
-    *("--set", "eval.gammas=[0.5]"),
+    *("--set", "eval.gammas=[0.5]", "--set", "permute.solver=identity"),
 )
 ENDINGS = (".pt", ".safetensors", ".onnx", ".pt2")
 MANIFOLD = "given.safetensors"  # in the folder of a command that exports

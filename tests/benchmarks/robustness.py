@@ -120,19 +120,20 @@ class Bench:
         with tally.timed():
             for number, (name, case) in enumerate(cases):
                 if self.only is None or number == self.only:
+                    before = len(tally.faults)
                     tally.add(f"{number}: {name}", case())
+                    for kind, what_case, said in tally.faults[before:]:
+                        print(f"  {kind}: {what_case}: {said}", flush=True)
         return tell(tally)
 
 
 def tell(tally: Tally) -> Tally:
-    """A line of progress, and one for each fault."""
+    """A line of progress."""
     print(
         f"{tally.what}: {tally.cases} cases, {tally.refused} refused, {len(tally.faults)} faults, "
         f"{tally.seconds:.0f} s",
         flush=True,
     )
-    for kind, case, said in tally.faults:
-        print(f"  {kind}: {case}: {said}", flush=True)
     return tally
 
 
@@ -235,7 +236,7 @@ def networks(bench: Bench) -> Iterator[Tally]:
 
 def chosen(bench: Bench) -> list[list[Command]]:
     """The commands that are disturbed; those of a list take turns."""
-    every = [[command] for command in COMMANDS.values()] + [EXPORTS]
+    every = [EXPORTS] + [[command] for command in COMMANDS.values()]
     return [[EXPORTS[0]]] if bench.quick else every
 
 
