@@ -30,6 +30,7 @@ DRAWING_AND_TIMING = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 LONGEST = 1 << 20  # bytes of a request
+_forked: list[socket.socket] = []  # the connection to a nursery that was forked
 
 
 class Program:
@@ -116,12 +117,29 @@ def leave_out_what_takes_long() -> None:
 @functools.cache
 def nursery() -> socket.socket:
     """The connection to this process's nursery, which ends with it."""
+    if _forked:
+        return _forked[0]
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, str(Path(__file__)), str(its.fileno())]
     begun = subprocess.Popen(command, pass_fds=[its.fileno()], env=os.environ | QUIET)
     its.close()
     atexit.register(lambda: (ours.close(), begun.wait()))
     return ours
+
+
+def fork_nursery() -> None:
+    """Let a fork of this process be its nursery, before it has threads or anything to tidy up.
+
+    That takes no time where it has imported what programs need.
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        become(serve(its))
+        sys.exit()
+    its.close()
+    _forked.append(ours)
 
 
 def serve(requests: socket.socket) -> dict[str, Any]:

@@ -1,157 +1,75 @@
 """Files that are damaged or made to do harm are refused with a reason, and run nothing."""
 
-import copy
-import json
-import os
 import random
 import resource
-import sys
 import time
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from manifolds import saved_manifold
-from safetensors.torch import load_file, save_file
+from damage import (
+    STRANGE,
+    damaged,
+    is_one_line,
+    no_search,
+    nothing_runs,
+    places,
+    put,
+    read_again,
+    rewritten,
+    whole_files,
+)
+from safetensors.torch import save_file
 
 from neumeta_cli.checkpoint import Weights, read_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import describe, export_network, load
-from neumeta_cli.manifold import load_manifold
 
-CASES = 550  # of each file, four times
+CASES = 55  # of each file, four times
 SECONDS = 10.0  # of the processor that the slowest case may take
 GROWTH = 1 << 29  # bytes that all cases together may add to this process's peak
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A manifold, and a network of its own in each format."""
-    folder = tmp_path_factory.mktemp("whole")
-    manifold = saved_manifold(folder)
-    loaded = load_manifold(manifold)
-    made = {s: export_network(loaded, folder / f"n{s}", 0.25).path for s in (".safetensors", ".pt")}
-    plain = folder / "lenet_digits.pth"
-    torch.save(torch.load(made[".pt"], weights_only=True)["state_dict"], plain)
-    return {
-        "manifold": manifold,
-        "network": made[".safetensors"],
-        "pt": made[".pt"],
-        "plain": plain,
-    }
+    return whole_files(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(autouse=True)
-def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a file says, no command, and no import of a module that it names."""
-    called: list[object] = []
-    for name in ("system", "popen", "execv", "_exit", "remove"):
-        monkeypatch.setattr(os, name, lambda *given, name=name: called.append((name, given)))
-    before = set(sys.modules)
-    yield
-    assert called == []
-    assert "antigravity" not in set(sys.modules) - before
-
-
-def is_one_line(error: NeumetaError, path: Path | str = "") -> bool:
-    assert str(path) in str(error)
-    assert "\n" not in str(error)
-    return True
-
-
-def damaged(whole: bytes, rng: random.Random) -> bytes:
-    """Some bits flipped, mostly near the ends, where formats keep what they live by; or cut."""
-    if rng.random() < 0.25:
-        return whole[: rng.randrange(len(whole))]
-    content = bytearray(whole)
-    for _ in range(rng.choice([1, 1, 1, 2, 8, 64])):
-        span = rng.choice([16, 600, len(whole)])
-        place = rng.randrange(min(span, len(whole)))
-        content[-1 - place if rng.random() < 0.4 else place] ^= 1 << rng.randrange(8)
-    return bytes(content)
+def harmless() -> Iterator[None]:
+    with nothing_runs():
+        yield
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["manifold", "network", "pt", "plain"])
 def test_flipped_bits_and_cut_files_are_refused_or_harmless(
-    files: dict[str, Path], tmp_path: Path, monkeypatch, which: str
+    files: dict[str, Path], tmp_path: Path, which: str
 ) -> None:
-    """2,200 cases, of which nothing but a NeumetaError or the same tensors may come.
+    """220 cases, of which nothing but a NeumetaError or the same tensors may come.
 
-    Where a flip hides that a file is ours, its names and shapes would be compared with all of
-    timm's networks, which takes half a minute and is left out.
+    ``tests/benchmarks/robustness.py`` tries ten times as many, each in a process of its own.
     """
-
-    def fits_none(path: Path, *_: Any) -> None:
-        raise NeumetaError(f"{path} fits no architecture")
-
-    monkeypatch.setattr("neumeta_cli.checkpoint.load.detect_arch", fits_none)
     whole, path = files[which].read_bytes(), tmp_path / files[which].name
-    wanted = read_weights(files[which]).tensors
     rng, peak = random.Random(which), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused, slowest = 0, 0.0
     for _ in range(CASES):
         path.write_bytes(damaged(whole, rng))
         began = time.process_time()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                load(path, arch="lenet_digits" if which == "plain" else None)
-        except NeumetaError as error:
-            refused += is_one_line(error, path)
-        else:  # a part that nobody reads was hit; a plain file has no checksum
-            if which != "plain":
-                got = read_weights(path).tensors
-                assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
+            with no_search():
+                read_again(path, files[which], which)
+        except NeumetaError:
+            refused += 1
         slowest = max(slowest, time.process_time() - began)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
     assert refused > CASES // 4
     assert slowest < SECONDS
     assert grown < GROWTH
-
-
-def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A file with other metadata and no checksum, as anybody can make one."""
-    metadata = copy.deepcopy(read_weights(source).metadata)
-    del metadata["digest"]
-    change(metadata)
-    save_file(load_file(source), target, {"neumeta": json.dumps(metadata)})
-    return target
-
-
-STRANGE = [
-    None,
-    True,
-    -1,
-    0,
-    10**30,
-    1e308,
-    "",
-    "os:system",
-    "..",
-    [],
-    [[]],
-    {},
-    {"a": {}},
-    "x" * 9999,
-]
-
-
-def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON document."""
-    if path:
-        yield path
-    items = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in items:
-        if isinstance(value, dict | list):
-            yield from places(value, (*path, key))
-        else:
-            yield (*path, key)
 
 
 @pytest.mark.slow
@@ -163,23 +81,13 @@ def test_whatever_the_metadata_say_is_refused_or_harmless(
     metadata = read_weights(files[which]).metadata
     rng, path = random.Random(0), tmp_path / "x.safetensors"
     for place in places({k: v for k, v in metadata.items() if k not in ("cliques", "digest")}):
-        for value in rng.sample([*STRANGE, KeyError], 3):
-
-            def change(document: dict[str, Any], place=place, value=value) -> None:
-                inner: Any = document
-                for key in place[:-1]:
-                    inner = inner[key]
-                if value is KeyError:
-                    del inner[place[-1]]
-                else:
-                    inner[place[-1]] = value
-
-            rewritten(files[which], path, change)
-            for use in (load, describe):
-                try:
-                    use(path)
-                except NeumetaError as error:
-                    is_one_line(error)
+        value = rng.choice([*STRANGE, KeyError])
+        rewritten(files[which], path, lambda m, place=place, value=value: put(m, place, value))
+        for use in (load, describe):
+            try:
+                use(path)
+            except NeumetaError as error:
+                is_one_line(error)
 
 
 HOSTILE = [
@@ -286,13 +194,13 @@ def test_info_refuses_damaged_programs(files: dict[str, Path], tmp_path: Path, s
     whole = export_network(load(files["manifold"]), tmp_path / f"x{suffix}", 0.25).path.read_bytes()
     rng, path = random.Random(0), tmp_path / f"y{suffix}"
     refused = 0
-    for _ in range(100):
+    for _ in range(20):
         path.write_bytes(damaged(whole, rng))
         try:
             describe(path)
         except NeumetaError:
             refused += 1
-    assert refused > 20
+    assert refused > 4
 
 
 def test_weights_know_nothing_of_their_digest(tmp_path: Path) -> None:

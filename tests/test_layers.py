@@ -9,6 +9,7 @@ from neumeta_cli.compare.compare import CODE
 
 ORDER = [
     "errors",
+    "documents",
     "cache",
     "seeding",
     "choices",

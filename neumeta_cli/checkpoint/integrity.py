@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 
 DIGEST = "digest"  # the key in our metadata
@@ -90,8 +91,8 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
 
     """
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = read_json(text)
+    except ValueError as error:
         raise NeumetaError(f"cannot read {path}: its neumeta metadata is damaged") from error
     if not isinstance(document, dict):
         raise NeumetaError(f"cannot read {path}: its neumeta metadata is no JSON object")

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from neumeta_cli.checkpoint.arch import Arch
 from neumeta_cli.checkpoint.atomic import write_text
 from neumeta_cli.checkpoint.naming import IGNORED
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 
 # Changes of values in place, of which a constructor makes thousands. On the meta device there are
@@ -127,12 +128,12 @@ def file_name() -> str:
 
 def _read(file: Path) -> dict[str, Names]:
     try:
-        document = json.loads(file.read_text("utf-8"))
+        document = read_json(file.read_text("utf-8"))
         entries = document["entries"]
         if document["sum"] != _sum(entries):
             return {}
         return {name: Names(digest, frozenset(tops)) for name, (digest, *tops) in entries.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

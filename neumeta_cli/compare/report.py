@@ -1,7 +1,6 @@
 """One page that shows a run: tables and pictures, with nothing fetched from elsewhere."""
 
 import base64
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from neumeta_cli.checkpoint import load_checkpoint, read_weights, write_text
 from neumeta_cli.compare.explored import explored
 from neumeta_cli.compare.methods import NeuMeta
 from neumeta_cli.compare.results import Comparison, LatencyRow, MethodResult
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import Record, save_figure
 from neumeta_cli.evaluate.plots import weight_matrices
@@ -237,9 +237,17 @@ def _curves(comparison: Comparison, run: Path) -> charts.Curves:
 
 
 def _losses(path: Path) -> list[tuple[int, float]]:
-    """(epoch, mean loss) of each epoch in a fit's journal."""
-    lines = path.read_text("utf-8").splitlines()
-    epochs = [Epoch.model_validate(json.loads(line)) for line in lines]
+    """(epoch, mean loss) of each epoch in a fit's journal.
+
+    Raises:
+        NeumetaError: it is damaged.
+
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        epochs = [Epoch.model_validate(read_json(line)) for line in lines]
+    except (OSError, ValueError) as error:
+        raise NeumetaError(f"{path} is damaged; remove it, and the report has no losses") from error
     return [(e.epoch, e.loss) for e in epochs if e.epoch is not None and e.loss is not None]
 
 

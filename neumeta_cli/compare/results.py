@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, model_serializer, model_validator
 
 from neumeta_cli.compare.methods import METHODS, Method, NeuMeta
+from neumeta_cli.documents import read_yaml
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     CHECKPOINT,
@@ -82,10 +82,7 @@ class RecipeRecord(Record):
     @classmethod
     def parse(cls, text: str) -> Any:
         """The content of a run's ``recipe.yaml``."""
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
+        return read_yaml(text)
 
 
 class Similarity(Record):

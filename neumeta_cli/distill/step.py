@@ -21,7 +21,7 @@ from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
 from neumeta_cli.tasks import Task
 from neumeta_cli.training import START, Place, Processes
-from neumeta_cli.training.footprint import counting_saved
+from neumeta_cli.training.footprint import Held
 from neumeta_cli.training.outputs import as_float
 from neumeta_cli.training.synced import SyncedNorms
 
@@ -145,16 +145,16 @@ class Step:
                 loss.backward()
 
     def footprint(self, precision: str, images: int) -> int:
-        """Bytes that the largest network of a step saves for its backward pass."""
+        """Bytes that the tensors of a step's largest network take at their most."""
         pool, pieces = [(self.widths.largest, 1.0)], self.pieces
         self.pieces = 1
         try:
-            with self._unchanged(precision), counting_saved() as saved:
-                for _ in self._losses(torch.arange(images), False, {}, pool):
-                    pass
+            with self._unchanged(precision), Held() as held:
+                for loss in self._losses(torch.arange(images), False, {}, pool):
+                    loss.backward()
         finally:
             self.pieces = pieces
-        return saved.bytes
+        return held.most
 
     @contextmanager
     def _unchanged(self, precision: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from neumeta_cli.checkpoint import write_text
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate.measure import CHECKPOINT, LATENCY, Row
 from neumeta_cli.tasks import Metric
@@ -36,7 +37,7 @@ class Record(BaseModel):
     @classmethod
     def parse(cls, text: str) -> Any:
         """The content of a file."""
-        return json.loads(text)
+        return read_json(text)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -11,11 +11,18 @@ from torch import nn
 
 from neumeta_cli.checkpoint import write_text
 from neumeta_cli.choices import FAMILY_INDEX
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import measure_latency
 from neumeta_cli.export.choose.wish import Choice, cost_of
 from neumeta_cli.export.precision import accept_float32
-from neumeta_cli.export.write import AS_SAMPLED, Finish, check_ending, export_network
+from neumeta_cli.export.write import (
+    AS_SAMPLED,
+    SUFFIXES,
+    Finish,
+    check_ending,
+    export_network,
+)
 from neumeta_cli.reporting import Reporter, Silent
 
 
@@ -73,7 +80,7 @@ def export_family(
             exported; then nothing has changed.
 
     """
-    folder, reporter = Path(folder), reporter or Silent()
+    folder, reporter = Path(folder).resolve(), reporter or Silent()  # a link stays one
     _refuse_other_things(folder)
     check_ending(folder / f"network{ending}")
     for width in widths:
@@ -133,12 +140,20 @@ def _refuse_other_things(folder: Path) -> None:
 
 
 def _listed(folder: Path) -> set[str]:
-    """The files of the family in a folder, its index included; none if it holds no family."""
+    """The files of the family in a folder, its index included; none if it holds no family.
+
+    Anybody may have written the index: what it names and a family cannot have is no part of it.
+    """
     try:
-        index = json.loads((folder / FAMILY_INDEX).read_text("utf-8"))
-        return {FAMILY_INDEX, *(str(network["file"]) for network in index["networks"])}
+        index = read_json((folder / FAMILY_INDEX).read_text("utf-8"))
+        named = {str(network["file"]) for network in index["networks"]}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
+    return {FAMILY_INDEX, *(path.name for path in folder.iterdir() if _may_be_member(path, named))}
+
+
+def _may_be_member(path: Path, named: set[str]) -> bool:
+    return path.name in named and path.suffix in SUFFIXES and path.is_file()
 
 
 def _put(made: Path, folder: Path) -> None:

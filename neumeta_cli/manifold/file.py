@@ -149,7 +149,11 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in own.items()}
         tensors = empty | parts["fixed"]
         manifold = Manifold(blueprint.arch, frame, blueprint.fold, tensors, inr, noise)
-    manifold.inr.load_state_dict(unpack(parts["inr"]), assign=True)
+    wanted = manifold.inr.state_dict()
+    stored = unpack(parts["inr"])
+    for name, tensor in (stored | parts["fixed"]).items():
+        _check_numbers(name, tensor, wanted.get(name, own.get(name)), name in stored)
+    manifold.inr.load_state_dict(stored, assign=True)
     manifold.calibration = CalibrationSet()
     if parts["calibration"]:
         manifold.calibration.unpack(parts["calibration"])
@@ -160,6 +164,16 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")
     return manifold.requires_grad_(False).eval()
+
+
+def _check_numbers(name: str, tensor: Tensor, like: Tensor | None, learnt: bool) -> None:
+    """Raise ValueError if a tensor is of another type than it should be, or holds no numbers."""
+    if like is not None and tensor.dtype != like.dtype:
+        raise ValueError(f"{name} is {tensor.dtype}, not {like.dtype}")
+    if tensor.is_floating_point() and not bool(
+        (tensor.isfinite() if learnt else ~tensor.isnan()).all()
+    ):
+        raise ValueError(f"{name} has values that are no numbers")
 
 
 def _inr_settings(weights: Weights) -> InrSettings:

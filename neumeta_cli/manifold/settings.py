@@ -32,7 +32,10 @@ class NoiseSection(Section):
     )
     sizes: float = Field(0.0, ge=0, description="the same on the size coordinates")
     samples: int = Field(
-        1, ge=1, description="K, the number of noisy samples that are averaged into one weight"
+        1,
+        ge=1,
+        le=10_000,
+        description="K, the number of noisy samples that are averaged into one weight",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from neumeta_cli.documents import quoted, read_yaml
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import KINDS
 from neumeta_cli.recipe.recipe import Recipe
@@ -146,7 +146,7 @@ def _find(name: str) -> Path:
     """The file of a recipe that is to be run."""
     if is_file_name(name):
         path = Path(name)
-        if not path.is_file():
+        if not _is_there(path):
             raise NeumetaError(f"no such recipe file: {path}")
         return path
     files = recipe_files()
@@ -180,9 +180,9 @@ def _composed(files: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise NeumetaError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NeumetaError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise NeumetaError(f"{path} is not a recipe: it should map sections to fields")
     model = content.get("model")
@@ -194,9 +194,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _base_of(path: Path, base: object, before: Sequence[Path]) -> Path:
     """The file that ``path`` names as its base; ``before`` are those that led there."""
     if not isinstance(base, str):
-        raise NeumetaError(f"{path}: base: name one recipe or its file, not {base!r}")
+        raise NeumetaError(f"{path}: base: name one recipe or its file, not {quoted(base)}")
     found = base_file(base, path)
-    if found is None or not found.is_file():
+    if found is None or not _is_there(found):
         missing = "no such file" if is_file_name(base) else "no such recipe"
         raise NeumetaError(
             f"{path}: base: {base}: {missing}; name one of neumeta recipes list, or a file "
@@ -206,6 +206,14 @@ def _base_of(path: Path, base: object, before: Sequence[Path]) -> Path:
         circle = " → ".join(file.name for file in [*before, found])
         raise NeumetaError(f"{path}: base: {base}: goes round in a circle, {circle}; leave it out")
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file; one with a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _beside(path: Path, other: str) -> str:
@@ -257,7 +265,7 @@ def _validated(content: dict[str, Any], source: Callable[[Sequence[int | str]], 
             raise NeumetaError(f"{file}: {problem}") from error
         if first["type"] == "extra_forbidden":
             raise NeumetaError(f"{file}: {unknown_field(where)}") from error
-        given = "" if lacking else f", not {first['input']!r}"
+        given = "" if lacking else f", not {quoted(first['input'])}"
         raise NeumetaError(f"{file}: {where}: {problem}{given}") from error
 
 
@@ -274,8 +282,8 @@ def _override(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise NeumetaError(f"--set {override}: {section} is no section with fields")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = read_yaml(text)
+    except ValueError as error:
         raise NeumetaError(f"--set {override}: {text!r} is no value") from error
     if last == "kind" and value != _kind(content):
         content.clear()  # sections of another kind share no fields

@@ -1,48 +1,66 @@
 """How much memory a step will take, found on a few images before it is taken on a batch."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import available_bytes, resident_bytes
 from neumeta_cli.reporting import counted
+from neumeta_cli.trace.dispatch import DispatchMode
 from neumeta_cli.training.precision import in_words as in_time
 
 FEW = 8  # images, on which and on half of which it is found
-BACKWARD = 1.1  # of what is saved, with what the backward pass makes while that is still there
+BESIDE = 1.1  # of what tensors take: the room of kernels, and holes between blocks
 SAFE = 0.95  # of the memory that is left may be taken
 GIB = 1 << 30
 
 Footprint = Callable[[str, int], int]  # precision, on how many images; bytes
 
 
-class Saved:
-    """What tensors that a backward pass needs take together; each block of memory counts once."""
+class Held(DispatchMode):
+    """Counts the memory of the tensors that are made within it and are still there.
+
+    Attributes:
+        bytes: now.
+        most: at any time.
+
+    """
 
     def __init__(self) -> None:
-        self._blocks: dict[int, int] = {}
+        super().__init__()
+        self.bytes = self.most = 0
+        self._blocks: dict[int, Any] = {}  # also those from before, which count nothing
 
-    def add(self, tensor: Tensor) -> Tensor:
-        """Count a tensor."""
-        storage = tensor.untyped_storage()
-        self._blocks[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # not the tensor itself, which would hold its own graph
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self._add((args, kwargs), made=False)
+        made = func(*args, **(kwargs or {}))
+        self._add(made, made=True)
+        self.most = max(self.most, self.bytes)
+        return made
 
-    @property
-    def bytes(self) -> int:
-        return sum(self._blocks.values())
+    def _add(self, tensors: Any, made: bool) -> None:
+        for tensor in tree_leaves(tensors):
+            if not isinstance(tensor, Tensor) or tensor.is_meta:
+                continue
+            storage = tensor.untyped_storage()
+            key = storage.data_ptr()
+            if key and key not in self._blocks:
+                size = storage.nbytes() if made else 0
+                self.bytes += size
+                self._blocks[key] = weakref.ref(storage, partial(self._gone, key, size))
 
-
-@contextmanager
-def counting_saved() -> Iterator[Saved]:
-    """Count what is saved within it for a backward pass."""
-    saved = Saved()
-    with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda tensor: tensor):
-        yield saved
+    def _gone(self, key: int, size: int, _: Any) -> None:
+        self.bytes -= size
+        self._blocks.pop(key, None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class Line:
     each: float
 
     def at(self, images: int) -> int:
-        return round(BACKWARD * (self.constant + self.each * images))
+        return round(BESIDE * (self.constant + self.each * images))
 
 
 def step_bytes(footprint: Footprint, precision: str, images: int, processes: int = 1) -> Line:

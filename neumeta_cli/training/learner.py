@@ -77,7 +77,7 @@ class Learner(Protocol):
         """
 
     def footprint(self, precision: str, images: int) -> int:
-        """Bytes that a step on the first images saves for its backward pass, at most.
+        """Bytes that the tensors of a step on the first images take at their most.
 
         It leaves everything as it was.
         """

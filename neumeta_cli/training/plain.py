@@ -16,7 +16,7 @@ from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.seeding import seeded_on
 from neumeta_cli.tasks import Task
-from neumeta_cli.training.footprint import counting_saved
+from neumeta_cli.training.footprint import Held
 from neumeta_cli.training.journal import Journal
 from neumeta_cli.training.learner import START, Place
 from neumeta_cli.training.loop import Loop
@@ -108,10 +108,10 @@ class PlainStep:
             self._compute_gradients(torch.arange(images), number)
 
     def footprint(self, precision: str, images: int) -> int:
-        """Bytes that a step on the first images saves for its backward pass."""
-        with self._unchanged(precision), counting_saved() as saved:
+        """Bytes that the tensors of a step on the first images take at their most."""
+        with self._unchanged(precision), Held() as held:
             self._compute_gradients(torch.arange(images), 0)
-        return saved.bytes
+        return held.most
 
     @contextmanager
     def _unchanged(self, precision: str) -> Iterator[None]:

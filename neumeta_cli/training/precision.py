@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from neumeta_cli.checkpoint import write_text
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, counted
 
@@ -155,7 +156,7 @@ def settled_precision(
 
 def _read(path: Path, section: str) -> str:
     try:
-        precision = json.loads(path.read_text("utf-8"))["precision"]
+        precision = read_json(path.read_text("utf-8"))["precision"]
         if precision not in PRECISIONS:
             raise ValueError(f"no precision {precision!r}")
     except (OSError, ValueError, LookupError, TypeError) as error:

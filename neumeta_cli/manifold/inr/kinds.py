@@ -53,7 +53,7 @@ def _read(given: Any) -> Any:
         return given
     fields = dict(given)
     kind = fields.setdefault("kind", DEFAULT)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         return fields
     for name in fields.keys() - own_fields(fields).keys():
         others = [k for k, i in KINDS.items() if name in i.settings_type.model_fields]
