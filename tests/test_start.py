@@ -100,15 +100,18 @@ def repeat_channels(model: nn.Module) -> None:
             along[at[second.flatten()]] = of * by
 
 
+@pytest.mark.parametrize("below_kernel", [True, False])
 @pytest.mark.parametrize(
     "make",
     [lambda: resolve("lenet_digits").build("cpu"), Residual, Grouped],
     ids=["flattened", "residual and folded", "groups and transposed"],
 )
 def test_channels_that_others_are_made_of_are_not_missed(
-    make: Callable[[], nn.Module], monkeypatch
+    make: Callable[[], nn.Module], below_kernel: bool, monkeypatch
 ) -> None:
     """The network at each knot computes what the checkpoint does."""
+    if not below_kernel:
+        monkeypatch.setattr(inputs, "MOST_BELOW_KERNEL", 0)
     monkeypatch.setattr(Moments.rebuild, "__defaults__", (1e-10,))
     torch.manual_seed(0)
     model = make().requires_grad_(False)
