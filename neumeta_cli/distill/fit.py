@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neumeta_cli.distill.features import open_source
 from neumeta_cli.distill.hints import Hints
+from neumeta_cli.distill.inputs import Inputs
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.distill.step import Step
 from neumeta_cli.errors import NeumetaError
@@ -25,7 +26,7 @@ class FitResult:
 
     Attributes:
         seconds: in the steps.
-        preparation_seconds: in frozen features.
+        preparation_seconds: in frozen features, and in what the INR begins with.
         epochs, steps: of the whole fit, before and after it was resumed.
         skipped: steps left out since something in them was not finite.
         times_back: how often it went back to an earlier state at half the rate.
@@ -75,6 +76,7 @@ class Fitter:
         self.device = processes.open(torch.device(device))
         self.manifold = manifold.to(self.device)
         self.task, self.recipe = task, recipe
+        self.tensors, self.processes, self.reporter = tensors, processes, reporter
         start = time.perf_counter()
         hints = Hints(manifold) if recipe.loss.hint else None
         source = open_source(
@@ -107,6 +109,20 @@ class Fitter:
             self.manifold.calibration.keep(images, self.recipe.norm.quality)
             self.manifold.calibration.to(self.device)
 
+    def start(self) -> None:
+        """Let the INR begin with what the checkpoint's features tell, where it makes use of them.
+
+        Every process looks at the same images, and takes the numbers that the first one found.
+        """
+        begun, count = time.perf_counter(), self.recipe.fit.start_images
+        if count:
+            inr, average = self.manifold.inr, self.stepper.average.module
+            images = self.manifold, self.tensors, self.task, count, self.recipe.seed
+            inr.start(Inputs(*images, self.device, self.reporter))
+            self.processes.share_first(inr.parameters())
+            average.load_state_dict(inr.state_dict())
+        self.preparation_seconds += time.perf_counter() - begun
+
     def run(self, resume: bool = False) -> FitResult:
         """Fit until the last step; the manifold then holds the averaged INR.
 
@@ -121,6 +137,8 @@ class Fitter:
         loop = self.loop
         if resume:
             loop.resume()
+        if loop.step == 0:
+            self.start()
         loop.run()
         self.manifold.inr.load_state_dict(self.stepper.average.module.state_dict())
         self.manifold.round_as_stored()

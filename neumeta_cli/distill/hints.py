@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from neumeta_cli.distill.fast.padding import Padding
+from neumeta_cli.distill.reading import feature_dim, reads_channels, spread
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.trace import Clique
 
 Features = dict[str, Tensor]  # (b, pixels …, C) by the weight that reads them
-MOST_PIXELS = 64  # of an image are compared; neighbours have much the same features
 
 
 class Hints:
@@ -51,7 +51,7 @@ class Hints:
         found = []
         for spec in self.manifold.specs:
             module = self.manifold.frame.model.get_submodule(spec.name.rpartition(".")[0])
-            if (spec.name, spec.layout.into) in along and _reads(module):
+            if (spec.name, spec.layout.into) in along and reads_channels(module):
                 found.append(spec.name)
         return found
 
@@ -65,10 +65,10 @@ class Hints:
         seen: Features = {}
 
         def watch(weight: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-            dim = _feature_dim(module)
+            dim = feature_dim(module)
 
             def take(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-                rows = _spread(next(iter((*given, *named.values()))), dim)
+                rows = spread(next(iter((*given, *named.values()))), dim)
                 seen[weight] = rows if rows.requires_grad else rows.clone()
 
             return module.register_forward_pre_hook(take, with_kwargs=True)
@@ -112,25 +112,6 @@ class Hints:
             parts.append(_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6))
         device = next(self.manifold.inr.parameters()).device
         return torch.stack(parts).mean() if parts else torch.zeros((), device=device)
-
-
-def _reads(module: nn.Module) -> bool:
-    """Whether it is a layer whose input's channels are its weight's."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return module.groups == 1
-    return isinstance(module, nn.Linear)
-
-
-def _feature_dim(module: nn.Module) -> int:
-    """Along which dimension of its input a layer's channels run."""
-    return -1 if isinstance(module, nn.Linear) else 1
-
-
-def _spread(features: Tensor, dim: int) -> Tensor:
-    """Pixels (or tokens) spread over each image, their channels last; a view."""
-    rows = features.movedim(dim, -1)
-    most = round(MOST_PIXELS ** (1 / max(1, rows.dim() - 2)))
-    return rows[(slice(None), *(slice(None, None, -(-n // most)) for n in rows.shape[1:-1]))]
 
 
 def _chosen(rows: Tensor, places: Tensor | None) -> Tensor:

@@ -90,6 +90,13 @@ class FitSection(Section):
     clip: float | None = Field(
         None, gt=0, description="largest norm of the gradient; larger ones are scaled down"
     )
+    start_images: int = Field(
+        256,
+        ge=0,
+        description="training images on which the checkpoint's features are looked at before the "
+        "first step, so that a selected INR begins with missing channels rebuilt from those that "
+        "are left; 0: it begins without them",
+    )
     views: int = Field(
         0, ge=0, description="augmented copies whose frozen features are computed once; 0: none"
     )

@@ -149,7 +149,8 @@ class Step:
         pool, pieces = [(self.widths.largest, 1.0)], self.pieces
         self.pieces = 1
         try:
-            with self._unchanged(precision), Held() as held:
+            held = Held()
+            with self._unchanged(precision), held:
                 for loss in self._losses(torch.arange(images), False, {}, pool):
                     loss.backward()
         finally:

@@ -15,7 +15,9 @@ from .inr import (
     AnyInrSettings as AnyInrSettings,
     Inr as Inr,
     InrSettings as InrSettings,
+    Moments as Moments,
     Noise as Noise,
+    TensorSpec as TensorSpec,
     inr_settings as inr_settings,
 )
 from .live import LiveNetwork as LiveNetwork

@@ -9,7 +9,11 @@ from .frame import (
     open_folded as open_folded,
     open_frame as open_frame,
 )
-from .layouts import Layout as Layout, weight_layouts as weight_layouts
+from .layouts import (
+    TRANSPOSED as TRANSPOSED,
+    Layout as Layout,
+    weight_layouts as weight_layouts,
+)
 from .network import (
     build_resized as build_resized,
     resize_model as resize_model,

@@ -83,6 +83,15 @@ class Processes:
                 "same files, the same folder of the run, and no permute.time_limit"
             )
 
+    def share_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the numbers of the first, in place."""
+        if self.count == 1:
+            return
+        from accelerate.utils import broadcast
+
+        for tensor in tensors:
+            tensor.data.copy_(broadcast(tensor.data))
+
     def part(self, count: int) -> slice:
         """Which of ``count`` images of a batch are this process's.
 

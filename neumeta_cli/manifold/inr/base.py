@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
+from neumeta_cli.manifold.inr.moments import Measure
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.settings import Section
 
@@ -93,6 +94,14 @@ class Inr(nn.Module):
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         """Make the parameters."""
         raise NotImplementedError
+
+    def start(self, measure: Measure) -> None:
+        """Begin a fit closer to its end, by what layers read of training images; as it is by now.
+
+        Args:
+            measure: gives the moments of what layers read, for each of many sets of weights.
+
+        """
 
     def check(self) -> None:
         """Raise ValueError if tensors that came from a file cannot be right."""

@@ -14,6 +14,7 @@ from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.base import STORED, Inr, InrSettings, Rated, Store, entry
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.grid import Grid, along
+from neumeta_cli.manifold.inr.moments import Measure, Moments
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, Planned, make_plan
 from neumeta_cli.resize import kept_places, place_channels, rank_channels
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from neumeta_cli.resize import Sizes
 
 Places = Mapping[tuple[str, int], Tensor]
+PARTS = (0.5, 1.0)  # of the way between two knots, where changes are made to fit at the start
+LEAST_SHARE = 0.1  # of a change, below which it is not made to fit
 
 
 class SelectedSettings(InrSettings):
@@ -121,6 +124,45 @@ class SelectedInr(Inr):
             ranks = self.get_buffer(f"rank_{number}").view(clique.copies, clique.channels)
             if bool((ranks.sort(dim=1).values != torch.arange(clique.channels)).any()):
                 raise ValueError(f"rank_{number} is no order of channels")
+
+    @torch.no_grad()
+    def start(self, measure: Measure) -> None:
+        """Let each change make up for what is missing at its knot: see ``Moments.rebuild``.
+
+        Between two knots, channels that are gone at the second get the change of the narrowest
+        network that has them among a few between, as far as it goes on along its line.
+        """
+        if not self.keeps_checkpoint:
+            return
+        last = self.chosen(self.frame.sizes(1 - self.settings.knots[-1]))
+        wanted = [[s.name] for s in self.specs if (s.name, s.layout.into) in last]
+        places = {spec.name: place for place, spec in enumerate(self.specs)}
+        for measured in measure(wanted):
+            for name, moments in measured.items():
+                self._make_up(places[name], moments)
+
+    def _make_up(self, place: int, moments: Moments) -> None:
+        """Set the changes of one tensor, the first ones first."""
+        grid = self._grid(self.targets(self.frame.full)[place])
+        whole, before = grid.whole, 0.0
+        made: list[Tensor] = []
+        for change, knot in zip(grid.changes, self.settings.knots, strict=True):
+            added = torch.zeros_like(whole)
+            for part in PARTS:
+                sizes = self.frame.sizes(1 - before - part * (knot - before))
+                target = cast(SelectedTarget, self.targets(sizes)[place])
+                *others, share = self._shares(_missing(target, None))[: len(made) + 1]
+                kept = target.kept[1]
+                if kept is None or share < LEAST_SHARE:
+                    continue
+                there = sum((s * m for s, m in zip(others, made, strict=True)), torch.zeros(()))
+                more = (moments.rebuild(whole, kept).to(whole) - there) / share
+                added[:, kept] = more[:, kept]
+            made.append(added)
+            for dim, room in target.rooms[len(made) - 1].items():
+                added = added.index_select(dim, room)
+            change.copy_(added)
+            before = knot
 
     def rated(self) -> Rated:
         if not self.settings.knot_rates:
