@@ -52,12 +52,13 @@ def refuse_others_work(folder: Path, files: Sequence[str], overwrite: bool) -> N
         overwrite: whether the user said so.
 
     Raises:
-        NeumetaError: one of them is there.
+        NeumetaError: one of them is there, perhaps of a run that is under way.
 
     """
     found = next((name for name in files if (folder / name).exists()), None)
     if found is None or overwrite:
         return
+    refuse_if_running(folder)  # which neither of them would help
     what = {
         STATE_FILE: "an unfinished run, which --resume continues",
         COMPARE_FILE: "a comparison",
