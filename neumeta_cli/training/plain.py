@@ -109,7 +109,8 @@ class PlainStep:
 
     def footprint(self, precision: str, images: int) -> int:
         """Bytes that the tensors of a step on the first images take at their most."""
-        with self._unchanged(precision), Held() as held:
+        held = Held()
+        with self._unchanged(precision), held:
             self._compute_gradients(torch.arange(images), 0)
         return held.most
 
