@@ -146,10 +146,9 @@ class Step:
 
     def footprint(self, precision: str, images: int) -> int:
         """Bytes that the tensors of a step's largest network take at their most."""
-        pool, pieces = [(self.widths.largest, 1.0)], self.pieces
+        pool, pieces, held = [(self.widths.largest, 1.0)], self.pieces, Held()
         self.pieces = 1
         try:
-            held = Held()
             with self._unchanged(precision), held:
                 for loss in self._losses(torch.arange(images), False, {}, pool):
                     loss.backward()

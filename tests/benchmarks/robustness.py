@@ -278,9 +278,10 @@ def markdown(tallies: Sequence[Tally]) -> str:
 
 def rewrite(page: Path, table: str) -> None:
     """Put the table in place of the one that a page has."""
-    before, _, rest = page.read_text("utf-8").partition(HEADER)
-    after = rest[rest.index("\n\n") :]
-    page.write_text(before + table + after, encoding="utf-8")
+    before, start, rest = page.read_text("utf-8").partition(HEADER[: HEADER.index("| cases")])
+    if not start:
+        raise SystemExit(f"{page} has no such table")
+    page.write_text(before + table + rest[rest.index("\n\n") :], encoding="utf-8")
 
 
 def main() -> None:

@@ -1,0 +1,73 @@
+"""What someone could hand on to do harm is refused in one line, or does none.
+
+``tests/benchmarks/robustness.py`` tries hundreds of each sort.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from damage import rewritten
+from hostile import TEXTS, families, use_family, use_recipe
+from manifolds import saved_manifold
+from safetensors.torch import load_file, save_file
+from tally import judged
+
+from neumeta_cli.checkpoint import read_weights
+from neumeta_cli.documents import read_yaml
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.manifold import load_manifold
+
+
+@pytest.fixture(scope="module")
+def manifold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_manifold(tmp_path_factory.mktemp("manifold"))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_recipes_that_readers_choke_on(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(TEXTS[name].encode("utf-8", "surrogateescape"))
+    assert judged(lambda: use_recipe(path), most=5.0).fault is None
+
+
+def test_names_in_yaml_may_stand_for_values_but_not_for_millions() -> None:
+    assert read_yaml("a: &a [1, 2]\nb: [*a, *a]")["b"] == [[1, 2], [1, 2]]
+    with pytest.raises(ValueError, match="more than 100,000 values"):
+        read_yaml(TEXTS["a bomb as the whole"])
+    with pytest.raises(ValueError, match="holds itself"):
+        read_yaml("&a [*a]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_index_names_no_file_but_a_familys_own(manifold, tmp_path: Path, linked: bool) -> None:
+    for number, (name, index) in enumerate(families()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+
+        def use(index: bytes = index, folder: Path = folder) -> None:
+            use_family(manifold, index, folder, linked)
+
+        assert judged(use).fault is None, name
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.double(), "torch.float64, not torch.float32"),
+        (lambda t: t.long(), "torch.int64, not torch.float32"),
+        (lambda t: torch.full_like(t, float("nan")), "values that are no numbers"),
+    ],
+)
+def test_tensors_of_a_manifold_are_numbers_of_their_type(
+    manifold: Path, tmp_path: Path, change, reason: str
+) -> None:
+    tensors, path = load_file(manifold), tmp_path / "x.safetensors"
+    for name in [n for n, t in tensors.items() if t.is_floating_point()][::4]:
+        rewritten(manifold, path, lambda _: None)
+        header = {"neumeta": json.dumps(read_weights(path).metadata)}
+        save_file(tensors | {name: change(tensors[name])}, path, header)
+        with pytest.raises(NeumetaError, match=reason):
+            load_manifold(path)
