@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's parameters, mallopt(3)
-KEPT_BLOCK = 32 << 20  # the largest block that is kept; also what old versions of glibc take
 KEPT_BYTES = 1 << 30
+KEPT_BEFORE = 32 << 20  # what glibc before 2.35 takes at most for the one threshold
 CGROUP_FILES = {  # by controllers: limit, use, and what of it the kernel takes back
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -19,9 +19,7 @@ CGROUP_FILES = {  # by controllers: limit, use, and what of it the kernel takes 
 def keep_freed_memory() -> None:
     """Let glibc keep blocks for the next tensor instead of giving them back.
 
-    Blocks below 32 MiB: larger ones are given back at once. The holes that they leave would hardly
-    ever fit the next of them, and took half of a step's memory again where activations are large;
-    beside the work on so many numbers, clearing their pages takes little time.
+    Blocks below 1 GiB, or below 32 MiB before glibc 2.35.
 
     Each activation of a step is a block of some MiB. Got from the system anew, its pages are
     cleared one by one as they are first touched, which takes several times as long as an activation
@@ -33,7 +31,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    if mallopt(MMAP_THRESHOLD, KEPT_BLOCK):
+    if mallopt(MMAP_THRESHOLD, KEPT_BYTES) or mallopt(MMAP_THRESHOLD, KEPT_BEFORE):
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
