@@ -350,7 +350,7 @@ def test_labels_of_other_images_measure_a_fit_without_labels(neumeta, unlabelled
         "distill", "net.pth", "--arch", "lenet_digits", *options, "-o", "m.safetensors"
     )
     assert fitted.code == 0, fitted
-    assert "left out 1 broken training images of 41: broken.png" in fitted.stderr
+    assert "left out 1 broken training image of 41: broken.png" in fitted.stderr
     assert "40 training images without labels" in fitted.stderr
     assert "cannot be measured" not in fitted.stderr
     for option in ("--test-data", "--data"):

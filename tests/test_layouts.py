@@ -126,8 +126,9 @@ def test_fewer_heads_compute_what_the_others_did_without_them(
         assert sum(kept) == 2
         whole.attn.proj.weight[:, [64 * kept.index(False) + i for i in range(64)]] = 0
     torch.testing.assert_close(small(x), without(x), rtol=1e-4, atol=1e-5)
+    manifold.round_as_stored()
     again = load_manifold(save_manifold(tmp_path / "m.safetensors", manifold))
-    assert torch.equal(again.sample(2 / 3)(x), small(x))
+    assert torch.equal(again.sample(2 / 3)(x), manifold.sample(2 / 3)(x))
 
 
 def test_grown_tables_and_transposed_convolutions_keep_their_scale(vit: nn.Module) -> None:

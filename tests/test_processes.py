@@ -19,10 +19,11 @@ data: {{root: {data}, flip: true, crop_padding: 2{more}}}
 scope: {scope}
 norm: {{fold: false, images: 16}}
 inr: {{kind: selected}}
+permute: {{solver: identity}}
 noise: {{channels: 0.5, sizes: 0.5, samples: 1}}
 loss: {{recon: 1.0, reg: 1.0e-4, distill: 1.0, hint: 0.01}}
 fit: {{epochs: 1, batch_size: 25, limit: 50, anchors: [0.5], mixed: 1.0, learning_rate: {rate},
-  precision: float32, update: 0.5}}
+  precision: float32, update: 0.5, start_images: 8}}
 train: {{epochs: 2, batch_size: 25, learning_rate: {rate}, precision: float32}}
 eval: {{gammas: [0.5], watch: 8}}
 """

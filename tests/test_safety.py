@@ -215,7 +215,13 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
         "data": {"root": str(data), "in_memory": 0, "workers": workers},
         "inr": {"kind": "selected"},
         "noise": {"samples": 1},
-        "fit": {"epochs": 2, "batch_size": 40, "save_steps": 2, "precision": "float32"},
+        "fit": {
+            "epochs": 2,
+            "batch_size": 40,
+            "save_steps": 2,
+            "precision": "float32",
+            "start_images": 0,
+        },
         "eval": {"gammas": [0.5], "watch": 8},
     }
     recipe.write_text(yaml.safe_dump(fields), encoding="utf-8")

@@ -59,6 +59,7 @@ def test_a_recipe_runs_from_files_to_an_exported_network(
     shared = [*fields, "train.batch_size=4", "train.epochs=1", "fit.epochs=1", "fit.limit=4"]
     shared += [FLOAT32, "fit.precision=float32", "noise.samples=2", "permute.solver=greedy"]
     shared += ["eval.gammas=[0.5]", "eval.watch=0"]
+    shared += [] if name.startswith("mnist") else ["fit.start_images=0"]
     sets = [part for field in shared for part in ("--set", field)]
     options = ("--recipe", name, "--data", root, *sets)
     assert (trained := neumeta("train", *options, "-o", "net.safetensors")).code == 0, trained
@@ -314,7 +315,7 @@ def test_a_part_of_the_network_begins_with_trained_weights(neumeta, tmp_path: Pa
         network.encoder.layer4[1].conv2.weight, encoder.layer4[1].conv2.weight, rtol=0, atol=1e-6
     )
     torch.save({"other.weight": torch.zeros(3)}, "other.pth")
-    refused = neumeta("train", *options, "--init", "other.pth")
+    refused = neumeta("train", *options, "--overwrite", "--init", "other.pth")
     assert refused.code == 1
     assert "no weights for zoo/unet_resnet18" in refused.stderr
 

@@ -36,7 +36,8 @@ def test_distill_takes_the_weights_that_a_recipe_names(
     scope = ("--set", "scope=fc1")
     for options, key in (((), "state_dict"), (AVERAGED, "state_dict_ema")):
         result = neumeta(
-            *("distill", "two.pth", *LENET, *ONE_EPOCH, *scope, *options, "-o", "m.safetensors")
+            *("distill", "two.pth", *LENET, *ONE_EPOCH, *scope, *options, "-o", "m.safetensors"),
+            "--overwrite",
         )
         assert result.code == 0, result.stderr
         assert f"took the weights under {key}" in result.stderr

@@ -29,6 +29,7 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
             "mixed": 0.0,
             "mixed_power": 1.0,
             "drawn_weight": 1.0,
+            "start_images": 0,
         },
     }
     for key, value in fields.items():
