@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from tally import judged
 
 from neumeta_cli.checkpoint import read_weights
+from neumeta_cli.compare.report import _losses
 from neumeta_cli.documents import read_yaml
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import load_manifold
+from neumeta_cli.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,35 @@ def test_tensors_of_a_manifold_are_numbers_of_their_type(
         save_file(tensors | {name: change(tensors[name])}, path, header)
         with pytest.raises(NeumetaError, match=reason):
             load_manifold(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["noise"].update(samples=10**9),
+        lambda d: d["inr"].update(kind=["selected"]),
+    ],
+)
+def test_metadata_that_would_take_for_ever_or_are_of_another_type(
+    manifold: Path, tmp_path: Path, change: Callable[[dict], None]
+) -> None:
+    path = rewritten(manifold, tmp_path / "x.safetensors", change)
+    with pytest.raises(NeumetaError, match="is a damaged manifold"):
+        load_manifold(path)
+
+
+def test_recipes_with_the_same_are_told_the_field() -> None:
+    for override, field in (
+        ("noise.samples=1000000000", "noise.samples"),
+        ("inr.kind=[selected]", "inr"),
+    ):
+        with pytest.raises(NeumetaError, match=rf"{field}"):
+            load_recipe("digits_lenet", [override])
+
+
+def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for text in ('{"epoch": 1', '{"epoch": "one"}', "[" * 100_000):
+        path.write_text(text, "utf-8")
+        with pytest.raises(NeumetaError, match=r"metrics\.jsonl is damaged; remove it"):
+            _losses(path)
