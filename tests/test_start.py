@@ -244,7 +244,7 @@ def test_only_an_inr_that_makes_up_for_channels_has_features_measured(
     build, image_folder: Path, monkeypatch, fields: dict, asks: bool
 ) -> None:
     monkeypatch.setattr(Inputs, "__call__", refuse)
-    recipe = recipe_for(image_folder, **fields)
+    recipe = recipe_for(image_folder, **({"fit": {"start_images": 256}} | fields))
     fitter = Fitter(*prepared(build, recipe), recipe)
     before = copy.deepcopy(fitter.manifold.inr.state_dict())
     if asks:
