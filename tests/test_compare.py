@@ -177,8 +177,8 @@ def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
     build, image_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Also where a fit folds its norms, and channels would be ranked otherwise afterwards."""
-    model, arch = build("cifar_resnet20")
-    task = load_task(recipe_for(image_folder).data, model, arch.default_input_size())
+    model, _ = build("cifar_resnet20")
+    task = load_task(recipe_for(image_folder).data, model, (3, 16, 16))
     train = TrainSection(epochs=4, batch_size=40, precision="float32", learning_rate=3e-3)
     torch.save(train_network(model, task, train).state_dict(), tmp_path / "model.pth")
     recipe = recipe_for(

@@ -28,8 +28,8 @@ def test_the_live_part_alone_gives_what_the_whole_network_gives(build, image_fol
     live = {s.name for s in manifold.specs}
     split = find_split(manifold.frame.model, tensors, live, x)
     assert split is not None
-    assert [tuple(f.shape) for f in split.features] == [(5, 64, 8, 8)]  # the last block's input
-    again = run_live(manifold.frame.model, tensors, split, split.features, (3, 32, 32))
+    assert [tuple(f.shape) for f in split.features] == [(5, 64, 4, 4)]  # the last block's input
+    again = run_live(manifold.frame.model, tensors, split, split.features, (3, 16, 16))
     assert torch.equal(again, split.output)
 
 
@@ -75,7 +75,7 @@ def test_a_feature_source_draws_every_view(build, image_folder) -> None:
 
 def test_too_many_features_are_refused_with_a_way_out(build, image_folder, monkeypatch) -> None:
     monkeypatch.setattr("neumeta_cli.distill.features.FEATURE_BYTES", 3 << 20)
-    recipe = recipe_for(image_folder, fit={"views": 9})
+    recipe = recipe_for(image_folder, model={"input_size": [3, 32, 32]}, fit={"views": 9})
     with pytest.raises(NeumetaError, match="use at most 3 views"):
         Fitter(*prepared(build, recipe), recipe)
 

@@ -109,6 +109,7 @@ def test_a_fit_of_each_kind_learns_and_its_export_is_what_was_sampled(
     images = 40 if precision == "bfloat16" else 120
     recipe = recipe_for(
         image_folder,
+        model={"input_size": [3, 32, 32]},
         scope="all",
         norm={"fold": False, "images": 16},
         inr={"kind": kind},

@@ -113,6 +113,7 @@ def test_available_memory_is_told() -> None:
 def hinted_recipe(image_folder: Path, **fit: object):
     return recipe_for(
         image_folder,
+        model={"input_size": [3, 32, 32]},
         scope="all",
         norm={"fold": False, "images": 8},
         inr={"kind": "selected"},

@@ -14,7 +14,7 @@ from neumeta_cli.training.synced import SyncedNorms
 pytest.importorskip("accelerate", reason="several processes need accelerate")
 RECIPE = """
 name: tiny
-model: {{arch: cifar_resnet20, checkpoint: {checkpoint}}}
+model: {{arch: cifar_resnet20, checkpoint: {checkpoint}, input_size: [3, 16, 16]}}
 data: {{root: {data}, flip: true, crop_padding: 2{more}}}
 scope: {scope}
 norm: {{fold: false, images: 16}}

@@ -211,7 +211,11 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
     shutil.copytree(image_folder, data)
     fields = {
         "name": "tiny",
-        "model": {"arch": "cifar_resnet20", "checkpoint": "resnet20.pt"},
+        "model": {
+            "arch": "cifar_resnet20",
+            "checkpoint": "resnet20.pt",
+            "input_size": [3, 16, 16],
+        },
         "data": {"root": str(data), "in_memory": 0, "workers": workers},
         "inr": {"kind": "selected"},
         "noise": {"samples": 1},

@@ -14,7 +14,7 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
     base = {
         "scope": "paper",
         "name": "tiny",
-        "model": {"arch": "cifar_resnet20"},
+        "model": {"arch": "cifar_resnet20", "input_size": [3, 16, 16]},
         "data": {"root": str(image_folder), "flip": True, "crop_padding": 2},
         "inr": {"kind": "factorised", "hidden": 8, "layers": 2, "frequencies": 3},
         "norm": {"fold": True},
@@ -40,7 +40,7 @@ def recipe_for(image_folder: Path, **fields: object) -> Recipe:
 
 def prepared(build, recipe: Recipe):
     model, arch = build(recipe.model.arch)
-    size = arch.default_input_size()
+    size = recipe.model.input_size or arch.default_input_size()
     task = load_task(recipe.data, model, size, limit=recipe.fit.limit)
     torch.manual_seed(0)
     manifold, tensors = build_manifold(
