@@ -204,6 +204,14 @@ def test_moments_that_do_not_fit_in_memory_are_measured_one_after_another(monkey
             assert torch.equal(moments.products, other[name].products)
 
 
+def test_no_image_is_looked_at_for_nothing(monkeypatch) -> None:
+    manifold, tensors, task, _ = digits()
+    found = inputs_of(manifold, tensors, task)
+    monkeypatch.setattr(found.network, "forward", refuse)
+    assert [dict(measured) for measured in found([["conv1.bias"]])] == [{}]
+    assert not list(found([]))
+
+
 def test_a_layer_that_does_not_just_multiply_is_left_alone() -> None:
     torch.manual_seed(0)
     convolve = Standardised(8, 8, 3, padding=1), nn.Conv2d(8, 4, 3), nn.Flatten()

@@ -17,6 +17,7 @@ from typing import Any
 import neumeta_cli.checkpoint.known as known
 from neumeta_cli.checkpoint.atomic import write_text
 from neumeta_cli.checkpoint.weights import file_hash
+from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 
 FILE = "own-code.json"  # beside the names of architectures
@@ -86,8 +87,8 @@ def _plain(kwargs: Mapping[str, Any]) -> Any:
 
 def _read(file: Path) -> list[Mapping[str, Any]]:
     try:
-        return [one for one in json.loads(file.read_text("utf-8"))["given"] if one["sources"]]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return [one for one in read_json(file.read_text("utf-8"))["given"] if one["sources"]]
+    except (OSError, ValueError, TypeError, KeyError):
         return []
 
 

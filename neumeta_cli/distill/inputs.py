@@ -78,6 +78,8 @@ class Inputs:
     @torch.no_grad()
     def _measure(self, names: set[str]) -> dict[str, Moments]:
         sums = {name: own for name in names if (own := self._sum(name)) is not None}
+        if not sums:  # no image need be looked at
+            return {}
         handles = [self._watch(name, total) for name, total in sums.items()]
         index = self.images.split(self.task.rows(IMAGES_AT_ONCE))
         assert self.task.train is not None
