@@ -175,6 +175,8 @@ def become(asked: Mapping[str, Any]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    # Tests that were begun in the background of a script ignore Ctrl-C, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.stdin = open(os.devnull)  # noqa: SIM115
     first, *rest = asked["arguments"]
