@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Told
 from test_cli import fails
 
 from neumeta_cli.checkpoint import load_checkpoint, resolve
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import load_manifold
-from neumeta_cli.recipe import auto_recipe, load_recipe
-from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, NEITHER
-from neumeta_cli.resize import open_frame
+from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, suited
+from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, NEITHER, NOT_MIXED
+from neumeta_cli.resize import Frame, open_frame
 
 SMALL = {  # a network of each family, and the base that serves it
     "cifar_resnet20": CONVOLUTIONS,
@@ -92,6 +93,21 @@ def test_a_network_that_is_neither_has_the_base_of_all(tmp_path: Path) -> None:
         checkpoint = load_checkpoint(path, arch, (1, 8, 8))
         frame = open_frame(checkpoint.model, checkpoint.input_size)
         assert auto_recipe(checkpoint, frame, 500, {}).own["base"] == NEITHER
+
+
+def test_what_a_network_does_not_run_with_is_left_out_and_told(build, monkeypatch) -> None:
+    model, arch = build("timm/test_vit")
+    frame = open_frame(model.to("meta"), arch.default_input_size())
+    bare, told = Recipe.model_validate({"name": "x", "model": {"arch": arch.name}}), Told()
+    assert suited(bare, frame, told) is bare  # it runs: nothing is said
+    assert not told.lines
+    monkeypatch.setattr(Frame, "linked", property(lambda frame: [[n] for n in frame.scope]))
+    found = suited(bare, frame, told)  # heads of queries and keys that differ do not
+    assert found.fit.mixed == 0 < bare.fit.mixed
+    assert found.model_copy(update={"fit": bare.fit}) == bare
+    assert told.lines == [f"fit.mixed 0, not the default: {NOT_MIXED}"]
+    asked = load_recipe("cifar10_vit_tiny", ["fit.mixed=0.5"])
+    assert suited(asked, frame, told) is asked  # the fit refuses it
 
 
 def test_choices_follow_what_was_asked_for(tmp_path: Path) -> None:
