@@ -51,12 +51,9 @@ def on_meta(model: nn.Module) -> nn.Module:
         for t in (*model.parameters(), *model.buffers())
     }
     for module in model.modules():  # with a dozen empty dictionaries of hooks each, slow to copy
-        memo |= {id(d): OrderedDict() for d in vars(module).values() if _is_empty(d)}
+        own = vars(module).values()
+        memo |= {id(d): OrderedDict() for d in own if type(d) is OrderedDict and not d}
     return copy.deepcopy(model, memo).eval()
-
-
-def _is_empty(value: object) -> bool:
-    return type(value) is OrderedDict and not value
 
 
 def _uniform_constants(model: nn.Module) -> dict[str, list[int]]:
