@@ -193,6 +193,7 @@ def become(asked: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(sys.path[0])  # with networks that tests fit
     sys.path[0] = str(Path(__file__).parent.parent)
     for module in IMPORTED:
         importlib.import_module(module)

@@ -1,5 +1,8 @@
 """At which widths a step trains the network."""
 
+from collections.abc import Mapping
+from functools import cached_property
+
 import torch
 
 from neumeta_cli.cache import REMEMBERED
@@ -39,6 +42,7 @@ class WidthPool:
         self.full = manifold.frame.full
         self.groups = manifold.frame.linked
         self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
+        self._mixed: dict[int, dict[str, int]] = {}  # for which a program may have to be solved
         if fit.mixed:
             self._try_mixed()
 
@@ -69,14 +73,18 @@ class WidthPool:
         anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
         return [(drawn, self.fit.drawn_weight), *((sizes, 1.0) for sizes in anchors)]
 
-    @property
+    @cached_property
     def largest(self) -> dict[str, int]:
         """The sizes that a step takes most memory at, but for networks left as they are."""
         low, high = self.fit.gamma
         found = [*self.anchors, self.manifold.frame.sizes(1 - (low + (high - low) / RARE))]
         if self.fit.mixed:
-            found += [self.mixed(place) for place in range(MIXED)]
+            found.append(self.mixed(max(range(MIXED), key=self._channels)))
         return max(found, key=lambda sizes: sum(sizes.values()))
+
+    def _channels(self, place: int) -> float:
+        """Of a network of the pool, before they are rounded."""
+        return sum(width * self.full[name] for name, width in self._widths(place).items())
 
     def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
         (low, high), fit = self.fit.gamma, self.fit
@@ -87,6 +95,11 @@ class WidthPool:
 
     def mixed(self, place: int) -> dict[str, int]:
         """Sizes of a network of the pool; ``place`` below ``MIXED``."""
+        if place not in self._mixed:
+            self._mixed[place] = self.manifold.frame.sizes(self._widths(place))
+        return self._mixed[place]
+
+    def _widths(self, place: int) -> Mapping[str, float]:
         generator = torch.Generator().manual_seed(self.seed * MIXED + place)
         (low, high), trained = self.fit.mixed_gamma, self.fit.gamma[1]
         while True:
@@ -94,9 +107,8 @@ class WidthPool:
             gammas = (low + (high - low) * places).tolist()
             if min(gammas) <= trained or low >= trained:  # no network beyond it as a whole
                 break
-        widths = {
+        return {
             name: 1 - gamma
             for group, gamma in zip(self.groups, gammas, strict=True)
             for name in group
         }
-        return self.manifold.frame.sizes(widths)

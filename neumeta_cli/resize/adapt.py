@@ -145,13 +145,14 @@ class _Search:
                 held = self._hold(fresh, outcome)
                 fresh = [name for name in fresh if name not in held]
 
-    def _sizes(self) -> dict[str, int]:
-        return sizes_at(self.trace, self.active, self.widths)
-
     def _build(self) -> nn.Module:
-        self._shapes = resized_shapes(self.trace, self._sizes())
+        """The network with what is settled; what is known of it holds until the next is built."""
+        self._sizes = sizes_at(self.trace, self.active, self.widths)
+        self._shapes = resized_shapes(self.trace, self._sizes)
+        self._proposed: dict[str, list[Patch]] = {}
+        self._sourced: dict[str, dict[int, list[Patch]]] = {}
         trace = replace(self.trace, patches=tuple(self.patches))
-        return resize_model(self.model, trace, self._sizes())
+        return resize_model(self.model, trace, self._sizes)
 
     def _run(self, small: nn.Module) -> _Outcome:
         self.runs += 1
@@ -209,6 +210,11 @@ class _Search:
 
     def _proposals(self, small: nn.Module, name: str) -> list[Patch]:
         """Numbers of a module that equal a size nearby that has changed."""
+        if name not in self._proposed:
+            self._proposed[name] = self._look_for_proposals(small, name)
+        return self._proposed[name]
+
+    def _look_for_proposals(self, small: nn.Module, name: str) -> list[Patch]:
         known = {(p.module, p.attribute, p.place) for p in self.patches}
         module = small.get_submodule(name)
         numbers = [n for n in _numbers(module) if (name, *n[:2]) not in known]
@@ -227,6 +233,11 @@ class _Search:
 
     def _sources(self, prefix: str) -> dict[int, list[Patch]]:
         """Old size to what has it: changed dimensions of weights below a module, and cliques."""
+        if prefix not in self._sourced:
+            self._sourced[prefix] = self._look_for_sources(prefix)
+        return self._sourced[prefix]
+
+    def _look_for_sources(self, prefix: str) -> dict[int, list[Patch]]:
         found: dict[int, dict[tuple[str, str, int], Patch]] = {}
 
         def add(value: int, patch: Patch) -> None:
@@ -270,7 +281,7 @@ class _Search:
 
     @contextmanager
     def _applied(self, small: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
-        apply_patches(small, self.trace, self._sizes(), self._shapes, patches)
+        apply_patches(small, self.trace, self._sizes, self._shapes, patches)
         try:
             yield
         finally:
