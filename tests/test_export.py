@@ -226,6 +226,7 @@ def test_biases_follow_the_full_width_where_norms_were_folded(
     assert near < 0.9 * far
 
 
+@pytest.mark.slow
 def test_a_network_calibrates_as_its_manifold_does(image_folder: Path, tmp_path: Path) -> None:
     resnet, finish = tiny_manifold(RESNET), Finish(calibrate=image_folder)
     at_once = export_network(resnet, tmp_path / "at_once.pt", 0.5, finish=finish).path

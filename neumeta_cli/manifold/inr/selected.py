@@ -181,11 +181,10 @@ class SelectedInr(Inr):
         if not self.keeps_checkpoint:
             return
         last = self.chosen(self.frame.sizes(1 - self.settings.knots[-1]))
-        wanted = [[s.name] for s in self.specs if (s.name, s.layout.into) in last]
+        wanted = [s.name for s in self.specs if (s.name, s.layout.into) in last]
         places = {spec.name: place for place, spec in enumerate(self.specs)}
-        for measured in measure(wanted):
-            for name, moments in measured.items():
-                self._make_up(places[name], moments)
+        for name, moments in measure(wanted):
+            self._make_up(places[name], moments)
 
     def _make_up(self, place: int, moments: Moments) -> None:
         """Set the changes of one tensor, the first ones first."""
