@@ -150,6 +150,7 @@ def files(bench: Bench) -> Iterator[Tally]:
 
     def cases(which: str, source: Path, count: int) -> Iterator[Case]:
         rng, content = random.Random(which), source.read_bytes()
+        use(source, source, which)  # else each damaged one might be refused for another reason
         for number in range(count):
             path = bench.fresh() / source.name
             path.write_bytes(damaged(content, rng))
