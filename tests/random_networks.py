@@ -1,5 +1,6 @@
 """Small networks drawn at random: convolutions, norms, branches, gates and attention."""
 
+import math
 import random
 from collections.abc import Callable
 
@@ -61,7 +62,7 @@ class Style:
         if self.norms == "batch":
             return nn.BatchNorm2d(channels)
         if self.norms == "group":
-            return nn.GroupNorm(self.rng.choice([1, 2, 4]), channels)
+            return nn.GroupNorm(math.gcd(self.rng.choice([1, 2, 4]), channels), channels)
         if self.norms == "layer":
             return ChannelNorm(channels)
         if self.norms == "instance":

@@ -1,5 +1,7 @@
 """At which widths a step trains the network."""
 
+from functools import cached_property
+
 import torch
 
 from neumeta_cli.cache import REMEMBERED
@@ -69,7 +71,7 @@ class WidthPool:
         anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
         return [(drawn, self.fit.drawn_weight), *((sizes, 1.0) for sizes in anchors)]
 
-    @property
+    @cached_property
     def largest(self) -> dict[str, int]:
         """The sizes that a step takes most memory at, but for networks left as they are."""
         low, high = self.fit.gamma
