@@ -32,7 +32,7 @@ class Drawn(nn.Module):
         stride = 2 if self.style.halves(0.5) else 1
         self.stem = convolution(self.style, size[0], width, rng.choice([3, 5]), stride)
         blocks: list[nn.Module] = []
-        for _ in range(rng.randint(2, 5)):
+        for _ in range(rng.randint(2, 3)):
             make = rng.choice(BLOCKS)
             wider = rng.choice([width, width, width + 4, 2 * width])
             blocks.append(make(self.style, width, min(wider, 32)))

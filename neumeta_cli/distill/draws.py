@@ -76,8 +76,10 @@ class WidthPool:
         """The sizes that a step takes most memory at, but for networks left as they are."""
         low, high = self.fit.gamma
         found = [*self.anchors, self.manifold.frame.sizes(1 - (low + (high - low) / RARE))]
-        if self.fit.mixed:
-            found += [self.mixed(place) for place in range(MIXED)]
+        if self.fit.mixed:  # of as many, the widest as it was drawn: sizes take time to find
+            drawn = [self._widths(place) for place in range(MIXED)]
+            wide = max(drawn, key=lambda widths: sum(w * self.full[n] for n, w in widths.items()))
+            found.append(self.manifold.frame.sizes(wide))
         return max(found, key=lambda sizes: sum(sizes.values()))
 
     def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
@@ -89,6 +91,9 @@ class WidthPool:
 
     def mixed(self, place: int) -> dict[str, int]:
         """Sizes of a network of the pool; ``place`` below ``MIXED``."""
+        return self.manifold.frame.sizes(self._widths(place))
+
+    def _widths(self, place: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(self.seed * MIXED + place)
         (low, high), trained = self.fit.mixed_gamma, self.fit.gamma[1]
         while True:
@@ -96,9 +101,8 @@ class WidthPool:
             gammas = (low + (high - low) * places).tolist()
             if min(gammas) <= trained or low >= trained:  # no network beyond it as a whole
                 break
-        widths = {
+        return {
             name: 1 - gamma
             for group, gamma in zip(self.groups, gammas, strict=True)
             for name in group
         }
-        return self.manifold.frame.sizes(widths)
