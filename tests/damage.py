@@ -19,7 +19,7 @@ from tally import Wrong
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import describe, export_network, load
-from neumeta_cli.export.programs import PROGRAMS
+from neumeta_cli.export.programs import PROGRAMS, Running
 from neumeta_cli.manifold import load_manifold
 
 Change = Callable[[dict[str, Any]], None]
@@ -47,7 +47,7 @@ def whole_files(folder: Path) -> dict[str, Path]:
     loaded = load_manifold(manifold)
     made = {s: export_network(loaded, folder / f"n{s}", 0.25).path for s in (".safetensors", ".pt")}
     plain = folder / "lenet_digits.pth"
-    torch.save(torch.load(made[".pt"], weights_only=True)["state_dict"], plain)
+    torch.save(loaded.sample(1.0).state_dict(), plain)
     return {
         "manifold": manifold,
         "network": made[".safetensors"],
@@ -112,26 +112,31 @@ def read_again(path: Path, whole: Path, which: str) -> None:
     """Load a damaged copy of one of ``whole_files`` or of a program.
 
     Raises:
-        Wrong: it was taken, and its tensors are not those of the whole file (of a plain file,
-            which has no checksum, they may be others).
+        Wrong: it was taken, and its tensors or outputs are not those of the whole file.
         NeumetaError: it was refused, in a line that names it.
 
     """
-    wanted = None if which in ("plain", *PROGRAMS) else read_weights(whole).tensors
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if which in PROGRAMS:
                 describe(path)
+                got = _outputs(path)
             else:
                 load(path, arch="lenet_digits" if which == "plain" else None)
+                got = read_weights(path).tensors
     except NeumetaError as error:
         is_one_line(error, path)
         raise
-    if wanted is not None:  # a part that nobody reads was hit
-        got = read_weights(path).tensors
-        if not all(torch.equal(got[name], tensor) for name, tensor in wanted.items()):
-            raise Wrong("other tensors than in the whole file")
+    wanted = _outputs(whole) if which in PROGRAMS else read_weights(whole).tensors
+    if not all(torch.equal(got[name], tensor) for name, tensor in wanted.items()):
+        raise Wrong("others than the whole file gives")
+
+
+def _outputs(path: Path) -> dict[str, torch.Tensor]:
+    program = Running(path)
+    size = program.metadata["input_size"]
+    return {"": program(torch.randn(2, *size, generator=torch.Generator().manual_seed(0)))}
 
 
 def rewritten(source: Path, target: Path, change: Change) -> Path:

@@ -308,18 +308,31 @@ RAW_INDEXES = {
     "no JSON": b"{",
     "infinite": b'{"networks": [{"file": Infinity}]}',
 }
+MEMBER = "width-1.pt"  # of the family that is there
 KEEPSAKE = "what a user keeps"
 
 
 def families() -> Iterator[tuple[str, bytes]]:
-    """Indexes of a family by name, each of them in a folder with other things of a user's."""
+    """Indexes of a family by name, those that list files also with the family's own among them."""
     for name, document in INDEXES.items():
         yield name, json.dumps(document).encode()
+        if isinstance(document, dict) and isinstance(document.get("networks"), list):
+            files = [*document["networks"], {"file": MEMBER}]
+            yield f"{name}, and a family's", json.dumps({"networks": files}).encode()
     yield from RAW_INDEXES.items()
 
 
-def use_family(manifold: Path, index: bytes, folder: Path, linked: bool = False) -> None:
+def use_family(
+    manifold: Path, index: bytes, folder: Path, linked: bool = False, shared: bool = True
+) -> None:
     """Write a family where there is one with a strange index, and things of a user's.
+
+    Args:
+        manifold: a file.
+        index: what the index says.
+        folder: an empty one.
+        linked: whether the family's folder is a link to another one.
+        shared: whether it holds things of a user's too, so that nothing may be replaced.
 
     Raises:
         Wrong: something of the user's is gone.
@@ -331,11 +344,13 @@ def use_family(manifold: Path, index: bytes, folder: Path, linked: bool = False)
     place.mkdir()
     if linked:
         family.symlink_to(place)
-    (place / "mine").mkdir()
-    kept = [outside, place / "mine" / "photo.txt", place / "notes.txt"]
+    kept = [outside]
+    if shared:
+        (place / "mine").mkdir()
+        kept += [place / "mine" / "photo.txt", place / "notes.txt"]
     for path in kept:
         path.write_text(KEEPSAKE)
-    (place / "width-1.pt").write_bytes(b"earlier")
+    (place / MEMBER).write_bytes(b"earlier")
     (place / "index.json").write_bytes(index.replace(b"OUTSIDE", os.fsencode(outside)))
     try:
         export_family(Choice(load(manifold), Wish()), family, [0.5])

@@ -1,5 +1,6 @@
 """Small networks drawn at random: convolutions, norms, branches, gates and attention."""
 
+import math
 import random
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ class Drawn(nn.Module):
         stride = 2 if self.style.halves(0.5) else 1
         self.stem = convolution(self.style, size[0], width, rng.choice([3, 5]), stride)
         blocks: list[nn.Module] = []
-        for _ in range(rng.randint(2, 5)):
+        for _ in range(rng.randint(2, 3)):
             make = rng.choice(BLOCKS)
             wider = rng.choice([width, width, width + 4, 2 * width])
             blocks.append(make(self.style, width, min(wider, 32)))
@@ -61,7 +62,7 @@ class Style:
         if self.norms == "batch":
             return nn.BatchNorm2d(channels)
         if self.norms == "group":
-            return nn.GroupNorm(self.rng.choice([1, 2, 4]), channels)
+            return nn.GroupNorm(math.gcd(self.rng.choice([1, 2, 4]), channels), channels)
         if self.norms == "layer":
             return ChannelNorm(channels)
         if self.norms == "instance":

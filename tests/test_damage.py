@@ -4,10 +4,12 @@ import random
 import resource
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import timm
 import torch
@@ -28,6 +30,7 @@ from safetensors.torch import save_file
 from neumeta_cli.checkpoint import Weights, read_weights
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import describe, export_network, load
+from neumeta_cli.export.programs import CHANGED, Running
 
 CASES = 55  # of each file, four times
 SECONDS = 10.0  # of the processor that the slowest case may take
@@ -37,6 +40,14 @@ GROWTH = 1 << 29  # bytes that all cases together may add to this process's peak
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return whole_files(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def exported(
+    files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    folder, manifold = tmp_path_factory.mktemp("programs"), load(files["manifold"])
+    return cache(lambda ending: export_network(manifold, folder / f"x{ending}", 0.25).path)
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +68,7 @@ def test_flipped_bits_and_cut_files_are_refused_or_harmless(
     whole, path = files[which].read_bytes(), tmp_path / files[which].name
     rng, peak = random.Random(which), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused, slowest = 0, 0.0
+    read_again(files[which], files[which], which)
     for _ in range(CASES):
         path.write_bytes(damaged(whole, rng))
         began = time.process_time()
@@ -190,17 +202,61 @@ def test_files_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_info_refuses_damaged_programs(files: dict[str, Path], tmp_path: Path, suffix: str) -> None:
-    whole = export_network(load(files["manifold"]), tmp_path / f"x{suffix}", 0.25).path.read_bytes()
-    rng, path = random.Random(0), tmp_path / f"y{suffix}"
+def test_damaged_programs_are_refused_or_compute_the_same(
+    exported: Callable[[str], Path], tmp_path: Path, suffix: str
+) -> None:
+    whole = exported(suffix)
+    rng, path, content = random.Random(0), tmp_path / f"y{suffix}", whole.read_bytes()
+    read_again(whole, whole, suffix)
     refused = 0
-    for _ in range(20):
-        path.write_bytes(damaged(whole, rng))
+    for _ in range(12):
+        path.write_bytes(damaged(content, rng))
         try:
-            describe(path)
+            read_again(path, whole, suffix)
         except NeumetaError:
             refused += 1
     assert refused > 4
+
+
+@pytest.mark.slow
+def test_a_program_that_another_tool_changed_is_not_measured_as_ours(
+    exported: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, path = exported(".onnx"), tmp_path / "x.onnx"
+    assert CHANGED not in describe(whole)["warnings"]
+    model = onnx.load(whole)
+    model.doc_string = "optimised"
+    onnx.save(model, path)
+    assert CHANGED in describe(path)["warnings"]
+    with pytest.raises(NeumetaError, match=r"x\.onnx: its content does not match its checksum"):
+        Running(path)
+
+
+@pytest.mark.parametrize("record", ["data.pkl", "data/0", "data/3"])
+def test_checkpoints_of_anybodys_are_held_against_the_checksums_of_their_archive(
+    files: dict[str, Path], tmp_path: Path, record: str
+) -> None:
+    content = bytearray(files["plain"].read_bytes())
+    with zipfile.ZipFile(files["plain"]) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(f"/{record}"))
+        begin = content.index(archive.read(name))
+    content[begin + 100] ^= 1
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(
+        NeumetaError, match=rf"x\.pth is damaged: \S+/{record} in it does not match"
+    ):
+        read_weights(path)
+
+
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    before, weights = torch.serialization.get_crc32_options(), {"w": torch.rand(9)}
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(read_weights(tmp_path / "x.pth").tensors["w"], weights["w"])
 
 
 def test_weights_know_nothing_of_their_digest(tmp_path: Path) -> None:

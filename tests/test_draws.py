@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_fits import prepared, recipe_for
+from torch import Tensor, nn
 
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.draws import WidthPool
@@ -10,7 +11,7 @@ from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
-from neumeta_cli.resize import Frame
+from neumeta_cli.resize import Frame, open_frame
 
 
 def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
@@ -135,3 +136,57 @@ def test_networks_of_differing_widths_come_from_a_pool(build, image_folder) -> N
         drawn.append(set(sizes))
         assert 190 < len(drawn[-1]) <= 200
     assert not drawn[0] & drawn[1]
+
+
+class Mixing(nn.Module):
+    """Attention among pixels: torch's own, of one head or several, or with a size left to infer."""
+
+    def __init__(self, heads: int, own: bool) -> None:
+        super().__init__()
+        self.heads, self.enter, self.last = heads, nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 5)
+        if own:
+            self.qkv, self.out = nn.Linear(24, 72), nn.Linear(24, 24)
+        else:
+            self.attention = nn.MultiheadAttention(24, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).flatten(2).transpose(1, 2)
+        return self.last((x + self.attend(x)).mean(1))
+
+    def attend(self, x: Tensor) -> Tensor:
+        if hasattr(self, "attention"):
+            return self.attention(x, x, x, need_weights=False)[0]
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(b, n, -1))
+
+
+class Shuffled(nn.Module):
+    """Channels that change places between groups: a grid, of which no side is a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.conv = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=4)
+        self.last = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.enter(x))
+        b, c, h, w = y.shape
+        return self.last(y.view(b, 4, c // 4, h, w).transpose(1, 2).reshape(b, c, h, w))
+
+
+@pytest.mark.parametrize("heads", ["width", "count"])
+@pytest.mark.parametrize(
+    "model",
+    [*(Mixing(h, own) for own in (True, False) for h in (1, 2, 8)), Shuffled()],
+    ids=lambda m: f"{type(m).__name__} {getattr(m, 'heads', '')} {hasattr(m, 'qkv')}",
+)
+def test_cliques_that_a_forward_pass_needs_alike_stay_so(model: nn.Module, heads: str) -> None:
+    frame = open_frame(model, (3, 16, 16), heads).with_scope("all")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(25):
+        widths = (0.1 + 0.9 * torch.rand(len(frame.linked), generator=generator)).tolist()
+        of = {n: w for group, w in zip(frame.linked, widths, strict=True) for n in group}
+        frame.skeleton(frame.sizes(of))(torch.empty(2, 3, 16, 16, device="meta"))
+    assert not any(c.held and not c.order_only for c in frame.trace.cliques)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from damage import rewritten
-from hostile import TEXTS, families, use_family, use_recipe
+from hostile import MEMBER, TEXTS, families, use_family, use_recipe
 from manifolds import saved_manifold
 from safetensors.torch import load_file, save_file
 from tally import judged
@@ -44,16 +44,22 @@ def test_names_in_yaml_may_stand_for_values_but_not_for_millions() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("linked", [False, True])
-def test_an_index_names_no_file_but_a_familys_own(manifold, tmp_path: Path, linked: bool) -> None:
+@pytest.mark.parametrize(("linked", "shared"), [(False, True), (True, False)])
+def test_an_index_names_no_file_but_a_familys_own(
+    manifold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool, shared: bool
+) -> None:
+    monkeypatch.setattr("neumeta_cli.export.family.measure_latency", lambda *_: 0.001)
     for number, (name, index) in enumerate(families()):
         folder = tmp_path / str(number)
         folder.mkdir()
 
         def use(index: bytes = index, folder: Path = folder) -> None:
-            use_family(manifold, index, folder, linked)
+            use_family(manifold, index, folder, linked, shared)
 
-        assert judged(use).fault is None, name
+        outcome = judged(use)
+        assert outcome.fault is None, name
+        listed = json.dumps({"file": MEMBER}).encode() in index
+        assert (outcome.refused is None) == (listed and not shared), name
 
 
 @pytest.mark.parametrize(

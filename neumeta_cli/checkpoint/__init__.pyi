@@ -26,10 +26,14 @@ from .given import (
     was_given as was_given,
 )
 from .integrity import (
+    BLANK as BLANK,
+    DIGEST as DIGEST,
     check_archive as check_archive,
     first_line as first_line,
+    is_sealed as is_sealed,
     parse_metadata as parse_metadata,
     refusing as refusing,
+    seal as seal,
 )
 from .load import (
     Checkpoint as Checkpoint,

@@ -15,8 +15,10 @@ from neumeta_cli.documents import read_json
 from neumeta_cli.errors import NeumetaError
 
 DIGEST = "digest"  # the key in our metadata
+BLANK = "0" * 64  # in place of a checksum while it is computed
 MOST_GROWTH = 8  # times its size that a file's content may take in memory; tied weights count twice
 ALLOWANCE = 1 << 20  # bytes beyond that
+CHUNK = 1 << 20  # bytes that are read at once
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
@@ -43,6 +45,35 @@ def check_digest(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         )
 
 
+def seal(content: bytes) -> bytes:
+    """A file that says ``BLANK`` of its checksum, with its SHA-256 there."""
+    checksum = hashlib.sha256(content).hexdigest()
+    return content.replace(_said(BLANK), _said(checksum), 1)
+
+
+def is_sealed(content: bytes, metadata: Mapping[str, Any]) -> bool:
+    """Whether a file is as ``seal`` gave it; true of files that say nothing of a checksum.
+
+    Args:
+        content: of the file.
+        metadata: what it says of itself.
+
+    """
+    if DIGEST not in metadata:
+        return True
+    checksum = str(metadata[DIGEST])
+    before, _, after = content.partition(_said(checksum))
+    total = hashlib.sha256(before)
+    for part in (_said(BLANK), after):
+        total.update(part)
+    return total.hexdigest() == checksum
+
+
+def _said(checksum: str) -> bytes:
+    """As it stands in JSON within JSON or other texts."""
+    return json.dumps({DIGEST: checksum})[1:-1].encode()
+
+
 def check_archive(path: Path) -> None:
     """Refuse a zip archive that unpacks to far more than its own size.
 
@@ -60,6 +91,37 @@ def check_archive(path: Path) -> None:
             f"cannot read {path}: its archive is damaged ({first_line(error)})"
         ) from error
     _check_growth(path, unpacked)
+
+
+def check_records(path: Path) -> None:
+    """Refuse a zip archive some of whose records do not match their checksums.
+
+    Where none does it was written without any (``torch.serialization.set_crc32_options(False)``).
+
+    Raises:
+        NeumetaError: some do not.
+
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        damaged = [name for name in names if not _is_whole(archive, name)]
+    if 0 < len(damaged) < len(names):
+        raise NeumetaError(
+            f"{path} is damaged: {damaged[0]} in it does not match its checksum; "
+            "copy or download it again"
+        )
+
+
+def _is_whole(archive: zipfile.ZipFile, name: str) -> bool:
+    try:
+        with archive.open(name) as record:
+            while record.read(CHUNK):
+                pass
+    except Exception:  # zipfile raises many kinds on damaged files
+        return False
+    return True
 
 
 def check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from neumeta_cli.checkpoint.integrity import check_archive, first_line
+from neumeta_cli.checkpoint.integrity import check_archive, check_records, first_line
 from neumeta_cli.errors import NeumetaError
 
 # How to save what people often put beside the weights, by the ending of its name in a pickle.
@@ -38,6 +38,7 @@ def read_pickle(path: Path) -> Any:
     """
     check_archive(path)
     _refuse_program(path)
+    check_records(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of rare tensors, which are refused later
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -21,7 +21,7 @@ from neumeta_cli.checkpoint import (
     require_there,
 )
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export.programs import PROGRAMS
+from neumeta_cli.export.programs import CHANGED, PROGRAMS
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import measure_cost
 
@@ -72,9 +72,11 @@ def describe(
 
 def _program(path: Path) -> dict[str, Any]:
     metadata, seen = PROGRAMS[path.suffix].read(path)
-    if metadata:
-        return _exported(metadata) | seen
-    return {"kind": "program", **seen, "warnings": ["not written by neumeta"]}
+    as_written = seen.pop("as_written", True)
+    if not metadata:
+        return {"kind": "program", **seen, "warnings": ["not written by neumeta"]}
+    known = _exported(metadata) | seen
+    return known if as_written else known | {"warnings": [CHANGED, *known["warnings"]]}
 
 
 def _weights(path: Path, weights: Weights, opening: Callable[[], Checkpoint]) -> dict[str, Any]:

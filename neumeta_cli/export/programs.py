@@ -18,11 +18,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from neumeta_cli.checkpoint import (
+    BLANK,
+    DIGEST,
     METADATA_KEY,
     InputSize,
     check_archive,
     first_line,
+    is_sealed,
     parse_metadata,
+    seal,
     write_atomically,
 )
 from neumeta_cli.errors import NeumetaError
@@ -34,6 +38,7 @@ ONNX_MOST_BYTES = (1 << 31) - (1 << 24)  # of a protobuf, less what is no weight
 TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
+CHANGED = "its content does not match its checksum: it is damaged, or another tool changed it"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # colours
 
 Run = Callable[[Tensor], list[Tensor]]  # a network: images to all tensors that it gives
@@ -146,10 +151,10 @@ def write_onnx(
         raise NeumetaError(_fixed_batch(path, model))
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, which name files of this machine
-    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata | {DIGEST: BLANK})})
 
     def write(partial: Path) -> None:
-        partial.write_bytes(proto.SerializeToString())
+        partial.write_bytes(seal(proto.SerializeToString()))
         _check(path, model, size, batch, lambda: _open_onnx(partial))
 
     return write_atomically(path, write)
@@ -190,7 +195,8 @@ def read_onnx(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import onnx
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and onnx raise kinds of their own
         raise NeumetaError(f"cannot read {path}: damaged ({first_line(error)})") from error
@@ -204,8 +210,8 @@ def read_onnx(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "inputs": {value.name: _onnx_shape(value) for value in model.graph.input},
         "outputs": {value.name: _onnx_shape(value) for value in model.graph.output},
     }
-    own = texts.get(METADATA_KEY)
-    return (parse_metadata(path, own) if own is not None else {}), seen
+    own = parse_metadata(path, texts[METADATA_KEY]) if METADATA_KEY in texts else {}
+    return own, seen | {"as_written": is_sealed(content, own)}
 
 
 def _product(numbers: Any) -> int:
@@ -338,7 +344,8 @@ class Running(nn.Module):
         metadata: what the file says of itself.
 
     Raises:
-        NeumetaError: it is damaged, was not written by neumeta, or what runs it is not installed.
+        NeumetaError: it is damaged or changed, was not written by neumeta, or what runs it is not
+            installed.
 
     """
 
@@ -346,9 +353,11 @@ class Running(nn.Module):
         super().__init__()
         program = PROGRAMS[path.suffix]
         program.check(torch.float32)
-        self.metadata, _ = program.read(path)
+        self.metadata, seen = program.read(path)
         if "input_size" not in self.metadata:
             raise NeumetaError(f"{path} was not written by neumeta, so its data are not known")
+        if not seen.get("as_written", True):
+            raise NeumetaError(f"{path}: {CHANGED}; copy or export it again")
         self._dtype = check_dtype(self.metadata.get("dtype", "float32"))
         try:
             self._run = program.open(path)

@@ -8,17 +8,17 @@ cliques around are held at full width.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from neumeta_cli.resize.blocks import across, blocks_first, kept_alike
 from neumeta_cli.resize.network import (
     apply_patches,
     resize_model,
@@ -61,14 +61,18 @@ def resizable(model: nn.Module, trace: Trace, inputs: Inputs, heads: str = "widt
     """
     base = on_meta(model)
     if heads == "count":
-        trace = _blocks_first(trace)
+        trace = blocks_first(trace)
     # Widths that differ tell whose size a number is; some networks want them alike.
     search = _Search(base, replace(trace, alike=()), inputs, SKEW)
     search.settle_all()
-    if search.held:
+    if search.held or (heads == "count" and not search.runs_apart(trace.alike)):
         alike = _Search(base, trace, inputs, 0)
         alike.settle_all()
-        search = min(search, alike, key=lambda s: s.parameters_held())
+        if alike.parameters_held() <= search.parameters_held():
+            freed = search.held.keys() - alike.held.keys()
+            trace, search = kept_alike(trace, freed), alike
+    elif heads == "count":  # whole blocks are a coarse measure, so only where it must be
+        trace = search.trace
     cliques = []
     for clique in trace.cliques:
         reason = search.held.get(clique.name, "")
@@ -113,7 +117,7 @@ class _Search:
 
     def carriers(self, outer: Clique) -> list[Clique]:
         """Cliques with a width of their own that lie across this one."""
-        return _across(outer, self.active.values())
+        return across(outer, self.active.values())
 
     def settle_all(self) -> None:
         """Settle every clique: those that carry a width, then what none of them carries."""
@@ -123,7 +127,7 @@ class _Search:
         while rest := [c for c in rest if c.name not in self.held and not self.carriers(c)]:
             chosen: list[Clique] = []
             for clique in rest:
-                if not _across(clique, chosen):
+                if not across(clique, chosen):
                     chosen.append(clique)
             self.settle(chosen)
             rest = [c for c in rest if c not in chosen]
@@ -137,7 +141,7 @@ class _Search:
         self.active |= {c.name: c for c in cliques}
         fresh = [c.name for c in cliques]
         while fresh:
-            small = self._build()
+            small = self._build(self._sizes())
             outcome = self._run(small)
             if outcome.done:
                 return
@@ -145,14 +149,24 @@ class _Search:
                 held = self._hold(fresh, outcome)
                 fresh = [name for name in fresh if name not in held]
 
-    def _build(self) -> nn.Module:
+    def _sizes(self) -> dict[str, int]:
+        return sizes_at(self.trace, self.active, self.widths)
+
+    def runs_apart(self, alike: Iterable[Iterable[Mapping[str, int]]]) -> bool:
+        """Whether it also runs where one of these cliques alone is a channel smaller."""
+        sizes = sizes_at(self.trace, self.active, 1.0)
+        names = {name for pieces in alike for piece in pieces for name in piece}
+        apart = [sizes | {n: sizes[n] - 1} for n in names & sizes.keys() if sizes[n] > 1]
+        return all(self._run(self._build(smaller)).done for smaller in apart)
+
+    def _build(self, sizes: Mapping[str, int]) -> nn.Module:
         """The network with what is settled; what is known of it holds until the next is built."""
-        self._sizes = sizes_at(self.trace, self.active, self.widths)
-        self._shapes = resized_shapes(self.trace, self._sizes)
+        self._built = sizes
+        self._shapes = resized_shapes(self.trace, sizes)
         self._proposed: dict[str, list[Patch]] = {}
         self._sourced: dict[str, dict[int, list[Patch]]] = {}
         trace = replace(self.trace, patches=tuple(self.patches))
-        return resize_model(self.model, trace, self._sizes)
+        return resize_model(self.model, trace, sizes)
 
     def _run(self, small: nn.Module) -> _Outcome:
         self.runs += 1
@@ -281,7 +295,7 @@ class _Search:
 
     @contextmanager
     def _applied(self, small: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
-        apply_patches(small, self.trace, self._sizes, self._shapes, patches)
+        apply_patches(small, self.trace, self._built, self._shapes, patches)
         try:
             yield
         finally:
@@ -311,7 +325,7 @@ class _Search:
         for group in groups.values() if self.runs < TRIALS else ():
             alike = [n for n in fresh if re.sub(r"\d+", "#", n) == re.sub(r"\d+", "#", group[0])]
             kept = {n: self.active.pop(n) for n in alike}
-            if self._run(self._build()).beyond(outcome):
+            if self._run(self._build(self._sizes())).beyond(outcome):
                 self.held |= dict.fromkeys(kept, reason)
                 return alike
             self.active |= kept
@@ -325,33 +339,6 @@ class _Search:
     def _touches(self, clique: Clique, prefix: str) -> bool:
         start = f"{prefix}." if prefix else ""
         return any(m.weight.startswith(start) for m in (*clique.members, *clique.constants))
-
-
-def _blocks_first(trace: Trace) -> Trace:
-    """The trace with blocks as the carriers of width, and the channels inside them only ordered."""
-    blocks = [c for c in trace.cliques if c.order_only]
-    rest = [c for c in trace.cliques if not c.order_only]
-    inside = {c.name for block in blocks for c in _across(block, rest) if c.copies > 1}
-    flipped = {block.name for block in blocks if _across(block, rest)} | inside
-    return replace(
-        trace,
-        cliques=tuple(
-            replace(c, order_only=c.order_only != (c.name in flipped)) for c in trace.cliques
-        ),
-    )
-
-
-def _across(clique: Clique, others: Iterable[Clique]) -> list[Clique]:
-    """Which of the others stand in places of this one."""
-    places = {(m.weight, m.dim): m.positions for m in clique.members}
-
-    def meets(other: Clique) -> bool:
-        return any(
-            (m.weight, m.dim) in places and np.isin(m.positions, places[m.weight, m.dim]).any()
-            for m in other.members
-        )
-
-    return [c for c in others if c is not clique and meets(c)]
 
 
 class _Counter(DispatchMode):

@@ -8,7 +8,8 @@ import numpy as np
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.trace import Clique, Trace
 
-SLACK = 0.1  # of its channels, by which a clique may miss its width for pieces to be equal
+SLACK = 0.1  # of its channels, or a whole one of a coarser clique: how far a clique may be from its
+# width for pieces to be equal
 
 
 def channels_at(clique: Clique, width: float) -> int:
@@ -57,7 +58,7 @@ def sizes_at(
     equal = LinearConstraint(np.hstack([per_channel, np.zeros_like(per_channel)]), -rest, -rest)
     above = LinearConstraint(np.hstack([np.eye(count), -np.eye(count)]), -np.inf, wanted)
     below = LinearConstraint(np.hstack([np.eye(count), np.eye(count)]), wanted, np.inf)
-    slack = np.ceil([SLACK * c.channels for c in cliques])
+    slack = np.ceil(np.maximum([SLACK * c.channels for c in cliques], _steps(per_channel)))
     lowest, highest = np.maximum(1, np.floor(wanted) - slack), np.ceil(wanted) + slack
     found = milp(
         np.r_[np.zeros(count), np.ones(count)],
@@ -69,6 +70,14 @@ def sizes_at(
     if found.x is None:  # then the forward pass will say what is wrong
         return sizes
     return {c.name: round(n) for c, n in zip(cliques, found.x[:count], strict=True)}
+
+
+def _steps(per_channel: np.ndarray) -> np.ndarray:
+    """Channels of each clique that pass for one of the coarsest that it is to stay equal to."""
+    own = np.abs(per_channel)
+    steps = np.divide(own.max(1, keepdims=True, initial=0), own, out=0 * own, where=own > 0)
+    most: np.ndarray = steps.max(0, initial=0)
+    return most
 
 
 def linked_cliques(trace: Trace, names: Iterable[str]) -> list[list[str]]:

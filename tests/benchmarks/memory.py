@@ -22,13 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import torch
+from noise_images import noise_task
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Checkpoint, Weights, resolve
-from neumeta_cli.data.images import Images
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.draws import MIXED
 from neumeta_cli.evaluate import sweep
@@ -36,7 +38,6 @@ from neumeta_cli.hardware import give_back_memory, keep_freed_memory
 from neumeta_cli.manifold import build_manifold
 from neumeta_cli.recipe.auto import auto_recipe
 from neumeta_cli.resize import open_frame
-from neumeta_cli.tasks import Classification
 
 CASES = {  # architecture, pixels, batch
     "EfficientNet-Lite0": ("timm/tf_efficientnet_lite0", 224, 32),
@@ -120,17 +121,6 @@ def plain(name: str, pixels: int, batch: int, steps: int) -> Stages:
     return stages
 
 
-def noise_task(checkpoint: Checkpoint, data: Any) -> Classification:
-    with torch.no_grad():
-        classes = checkpoint.model(torch.zeros(1, *checkpoint.input_size)).shape[1]
-    labels = torch.randint(0, classes, (IMAGES,))
-    pixels = torch.randint(0, 256, (IMAGES, *checkpoint.input_size), dtype=torch.uint8)
-    images = Images(
-        labels, tuple(map(str, range(classes))), pixels, image_size=checkpoint.input_size[1:]
-    )
-    return Classification(data, images, images)
-
-
 def fit(name: str, pixels: int, batch: int, steps: int) -> Stages:
     keep_freed_memory()
     checkpoint = checkpoint_of(name, pixels)
@@ -138,7 +128,9 @@ def fit(name: str, pixels: int, batch: int, steps: int) -> Stages:
     data = {"mean": [0.5] * CHANNELS, "std": [0.5] * CHANNELS}
     said = [f"fit.batch_size={batch}", "fit.epochs=1"]
     recipe = auto_recipe(checkpoint, frame, 50_000, data, overrides=said).recipe
-    task = noise_task(checkpoint, recipe.data)
+    with torch.no_grad():
+        classes = checkpoint.model(torch.zeros(1, *checkpoint.input_size)).shape[1]
+    task = noise_task(recipe.data, checkpoint.input_size, classes, IMAGES)
     stages = Stages()
     manifold, tensors = build_manifold(
         *(checkpoint.model, checkpoint.arch, checkpoint.input_size, recipe.scope),

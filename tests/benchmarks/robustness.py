@@ -11,6 +11,7 @@ Each case is a process of its own, forked from this one, with one thread.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -51,13 +52,11 @@ from interrupted import (
 )
 from manifolds import saved_manifold
 from network_checks import PLACE, check_network
-from programs import Program, fork_nursery
+from programs import IMPORTED, Program, fork_nursery
 from rich.console import Console
 from rich.table import Table
 from tally import COSTLY, KINDS, SECONDS, TRACEBACK, Outcome, Tally, judged, tried
 
-import neumeta_cli.cli.app
-import neumeta_cli.pipeline  # noqa: F401
 from neumeta_cli.export import export_network, load
 
 PAGE = Path(__file__).parents[2] / "examples" / "results" / "robustness.md"
@@ -84,7 +83,7 @@ class Counts:
     twice: int = 5
 
 
-QUICK = Counts(3, 3, 4, 2, 1, 1, 1, 1, 0)
+QUICK = Counts(3, 3, 4, 2, 1, 1, 1, 1, 1)
 
 
 class Bench:
@@ -150,6 +149,7 @@ def files(bench: Bench) -> Iterator[Tally]:
 
     def cases(which: str, source: Path, count: int) -> Iterator[Case]:
         rng, content = random.Random(which), source.read_bytes()
+        use(source, source, which)  # else each damaged one might be refused for another reason
         for number in range(count):
             path = bench.fresh() / source.name
             path.write_bytes(damaged(content, rng))
@@ -177,10 +177,11 @@ def hostile(bench: Bench) -> Iterator[Tally]:
     if not bench.quick:
         begun_fits = ((name, partial(dry_run, make(bench.fresh()))) for name, make in texts)
         yield bench.outcomes("the same recipes, a fit of each begun", begun_fits)
-    indexes = [(name, index, linked) for linked in (False, True) for name, index in families()]
+    places = ((False, False), (True, False), (False, True))  # linked, shared
+    indexes = [(*case, *place) for place in places for case in families()]
     cases = (
-        (name, partial(use_family, bench.manifold, index, bench.fresh(), linked))
-        for name, index, linked in indexes[: bench.counts.families]
+        (name, partial(use_family, bench.manifold, index, bench.fresh(), linked, shared))
+        for name, index, linked, shared in indexes[: bench.counts.families]
     )
     yield bench.tally("families with a strange index", cases)
     if not bench.quick:
@@ -267,21 +268,22 @@ def disturbed(bench: Bench) -> Iterator[Tally]:
 PARTS = {"files": files, "hostile": hostile, "networks": networks, "disturbed": disturbed}
 
 
-def markdown(tallies: Sequence[Tally]) -> str:
-    """The table as a page has it."""
-    lines = [HEADER, "|---|" + "---|" * (len(KINDS) + 2)]
-    for tally in tallies:
-        faults = " | ".join(str(tally.count(kind)) for kind in KINDS)
-        lines.append(f"| {tally.what} | {tally.cases:,} | {tally.refused:,} | {faults} |")
-    return "\n".join(lines)
+def row(tally: Tally) -> str:
+    """A line of the table on the page."""
+    faults = " | ".join(str(tally.count(kind)) for kind in KINDS)
+    return f"| {tally.what} | {tally.cases:,} | {tally.refused:,} | {faults} |"
 
 
-def rewrite(page: Path, table: str) -> None:
-    """Put the table in place of the one that a page has."""
-    before, start, rest = page.read_text("utf-8").partition(HEADER[: HEADER.index("| cases")])
-    if not start:
-        raise SystemExit(f"{page} has no such table")
-    page.write_text(before + table + rest[rest.index("\n\n") :], encoding="utf-8")
+def rewrite(page: Path, tallies: Sequence[Tally], whole: bool) -> None:
+    """Write counts into a page's table; what was not counted now stays, unless all was."""
+    before, _, rest = page.read_text("utf-8").partition(HEADER)
+    if not rest:
+        raise SystemExit(f"{page} has no table that begins with {HEADER}")
+    table, blank, after = rest.partition("\n\n")
+    lines = [] if whole else table.splitlines()[2:]
+    rows = {line.split(" | ")[0]: line for line in [*lines, *map(row, tallies)]}
+    ruler = "|---|" + "---|" * (len(KINDS) + 2)
+    page.write_text(before + "\n".join([HEADER, ruler, *rows.values()]) + blank + after, "utf-8")
 
 
 def main() -> None:
@@ -292,6 +294,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", action="store_true", help=f"write the table into {PAGE.name}")
     options = parser.parse_args()
+    if options.page and (options.quick or options.only is not None):
+        parser.error("--page takes all cases of a part")
+    for module in IMPORTED:
+        importlib.import_module(module)
     fork_nursery()
     counts = QUICK if options.quick else Counts()
     tallies: list[Tally] = []
@@ -311,7 +317,7 @@ def main() -> None:
         told = {"machine": platform.machine(), "processor": about, "rows": rows}
         options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if options.page:
-        rewrite(PAGE, markdown(tallies))
+        rewrite(PAGE, tallies, not options.part)
     sys.exit(any(tally.faults for tally in tallies))
 
 

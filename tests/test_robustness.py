@@ -1,0 +1,69 @@
+"""The benchmark of robustness: it counts what it should, and runs from one end to the other."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from programs import Program
+from tally import COSTLY, HALF, TRACEBACK, WRONG, Half, Wrong, judged, tried
+
+from neumeta_cli.errors import NeumetaError
+
+BENCHMARK = Path(__file__).parent / "benchmarks" / "robustness.py"
+
+
+def raised(error: BaseException) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def work_for_long() -> None:
+    begun = time.process_time()
+    while time.process_time() < begun + 9:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("work", "fault"),
+    [
+        (lambda: None, None),
+        (raised(NeumetaError("x is damaged")), None),
+        (raised(NeumetaError("two\nlines")), TRACEBACK),
+        (raised(NeumetaError(" ")), TRACEBACK),
+        (raised(KeyError("x")), TRACEBACK),
+        (raised(Wrong("x")), WRONG),
+        (raised(Half("x")), HALF),
+        (raised(SystemExit(1)), TRACEBACK),
+        (os.abort, TRACEBACK),
+        (work_for_long, COSTLY),
+        (lambda: time.sleep(30), COSTLY),
+        (lambda: torch.ones(3 << 28), COSTLY),  # 3 GiB, of which one is allowed
+    ],
+)
+def test_whatever_a_case_does_is_counted_as_what_it_is(
+    work: Callable[[], None], fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forked.PATIENCE", 1)
+    assert tried(work, 0.1).fault == fault
+
+
+def test_a_refusal_is_counted_with_its_words() -> None:
+    outcome = judged(raised(NeumetaError("x is damaged")))
+    assert (outcome.refused, outcome.fault) == ("x is damaged", None)
+
+
+@pytest.mark.slow
+def test_a_few_cases_of_each_sort(tmp_path: Path) -> None:
+    program = Program(BENCHMARK, "--quick", "--json", tmp_path / "x.json", merged=True)
+    said, _ = program.communicate()
+    assert program.returncode == 0, said
+    rows = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
+    assert len(rows) > 9
+    assert all(row["cases"] and not row["faults"] for row in rows)
+    assert sum(row["refused"] for row in rows) > 9
