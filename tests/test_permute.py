@@ -25,6 +25,7 @@ from neumeta_cli.permute import (
     path_length,
     permute_model,
 )
+from neumeta_cli.permute.compiling import compiled
 from neumeta_cli.permute.solvers import EXACT
 from neumeta_cli.resize import open_frame
 from neumeta_cli.trace import Clique, Member, trace_model
@@ -295,3 +296,11 @@ def test_identical_channels_are_at_distance_zero() -> None:
     distances = channel_distances(clique.members, np.arange(4), model.state_dict())
     assert distances[0, 2] == 0
     assert distances[0, 1] > 0
+
+
+def test_functions_are_compiled_where_no_folder_can_be_written_to(monkeypatch) -> None:
+    def twice(n: int) -> int:
+        return 2 * n
+
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    assert compiled()(twice)(21) == 42
