@@ -70,10 +70,13 @@ def test_freed_memory_is_given_back_when_more_is_kept_than_steps_need(monkeypatc
     memory.before()
     now[0] = 1800  # a larger network than any before it: the new measure
     memory.after()
-    memory.before(step=False)  # an evaluation begins with nothing kept
-    now[0] = 2300
+    memory.before(step=False)  # an evaluation begins with nothing kept, and leaves nothing
+    now[0] = 1700
     memory.after(step=False)
-    assert given == [100, 1400, 1800, 2300]
+    assert given == [100, 1400, 1800, 1700]
+    memory.before()
+    now[0] = 1500  # what the next step takes tells nothing new
+    memory.after()
     now[0] = 150
     memory.before(step=False)  # so little may stay
     assert len(given) == 4

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torchmetrics
     from matplotlib.figure import Figure
 
-PIXELS_AT_ONCE = 1 << 20  # of images that a network is measured on
+PIXELS_AT_ONCE = 1 << 19  # of images that a network is measured on
 
 Outputs = Any  # what a network returns: a tensor, or tensors in a tuple or dict
 

@@ -26,22 +26,23 @@ class KeptMemory:
 
         Before that, and before the first step, what is kept is given back.
         """
-        now = resident_bytes()
-        if self._begun is None or (
-            not step and now is not None and now - self._begun > LEAST_BYTES
-        ):
+        if self._begun is None or (not step and self._kept() > LEAST_BYTES):
             self._give_back()
 
     def after(self, step: bool = True) -> None:
-        """A step was taken, or something else that is not done in every step."""
-        now = resident_bytes()
-        if now is None or self._begun is None:
-            return
-        kept = now - self._begun
-        if self._fresh and step:
+        """A step was taken, or something else, whose blocks the next step has no use for."""
+        kept = self._kept()
+        if not step:
+            self.before(step=False)
+        elif self._fresh:
             self._needed, self._fresh = max(self._needed, kept), False
         elif kept > max(LEAST_BYTES, ROOM * self._needed):
             self._give_back()
+
+    def _kept(self) -> int:
+        """Bytes beyond what was there when all was given back, 0 where nobody knows."""
+        now = resident_bytes()
+        return 0 if now is None or self._begun is None else now - self._begun
 
     def _give_back(self) -> None:
         give_back_memory()

@@ -47,7 +47,7 @@ CASES = {  # architecture, pixels, batch
     "a user's own": ("memory:Own", 64, 128),
 }
 WARM = ("cifar_resnet20", 32, 4)  # imports what is imported late
-IMAGES = 256
+BATCHES = 8  # of images: as many steps in an epoch
 CHANNELS = 3
 
 
@@ -130,7 +130,7 @@ def fit(name: str, pixels: int, batch: int, steps: int) -> Stages:
     recipe = auto_recipe(checkpoint, frame, 50_000, data, overrides=said).recipe
     with torch.no_grad():
         classes = checkpoint.model(torch.zeros(1, *checkpoint.input_size)).shape[1]
-    task = noise_task(recipe.data, checkpoint.input_size, classes, IMAGES)
+    task = noise_task(recipe.data, checkpoint.input_size, classes, BATCHES * batch)
     stages = Stages()
     manifold, tensors = build_manifold(
         *(checkpoint.model, checkpoint.arch, checkpoint.input_size, recipe.scope),
@@ -160,6 +160,7 @@ def fit(name: str, pixels: int, batch: int, steps: int) -> Stages:
     loop.look()
     stages.note("epoch's end")
     take(2)
+    loop.kept.before(step=False)  # as at a fit's end
     sweep(manifold.eval(), task, [1.0, 0.5], batches=(1, 64))
     stages.note("table")
     return stages
