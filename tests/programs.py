@@ -177,7 +177,9 @@ def become(asked: Mapping[str, Any]) -> None:
     os.environ.update(asked["environment"])
     # Tests that were begun in the background of a script ignore Ctrl-C, and so would this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    # One that is replaced would close what the other writes to, in a program of a program.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stdin = open(os.devnull)  # noqa: SIM115
     first, *rest = asked["arguments"]
     kind, what = (first, rest.pop(0)) if first in ("-m", "-c") else ("", first)
