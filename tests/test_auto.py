@@ -149,6 +149,7 @@ def test_a_network_of_ones_own_takes_the_size_of_the_images(
     assert load_manifold(tmp_path / "own.safetensors", trust_code=True).input_size == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_librarys_network_takes_small_images_as_it_knows_them(
     build, image_folder: Path, tmp_path: Path, capsys
 ) -> None:
