@@ -143,9 +143,11 @@ def test_a_network_of_ones_own_takes_the_size_of_the_images(
     torch.save(resolve("own_net:make").build("cpu").state_dict(), tmp_path / "own.pth")
     asked = ["--arch", "own_net:make", "--data", image_folder, "--epochs", "1", "--device", "cpu"]
     asked += ["--set", "fit.limit=8", "--set", "fit.precision=float32"]
-    result = neumeta("distill", "own.pth", *asked, "-o", "own.safetensors")
-    assert result.code == 0, result.stderr
-    assert "input size 3×32×32, that of the first image" in result.stderr
+    fitted = neumeta("distill", "own.pth", *asked, "-o", "own.safetensors")
+    measured = neumeta("eval", "own.pth", *asked[:4], "--no-latency")
+    for result in (fitted, measured):
+        assert result.code == 0, result.stderr
+        assert "input size 3×32×32, that of the first image" in result.stderr
     assert load_manifold(tmp_path / "own.safetensors", trust_code=True).input_size == (3, 32, 32)
 
 

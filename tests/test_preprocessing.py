@@ -190,7 +190,8 @@ def test_runs_and_manifolds_of_before_are_not_given_what_their_network_would_hav
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
     begun = adapted(str(tmp_path / "recipe.yaml"), None, of_a_run=True).data
     own = own_preprocessing(Arch("timm/resnet50"), (3, 224, 224))
-    read, _ = how_to_read(Asked(data=str(tmp_path)), {"data": kept}, own, False, Told())
+    section, _, by = how_to_read(Asked(data=str(tmp_path)), {"data": kept}, False)
+    read = resolved(section, own, Told(), by)
     for section in (begun, read):
         assert (section.mean, section.std) == ([0.1] * 3, [0.2] * 3)
         assert (section.interpolation, section.crop_fraction) == ("bilinear", 0.875)

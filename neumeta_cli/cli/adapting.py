@@ -9,12 +9,11 @@ from neumeta_cli.checkpoint import Checkpoint, write_text
 from neumeta_cli.cli.console import note
 from neumeta_cli.cli.sizing import at_size_of
 from neumeta_cli.data import NOTHING_TO_READ, find_images
-from neumeta_cli.data.preprocessing import Preprocessing, as_before, resolved
+from neumeta_cli.data.preprocessing import as_before
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, parse_recipe
 from neumeta_cli.recipe.load import override_all
-from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import open_frame
 from neumeta_cli.tasks import Task, task_class
 
@@ -148,20 +147,18 @@ class Asked:
 
 
 def how_to_read(
-    asked: Asked,
-    recorded: Mapping[str, Any],
-    own: Preprocessing,
-    trust_code: bool,
-    reporter: Reporter,
-) -> tuple[DataSection, type[Task]]:
-    """How to read the data: the recipe named, else what a file recorded, else ImageNet's way.
+    asked: Asked, recorded: Mapping[str, Any], trust_code: bool
+) -> tuple[DataSection, type[Task], str]:
+    """How to read the data: the recipe named, else what a file recorded.
 
     Args:
         asked: the command line.
         recorded: with the keys ``data`` and ``task`` of a recipe, if the file has them.
-        own: preprocessing of the network.
         trust_code: import the task that a file names, if it is a user's own.
-        reporter: is told of the preprocessing.
+
+    Returns:
+        A section, in which the network's preprocessing may be left open; the task; and who gives
+        the section's fields, in words.
 
     """
     by = "the recipe"
@@ -185,4 +182,4 @@ def how_to_read(
         change |= {"test_root": asked.test_data}
     if section.root is None and section.format not in NOTHING_TO_READ:
         raise NeumetaError("no data folder given; pass --data DIR, or --recipe NAME")
-    return resolved(section.model_copy(update=change), own, reporter, by), kind
+    return section.model_copy(update=change), kind, by

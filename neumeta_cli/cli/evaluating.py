@@ -77,10 +77,12 @@ def evaluate(
     chosen = parse_widths(widths, force)
     counts = [] if samples is None else parse_counts(samples)
     require_there(file)
-    from neumeta_cli.checkpoint import Arch, load_checkpoint
+    from neumeta_cli.checkpoint import Arch, Checkpoint, load_checkpoint
     from neumeta_cli.cli.adapting import Asked, how_to_read
     from neumeta_cli.cli.measured import rows_table
-    from neumeta_cli.data.preprocessing import own_preprocessing
+    from neumeta_cli.cli.sizing import at_size_of
+    from neumeta_cli.data import find_images
+    from neumeta_cli.data.preprocessing import own_preprocessing, resolved
     from neumeta_cli.evaluate import BATCHES, CHECKPOINT, MANIFOLD, evaluate_network, shown, sweep
     from neumeta_cli.export import accept_float32, describe, kind_of, load
     from neumeta_cli.export.programs import PROGRAMS, Running
@@ -88,13 +90,14 @@ def evaluate(
     from neumeta_cli.pipeline import preprocessing_for
     from neumeta_cli.recipe import load_recipe
     from neumeta_cli.resize import Cost
-    from neumeta_cli.tasks import load_task
+    from neumeta_cli.tasks import Classification, load_task
 
     place, reporter = choose_device(device), TerminalReporter()
     batches = BATCHES if latency else ()
     said = Asked(data, test_data, recipe, download, skip_broken)
     told: dict[str, Any] = {}
     cost = None
+    opened: Checkpoint | None = None
     loaded: Any
     if file.suffix in PROGRAMS and file.exists():
         loaded = program = Running(file)
@@ -119,7 +122,13 @@ def evaluate(
         recorded = describe(file)
         size, method, width = tuple(recorded["input_size"]), MANIFOLD, recorded["width"]
         own = own_preprocessing(Arch(recorded["arch"]["name"]), size)
-    section, kind = how_to_read(said, recorded, own, trust_code, reporter)
+    section, kind, by = how_to_read(said, recorded, trust_code)
+    if opened is not None and recipe is None and kind is Classification:
+        images = find_images(section, "test", opened.input_size)
+        opened, _, fields = at_size_of(images, opened, section)
+        size, own = opened.input_size, preprocessing_for(opened)
+        section, by = section.model_copy(update=fields), "as the images are" if fields else by
+    section = resolved(section, own, reporter, by)
     network = loaded.sample(1.0, samples=0) if isinstance(loaded, Manifold) else loaded
     task = load_task(section, network, size, train=False, reporter=reporter, kind=kind)
     if isinstance(loaded, Manifold):

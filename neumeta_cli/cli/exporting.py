@@ -235,13 +235,14 @@ def export(
 
 def _task(manifold: "Manifold", data: str | None, recipe: str | None, trust_code: bool) -> "Task":
     from neumeta_cli.cli.adapting import Asked, how_to_read
-    from neumeta_cli.data.preprocessing import own_preprocessing
+    from neumeta_cli.data.preprocessing import own_preprocessing, resolved
     from neumeta_cli.tasks import load_task
 
     reporter, size = TerminalReporter(), manifold.input_size
     own = own_preprocessing(manifold.arch, size)
     asked = Asked(data, recipe=recipe)
-    section, kind = how_to_read(asked, manifold.provenance.recipe, own, trust_code, reporter)
+    section, kind, by = how_to_read(asked, manifold.provenance.recipe, trust_code)
+    section = resolved(section, own, reporter, by)
     full = manifold.sample(1.0, samples=0)
     task = load_task(section, full, size, train=False, reporter=reporter, kind=kind)
     task.require_labels("measuring an export")
