@@ -65,6 +65,17 @@ def test_what_an_image_draws_does_not_depend_on_who_reads_it(image_folder, field
         assert all(torch.equal(a, b[part]) for a, b in zip(own, expected, strict=True))
 
 
+def test_an_announcement_leaves_the_generators_of_its_batches_as_they_are(image_folder) -> None:
+    """Else each batch draws anew, and nothing that was read ahead is what it asks for."""
+    alone, data = opened(image_folder, 0, resized_crop=(0.2, 1))
+    images, _ = opened(image_folder, 1, resized_crop=(0.2, 1))
+    asked = asked_of(images, 5)
+    images.expect(asked, data)
+    found = [images.batch(index, data, generator, part)[0] for index, generator, part in asked]
+    expected = pixels_of(alone, data, announced=False)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_crops_are_of_the_original(tmp_path: Path) -> None:
     """A narrow crop has neighbouring columns, which are lost where all is resized first."""
     columns = torch.arange(96, dtype=torch.uint8).repeat(96, 1)

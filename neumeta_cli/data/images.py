@@ -125,13 +125,13 @@ class Images:
         """Announce what ``batch`` will be asked for next, in this order, so that it is read ahead.
 
         Args:
-            asked: arguments of ``batch``, each with a generator of its own.
+            asked: arguments of ``batch``, each with a generator of its own, which stays as it is.
             data: the same as there.
             device: where the batches are to be.
 
         """
         if self.pixels is None:
-            draws = [_drawn(*each) for each in asked]
+            draws = [_foreseen(*each) for each in asked]
             place = torch.device(device)
             samples = Samples(replace(self), data)  # which expects nothing itself
             self._ahead.expect(samples, draws, self.workers, place)
@@ -231,6 +231,17 @@ class Images:
 def _drawn(index: Tensor, generator: torch.Generator | None, part: slice) -> Draw:
     seeds = None if generator is None else image_seeds(len(index), generator)[part]
     return Draw(index[part], seeds)
+
+
+def _foreseen(index: Tensor, generator: torch.Generator | None, part: slice) -> Draw:
+    """What ``_drawn`` will give."""
+    if generator is None:
+        return _drawn(index, None, part)
+    state = generator.get_state()
+    try:
+        return _drawn(index, generator, part)
+    finally:
+        generator.set_state(state)
 
 
 def _each(read: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
