@@ -1,5 +1,6 @@
 """Features of narrower networks beside the checkpoint's for the same channels."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -67,9 +68,10 @@ def test_a_network_without_dead_channels_has_the_checkpoints_features(build, nam
     seen = features_at(manifold, hints, wider, own, x, lambda made: padding.pad(made, sizes))
     assert set(seen) == set(wanted) == set(hints.readers)
     assert float(hints.loss(seen, wanted, sizes, padding)) < 1e-20
-    changed = {n: 1.1 * features for n, features in seen.items()}
-    apart = float(hints.loss(changed, wanted, sizes, padding))
-    assert apart == pytest.approx(0.01, rel=1e-6)  # of the checkpoint's square
+    for factor in (1.1, 101.0):
+        changed = {n: factor * features for n, features in seen.items()}
+        apart = float(hints.loss(changed, wanted, sizes, padding))
+        assert apart == pytest.approx(math.log1p((factor - 1) ** 2), rel=1e-6)
 
 
 def test_features_are_compared_where_residual_streams_are_read(build) -> None:

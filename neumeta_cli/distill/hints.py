@@ -83,7 +83,10 @@ class Hints:
     def loss(
         self, own: Features, wanted: Features, sizes: Mapping[str, int], padding: Padding
     ) -> Tensor:
-        """The squared difference over the checkpoint's square, a mean over images and readers.
+        """log(1 + r), r the squared difference over the checkpoint's square; a mean over all.
+
+        The logarithm bounds what one image can do: where depthwise layers and squeeze-excitation
+        follow each other, r of a narrow network is far above 1 for some.
 
         Args:
             own: of a network of ``sizes``, padded.
@@ -109,7 +112,7 @@ class Hints:
             real = within.get(weight, {}).get(layout.into)
             mine = _chosen(own[weight], None if real is None else torch.from_numpy(real))
             theirs = _chosen(wanted[weight], begun_as.get((weight, layout.into)))
-            parts.append(_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6))
+            parts.append((_squares(mine - theirs) / _squares(theirs).clamp(min=1e-6)).log1p())
         device = next(self.manifold.inr.parameters()).device
         return torch.stack(parts).mean() if parts else torch.zeros((), device=device)
 

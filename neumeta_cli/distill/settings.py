@@ -26,7 +26,8 @@ class LossSection(Section):
         0.0,
         ge=0,
         description="weight of the distance between features and the checkpoint's for the same "
-        "channels, where layers read them; decays with the learning rate; for a selected INR",
+        "channels, where layers read them, as log(1 + squares over squares); decays with the "
+        "learning rate; for a selected INR",
     )
 
 
