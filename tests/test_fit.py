@@ -143,6 +143,20 @@ def test_a_fit_goes_on_at_another_rate(build, image_folder, tmp_path: Path) -> N
     assert all(0 < rate < 1e-5 for rate in rates)
 
 
+@pytest.mark.parametrize(("total", "full"), [(2000, 100), (1000, 100), (200, 20), (5, 1)])
+def test_the_rate_rises_in_a_tenth_of_the_steps_at_most(
+    build, image_folder, total: int, full: int
+) -> None:
+    recipe = recipe_for(image_folder, fit={"rising_steps": 100, "learning_rate": 1.0})
+    stepper = Fitter(*prepared(build, recipe), recipe).stepper
+    rises = []
+    for step in range(full + 1):
+        place = Place(step, total)
+        stepper._set_rate(place)
+        rises.append(stepper.optimizer.param_groups[0]["lr"] / place.decay)
+    assert rises == pytest.approx([min(1.0, (step + 1) / full) for step in range(full + 1)])
+
+
 def test_a_warm_up_fits_the_reconstruction(build, image_folder) -> None:
     recipe = recipe_for(
         image_folder,

@@ -44,7 +44,10 @@ class FitSection(Section):
         1e-3, gt=0, description="Adam's learning rate, decayed to 0 along a cosine"
     )
     rising_steps: int = Field(
-        0, ge=0, description="first steps, in which the learning rate rises to its full value"
+        0,
+        ge=0,
+        description="first steps, at most a tenth of all, in which the learning rate rises to its "
+        "full value",
     )
     ema: float = Field(0.995, ge=0, lt=1, description="decay per step of the averaged weights")
     gamma: tuple[float, float] = Field(

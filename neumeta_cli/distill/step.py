@@ -25,6 +25,7 @@ from neumeta_cli.training.footprint import Held
 from neumeta_cli.training.outputs import as_float
 from neumeta_cli.training.synced import SyncedNorms
 
+LEAST_PARTS = 10  # of a fit, one of which the rate may rise in
 FUSED = ("cpu", "cuda")  # devices where torch has Adam in one kernel
 
 Term = tuple[str, Tensor, float]  # part of the loss that it belongs to, value, share
@@ -127,7 +128,8 @@ class Step:
 
     def _set_rate(self, place: Place) -> None:
         """A rise, then half a cosine."""
-        rise = min(1.0, (place.step + 1) / max(1, self.recipe.fit.rising_steps))
+        rising = min(self.recipe.fit.rising_steps, place.total // LEAST_PARTS)
+        rise = min(1.0, (place.step + 1) / max(1, rising))
         self.place = place
         for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
             # Not the group's own rate, which a saved state brings back from an earlier recipe.
