@@ -371,3 +371,21 @@ def test_what_needs_labels_says_so(command: str, neumeta, unlabelled) -> None:
         *("--set", "loss.distill=0"),
     )
     assert "a fit with loss.distill: 0 needs training images with labels" in task_alone.stderr
+
+
+@pytest.mark.slow
+def test_methods_that_follow_the_checkpoint_are_compared_without_labels(
+    neumeta, unlabelled
+) -> None:
+    """Those that train on labels, or look at the loss, are refused by name."""
+    classes(Path("labelled"), [f"digit{n}" for n in range(10)], 2)
+    asked = ("compare", *unlabelled, "--checkpoint", "net.pth", "--run", "run")
+    asked += ("--set", "data.test_root=labelled", "--methods")
+    refused = neumeta(*asked, "neumeta,individual,taylor")
+    wanted = "a comparison with individual, taylor needs training images with labels"
+    assert wanted in refused.stderr
+    found = neumeta(*asked, "neumeta,distilled,us_net,l1")
+    assert found.code == 0, found
+    methods = json.loads(Path("run/compare.json").read_text("utf-8"))["methods"]
+    assert [m["method"] for m in methods] == ["neumeta", "distilled", "us_net", "l1"]
+    assert all("top-1" in row["metrics"] for method in methods for row in method["rows"])

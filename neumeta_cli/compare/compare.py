@@ -127,7 +127,9 @@ def compare_methods(
     for method in methods:
         method.check()
     checkpoint, task = pipeline.open_inputs(recipe, reporter)
-    task.require_labels("a comparison")
+    labels = [m.name for m in methods if m.needs_labels]
+    what = f"a comparison with {', '.join(labels)}" if labels else "a comparison"
+    task.require_labels(what, training=bool(labels))
     recipe = pipeline.with_data(recipe, task.data)
     methods = [m for m in methods if m.applies(checkpoint.model)]
     if not methods:

@@ -154,17 +154,18 @@ class Task(ABC):
         """Whether loss and metrics can be computed of these images."""
         return images is not None and (images.labelled or not self.supervised)
 
-    def require_labels(self, what: str) -> None:
+    def require_labels(self, what: str, training: bool = True) -> None:
         """Refuse images without labels where there is nothing to do without.
 
         Args:
             what: needs them, in words.
+            training: whether training images need them too, not only those for testing.
 
         Raises:
             NeumetaError: training or test images have none.
 
         """
-        for split, images in (("training", self.train), ("test", self.test)):
+        for split, images in (("training", self.train if training else None), ("test", self.test)):
             if images is not None and not self.knows(images):
                 raise NeumetaError(
                     f"{what} needs {split} images with labels; put them in a folder for each class"

@@ -74,12 +74,17 @@ class Method(ABC):
         name: on the command line.
         label: in tables.
         trains_widths: whether what is trained depends on the widths of the table.
+        needs_labels: whether training images need labels.
 
     """
 
     name: str
     label: str
     trains_widths = False
+
+    @property
+    def needs_labels(self) -> bool:
+        return False
 
     @abstractmethod
     def run(self, bench: Bench, folder: Path) -> Outcome:

@@ -31,12 +31,14 @@ class Criterion:
         title: in tables.
         importance: torch-pruning's importance of a group, which reads gradients that are left in
             the network; None for ``prune_l1``, which needs none.
+        of_loss: whether these gradients are the loss's.
 
     """
 
     name: str
     title: str
     importance: Callable[[nn.Module, Bench], Any] | None
+    of_loss: bool = False
 
 
 class Pruning(Method):
@@ -76,6 +78,10 @@ class Pruning(Method):
     def check(self) -> None:
         if self.criterion.importance is not None:
             torch_pruning()
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.criterion.of_loss
 
     def applies(self, model: nn.Module) -> bool:
         return not self.recalibrate or any(has_statistics(m) for m in model.modules())
@@ -198,8 +204,9 @@ CRITERIA = (
     Criterion(
         "l2", "ℓ2 pruning", lambda *_: torch_pruning().importance.GroupMagnitudeImportance(p=2)
     ),
-    Criterion("taylor", "Taylor pruning", _taylor),  # weight times gradient, Molchanov et al., 2019
-    Criterion("hessian", "Hessian pruning", _hessian),  # optimal brain damage, LeCun et al., 1989
+    # Weight times gradient (Molchanov et al., 2019); optimal brain damage (LeCun et al., 1989).
+    Criterion("taylor", "Taylor pruning", _taylor, of_loss=True),
+    Criterion("hessian", "Hessian pruning", _hessian, of_loss=True),
     Criterion("random", "random pruning", lambda *_: torch_pruning().importance.RandomImportance()),
 )
 PRUNING: tuple[Method, ...] = tuple(Pruning(c, bn) for c in CRITERIA for bn in (False, True))

@@ -88,6 +88,10 @@ class Alone(Method):
     label: str
     teacher: float = 0.0
 
+    @property
+    def needs_labels(self) -> bool:
+        return not self.teacher
+
     def run(self, bench: Bench, folder: Path) -> Outcome:
         networks, fits = {}, []
         for width in bench.narrower:
