@@ -347,10 +347,22 @@ def recipe_arch(recipe: Recipe) -> Arch:
     return replace(arch, kwargs={**arch.kwargs, **recipe.model.kwargs, **counted})
 
 
-def write_permuted(path: Path, checkpoint: Checkpoint, permuted: Weights) -> Path:
-    """Write a permuted checkpoint; ``.safetensors`` and what was narrowed tell how to build it."""
+def write_permuted(
+    path: Path, checkpoint: Checkpoint, permuted: Weights, size_known: bool = True
+) -> Path:
+    """Write a permuted checkpoint; ``.safetensors`` and what was narrowed tell how to build it.
+
+    Args:
+        path: of the file.
+        checkpoint: that was permuted.
+        permuted: its weights.
+        size_known: whether the size of the input is that of the images, and not just the library's.
+
+    """
     if suffix_of(path) == ".safetensors" or checkpoint.arch.cuts:
         told = own_metadata(checkpoint) | {"permuted": True}
+        if not size_known and "input_size" not in checkpoint.weights.metadata:
+            del told["input_size"]
         permuted = Weights(permuted.tensors, told)
     elif suffix_of(checkpoint.path) == ".safetensors":
         permuted = replace(permuted, metadata={})

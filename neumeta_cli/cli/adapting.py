@@ -1,7 +1,7 @@
 """Recipes and data as a command line asks for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,13 @@ def automatic(
     asked: dict[str, Any] = {}
     override_all(asked, said)
     fields = {"root": data, **asked.get("data", {})}
-    content = {"name": "auto", "model": {"arch": checkpoint.arch.name}, "data": fields}
-    section = test.put(parse_recipe(content, "--set").data)
+    model = {"arch": checkpoint.arch.name, **asked.get("model", {})}
+    stated = parse_recipe({"name": "auto", "model": model, "data": fields}, "--set")
+    section, size = test.put(stated.data), stated.model.input_size
+    checkpoint = checkpoint if size is None else replace(checkpoint, input_size=size)
     images = find_images(section, "train", checkpoint.input_size)
     sized: dict[str, str] = {}
-    if "input_size" in asked.get("model", {}):
+    if size is not None:
         frame = open_frame(checkpoint.model, checkpoint.input_size)
     else:
         checkpoint, frame, sized = at_size_of(images, checkpoint, section)

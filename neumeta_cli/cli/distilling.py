@@ -18,6 +18,7 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     EpochsOption,
+    ImageSizeOption,
     Overwrite,
     RecipeOption,
     SaveRecipe,
@@ -29,7 +30,7 @@ from neumeta_cli.cli.options import (
     check_recipe_to_save,
     choose_device,
     keep_what_is_there,
-    with_scope,
+    with_fields,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import counted
@@ -54,6 +55,7 @@ def quickstart(
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fit without asking.")] = False,
     arch: ArchOption = None,
+    input_size: ImageSizeOption = None,
     test_data: TestDataOption = None,
     epochs: EpochsOption = None,
     output: OutputOption = MANIFOLD,
@@ -77,7 +79,8 @@ def quickstart(
     place = choose_device(device)
     reporter = TerminalReporter()
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter)
-    recipe = automatic(loaded, None, data, epochs, test=TestImages(test_data))
+    said = with_fields(None, None, input_size)
+    recipe = automatic(loaded, said, data, epochs, test=TestImages(test_data))
     job = open_job(loaded, recipe, reporter)
     note("a few steps are tried, to know what the fit takes")
     forecast = foresee(job, place, reporter)
@@ -97,6 +100,7 @@ def distill(
     output: OutputOption = MANIFOLD,
     arch: ArchOption = None,
     weights_key: WeightsKeyOption = None,
+    input_size: ImageSizeOption = None,
     scope: ScopeOption = None,
     epochs: EpochsOption = None,
     test_data: TestDataOption = None,
@@ -125,7 +129,11 @@ def distill(
     from neumeta_cli.direct import open_job
 
     reporter = TerminalReporter()
-    test, extra, chosen = TestImages(test_data, skip_broken), with_scope(set_, scope), None
+    test, extra, chosen = (
+        TestImages(test_data, skip_broken),
+        with_fields(set_, scope, input_size),
+        None,
+    )
     if recipe is not None:
         chosen = adapted(recipe, extra, checkpoint, data, epochs, seed, download, weights_key, test)
         weights_key = chosen.model.weights_key

@@ -15,14 +15,17 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     Force,
+    ImageSizeOption,
     Json,
     SkipBrokenOption,
     TrustCode,
     WeightsKeyOption,
     choose_device,
     parse_counts,
+    parse_image_size,
     parse_widths,
 )
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import counted
 
 
@@ -49,6 +52,7 @@ def evaluate(
     force: Force = False,
     recipe: DataRecipeOption = None,
     arch: ArchOption = None,
+    input_size: ImageSizeOption = None,
     weights_key: WeightsKeyOption = None,
     samples: Annotated[
         str | None,
@@ -76,6 +80,7 @@ def evaluate(
     """
     chosen = parse_widths(widths, force)
     counts = [] if samples is None else parse_counts(samples)
+    asked = parse_image_size(input_size)
     require_there(file)
     from neumeta_cli.checkpoint import Arch, Checkpoint, load_checkpoint
     from neumeta_cli.cli.adapting import Asked, how_to_read
@@ -107,7 +112,8 @@ def evaluate(
         cost = Cost(recorded["parameters"], recorded["macs"], file.stat().st_size)
         place = "cpu"  # where these programs run
     elif kind_of(file, weights_key) == "checkpoint":
-        asked = load_recipe(recipe).model.input_size if recipe else None
+        if asked is None and recipe is not None:
+            asked = load_recipe(recipe).model.input_size
         opened = load_checkpoint(file, arch, asked, reporter, weights_key, trust_code)
         loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
         own, recorded = preprocessing_for(opened), opened.weights.metadata
@@ -122,8 +128,10 @@ def evaluate(
         recorded = describe(file)
         size, method, width = tuple(recorded["input_size"]), MANIFOLD, recorded["width"]
         own = own_preprocessing(Arch(recorded["arch"]["name"]), size)
+    if asked is not None and opened is None:
+        raise NeumetaError(f"{file} knows the size of its input; leave out --input-size")
     section, kind, by = how_to_read(said, recorded, trust_code)
-    if opened is not None and recipe is None and kind is Classification:
+    if opened is not None and recipe is None and asked is None and kind is Classification:
         images = find_images(section, "test", opened.input_size)
         opened, _, fields = at_size_of(images, opened, section)
         size, own = opened.input_size, preprocessing_for(opened)

@@ -17,6 +17,7 @@ from neumeta_cli.cli.options import (
     Device,
     DownloadOption,
     EpochsOption,
+    ImageSizeOption,
     Json,
     Overwrite,
     RecipeName,
@@ -30,7 +31,7 @@ from neumeta_cli.cli.options import (
     check_recipe_to_save,
     choose_device,
     keep_what_is_there,
-    with_scope,
+    with_fields,
 )
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import launched_processes
@@ -50,6 +51,7 @@ def fit(
     weights_key: WeightsKeyOption = None,
     data: DataOption = None,
     arch: ArchOption = None,
+    input_size: ImageSizeOption = None,
     scope: ScopeOption = None,
     download: DownloadOption = False,
     run: Annotated[
@@ -91,7 +93,7 @@ def fit(
     from neumeta_cli.training import STATE_FILE
 
     reporter = TerminalReporter()
-    test, set_ = TestImages(test_data, skip_broken), with_scope(set_, scope)
+    test, set_ = TestImages(test_data, skip_broken), with_fields(set_, scope, input_size)
     if run is not None and resume:
         require_begun(run)
     elif run is not None:

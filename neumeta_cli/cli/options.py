@@ -84,6 +84,14 @@ InputSizeOption = Annotated[
         "for each input of the network; for token numbers, LENGTH:int64.",
     ),
 ]
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input-size",
+        metavar="C,H,W",
+        help="Size of the images that the network takes, if it is not the usual one.",
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -175,12 +183,33 @@ def check_recipe_to_save(path: Path | None, overwrite: bool) -> None:
         keep_what_is_there(path, overwrite, "--save-recipe")
 
 
-def with_scope(overrides: list[str] | None, scope: str | None) -> list[str]:
-    """What ``--set`` says, and ``--scope``."""
-    if scope is None:
-        return list(overrides or [])
-    names = [name.strip() for name in scope.split(",")]
-    return [*(overrides or []), f"scope={json.dumps(names[0] if len(names) == 1 else names)}"]
+def with_fields(
+    overrides: list[str] | None, scope: str | None, input_size: str | None = None
+) -> list[str]:
+    """What ``--set`` says, ``--scope`` and ``--input-size``."""
+    said = list(overrides or [])
+    if scope is not None:
+        names = [name.strip() for name in scope.split(",")]
+        said.append(f"scope={json.dumps(names[0] if len(names) == 1 else names)}")
+    if (size := parse_image_size(input_size)) is not None:
+        said.append(f"model.input_size={list(size)}")
+    return said
+
+
+def parse_image_size(text: str | None) -> "tuple[int, int, int] | None":
+    """``C,H,W`` as numbers.
+
+    Raises:
+        NeumetaError: these are no three positive numbers.
+
+    """
+    if text is None:
+        return None
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise NeumetaError(f"--input-size {text}: give channels, height and width, as 3,224,224")
+    channels, height, width = numbers
+    return channels, height, width
 
 
 def parse_inputs(texts: list[str] | None) -> "Inputs | None":

@@ -1,6 +1,7 @@
 """``neumeta permute``."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +93,10 @@ def permute(
     loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
     inputs = parse_inputs(input_size) or loaded.input_size
+    known = False
+    match parse_inputs(input_size):
+        case (int(channels), int(height), int(width)):
+            loaded, known = replace(loaded, input_size=(channels, height, width)), True
     traced = open_frame(loaded.model, inputs).trace
     ordering = Ordering(solver, seed, time_limit, Objective(norm, weighting))
     for refusal in traced.refusals:
@@ -100,7 +105,7 @@ def permute(
     found = permute_checkpoint(loaded, traced, ordering, reporter, inputs)
     orders, error = found.orders, found.error
     seconds = time.perf_counter() - start
-    write_permuted(target, loaded, found.weights)
+    write_permuted(target, loaded, found.weights, size_known=known)
     if plot is not None:
         from neumeta_cli.evaluate import plot_permutation
 

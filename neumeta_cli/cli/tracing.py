@@ -96,6 +96,7 @@ def trace(
             say(escape(line))
     if told:
         chosen = ["--checkpoint", target, *(["--arch", arch] if arch is not None else [])]
+        chosen += ["--input-size", *input_size] if input_size and len(input_size) == 1 else []
         tell_next(json, "fit", *chosen, "--data", "DIR")
 
 

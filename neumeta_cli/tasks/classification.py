@@ -52,7 +52,11 @@ class Classification(Task):
 
     def check(self, model: nn.Module, outputs: Outputs) -> None:
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-            raise NeumetaError("the network is no classifier: it does not give one row of scores")
+            raise NeumetaError(
+                f"the network is no classifier: it gives {_described(outputs)}, not one row of "
+                "scores; name what it does as task in a recipe (--save-recipe, --set task=…): "
+                "segmentation, generation, or package.module:Class of your own"
+            )
         for split, images in (("training", self.train), ("test", self.test)):
             if images is not None and images.labelled:
                 self._check_classes(split, images, outputs.shape[1])
@@ -73,3 +77,9 @@ class Classification(Task):
                 f"{scores:,} scores; give data of the network's classes, or fit without labels: "
                 "--set data.labels=false"
             )
+
+
+def _described(outputs: Outputs) -> str:
+    if isinstance(outputs, Tensor):
+        return f"a tensor of {'×'.join(map(str, outputs.shape[1:])) or 'no more'} for each image"
+    return f"a {type(outputs).__name__}"

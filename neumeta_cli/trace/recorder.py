@@ -103,7 +103,7 @@ def record(
         raise NeumetaError(
             f"the network does not run on an input of {describe(inputs)}"
             f"{f' (in {where})' if where else ''}: {(str(error) or repr(error)).splitlines()[0]}; "
-            "give the size with --input-size C,H,W"
+            "give the size with --input-size C,H,W (model.input_size in a recipe)"
         ) from error
     outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
     for tensor in outputs:
