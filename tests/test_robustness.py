@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from network_checks import check_network
 from programs import Program
+from random_networks import network
 from tally import COSTLY, HALF, TRACEBACK, WRONG, Half, Wrong, judged, tried
 
 from neumeta_cli.errors import NeumetaError
@@ -40,7 +43,7 @@ def work_for_long() -> None:
         (raised(Wrong("x")), WRONG),
         (raised(Half("x")), HALF),
         (raised(SystemExit(1)), TRACEBACK),
-        (os.abort, TRACEBACK),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), TRACEBACK),
         (work_for_long, COSTLY),
         (lambda: time.sleep(30), COSTLY),
         (lambda: torch.ones(3 << 28), COSTLY),  # 3 GiB, of which one is allowed
@@ -59,11 +62,18 @@ def test_a_refusal_is_counted_with_its_words() -> None:
 
 
 @pytest.mark.slow
-def test_a_few_cases_of_each_sort(tmp_path: Path) -> None:
-    program = Program(BENCHMARK, "--quick", "--json", tmp_path / "x.json", merged=True)
+def test_a_few_files_of_each_sort(tmp_path: Path) -> None:
+    options = "--quick", "--part", "files", "--part", "hostile"
+    program = Program(BENCHMARK, *options, "--json", tmp_path / "x.json", merged=True)
     said, _ = program.communicate()
     assert program.returncode == 0, said
     rows = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
-    assert len(rows) > 9
+    assert len(rows) == 7
     assert all(row["cases"] and not row["faults"] for row in rows)
     assert sum(row["refused"] for row in rows) > 9
+
+
+@pytest.mark.slow
+def test_a_random_network_with_attention(tmp_path: Path) -> None:
+    assert "Attention(" in str(network(69))
+    check_network(69, tmp_path, programs=())

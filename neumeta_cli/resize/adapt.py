@@ -41,6 +41,7 @@ from neumeta_cli.trace.dispatch import DispatchMode
 LEVELS = 4  # how far above the module that failed its numbers are looked for
 SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together
 TRIAL_WIDTH = 0.5
+TRIAL_WIDTHS = (0.15, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)  # of blocks, of which there may be few
 SKEW = 0.06
 TRIALS = 100  # runs after which cliques are held without looking for better
 
@@ -53,7 +54,8 @@ def resizable(model: nn.Module, trace: Trace, inputs: Inputs, heads: str = "widt
         trace: its trace.
         inputs: as given to ``trace_model``.
         heads: what a width changes where channels lie in blocks that may change places, such as
-            attention heads: ``width``, the channels inside them, or ``count``, how many there are.
+            attention heads: ``width``, the channels inside them, or ``count``, how many there are,
+            where the network runs so.
 
     Returns:
         The trace with ``patches``, and a reason in ``held`` of cliques that keep their width.
@@ -61,17 +63,23 @@ def resizable(model: nn.Module, trace: Trace, inputs: Inputs, heads: str = "widt
     """
     base = on_meta(model)
     if heads == "count":
-        trace = blocks_first(trace)
+        found = _settled(base, blocks_first(trace), inputs, blocks=True)
+        if _Search(base, found, inputs, 0).runs_at(TRIAL_WIDTHS):
+            return found
+    return _settled(base, trace, inputs, blocks=False)
+
+
+def _settled(base: nn.Module, trace: Trace, inputs: Inputs, blocks: bool) -> Trace:
     # Widths that differ tell whose size a number is; some networks want them alike.
     search = _Search(base, replace(trace, alike=()), inputs, SKEW)
     search.settle_all()
-    if search.held or (heads == "count" and not search.runs_apart(trace.alike)):
+    if search.held or (blocks and not search.runs_apart(trace.alike)):
         alike = _Search(base, trace, inputs, 0)
         alike.settle_all()
         if alike.parameters_held() <= search.parameters_held():
             freed = search.held.keys() - alike.held.keys()
             trace, search = kept_alike(trace, freed), alike
-    elif heads == "count":  # whole blocks are a coarse measure, so only where it must be
+    elif blocks:  # whole blocks are a coarse measure, so only where it must be
         trace = search.trace
     cliques = []
     for clique in trace.cliques:
@@ -105,7 +113,7 @@ class _Search:
             c.name: TRIAL_WIDTH + skew * (n % 3 - 1) for n, c in enumerate(trace.cliques)
         }
         self.held: dict[str, str] = {}
-        self.patches: list[Patch] = []
+        self.patches: list[Patch] = list(trace.patches)
         self.runs = 0
         self._rows_at: dict[str, set[int]] = {
             name: set() for name in (*trace.shapes, *trace.constants)
@@ -151,6 +159,11 @@ class _Search:
 
     def _sizes(self) -> dict[str, int]:
         return sizes_at(self.trace, self.active, self.widths)
+
+    def runs_at(self, widths: Iterable[float]) -> bool:
+        """Whether it runs at these widths, with all that can change width."""
+        free = [c.name for c in self.trace.cliques if not c.held]
+        return all(self._run(self._build(sizes_at(self.trace, free, w))).done for w in widths)
 
     def runs_apart(self, alike: Iterable[Iterable[Mapping[str, int]]]) -> bool:
         """Whether it also runs where one of these cliques alone is a channel smaller."""

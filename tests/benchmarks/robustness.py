@@ -11,6 +11,7 @@ Each case is a process of its own, forked from this one, with one thread.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -63,6 +64,7 @@ PAGE = Path(__file__).parents[2] / "examples" / "results" / "robustness.md"
 HEADER = f"| what was tried | cases | refused in one line | {' | '.join(KINDS)} |"
 FIT_SECONDS, NETWORK_SECONDS = 60.0, 240.0  # of the processor
 SHARES = (0.0, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.99)  # of the largest file that a disk holds
+REGISTRY = "torch.onnx._internal.exporter._registration"  # of operators, which each export reads
 DRY_RUN = ("fit", "--dry-run", "--device", "cpu", "-r")
 
 Case = tuple[str, Callable[[], None]]
@@ -225,7 +227,9 @@ def damaged_runs(bench: Bench) -> Iterator[Case]:
 def networks(bench: Bench) -> Iterator[Tally]:
     """Random networks."""
     endings = () if bench.quick else (".onnx",)
-    if not bench.quick:  # so that forks find imported and compiled what they need
+    if not bench.quick:  # so that forks find imported, read and compiled what they need
+        registry = importlib.import_module(REGISTRY).ONNXRegistry
+        registry.from_torchlib = functools.cache(registry.from_torchlib)
         judged(partial(check_network, bench.counts.networks, bench.fresh(), endings))
     cases = (
         (f"{PLACE}({seed})", partial(check_network, seed, bench.fresh(), endings))
