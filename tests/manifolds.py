@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from conftest import randomise_norms
+from tiny_fits import TINY
 
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.manifold import Manifold, build_manifold, inr_settings, save_manifold
@@ -13,7 +14,9 @@ from neumeta_cli.manifold.settings import NoiseSection
 INR = inr_settings("selected", knots=[0.5], store="float32")
 NOISE = NoiseSection(channels=0.3, sizes=0.5, samples=2)
 RESNET, LENET = "cifar_resnet20", "lenet_digits"
+SIZES = {TINY: (3, 16, 16)}  # of those whose library does not say
 DATA = {
+    TINY: {"format": "image_folder"},
     RESNET: {"format": "image_folder"},
     LENET: {"format": "digits", "mean": [0.3], "std": [0.4]},
 }
@@ -25,7 +28,7 @@ def tiny_manifold(name: str = LENET, fold: bool = False, **provenance: Any) -> M
     arch = resolve(name)
     model = arch.build("cpu")
     randomise_norms(model)
-    size = arch.default_input_size()
+    size = SIZES.get(name) or arch.default_input_size()
     manifold = build_manifold(model.requires_grad_(False), arch, size, "all", fold, INR, NOISE)[0]
     if manifold.norms:
         manifold.calibration.keep(torch.randn(16, *size), quality=90)

@@ -175,7 +175,11 @@ def become(asked: Mapping[str, Any]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    # Tests that were begun in the background of a script ignore Ctrl-C, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # One that is replaced would close what the other writes to, in a program of a program.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stdin = open(os.devnull)  # noqa: SIM115
     first, *rest = asked["arguments"]
     kind, what = (first, rest.pop(0)) if first in ("-m", "-c") else ("", first)
@@ -191,6 +195,7 @@ def become(asked: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(sys.path[0])  # with networks that tests fit
     sys.path[0] = str(Path(__file__).parent.parent)
     for module in IMPORTED:
         importlib.import_module(module)

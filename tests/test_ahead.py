@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_fits import prepared, recipe_for
+from tiny_fits import TINY, prepared, recipe_for
 from torch import Tensor
 
 from neumeta_cli.data import DataSection
@@ -216,11 +216,11 @@ def test_a_resumed_fit_equals_an_uninterrupted_one_with_any_workers(
 
 @pytest.mark.slow
 def test_evaluation_on_files_is_that_on_memory(build, image_folder) -> None:
-    model, arch = build("cifar_resnet20")
+    model, _ = build(TINY)
     found = []
     for fields in ({}, {"in_memory": 0, "workers": 2}, {"in_memory": 0, "workers": 0}):
         data = recipe_for(image_folder, data=fields).data
-        task = load_task(data, model.eval(), arch.default_input_size(), train=False)
+        task = load_task(data, model.eval(), (3, 16, 16), train=False)
         found.append(task.measure(model, batch_size=1))
     assert found[0] == found[1] == found[2]
 

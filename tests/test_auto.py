@@ -1,17 +1,25 @@
 """The automatic recipe: what is chosen for a network and a folder of images, and that it runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Told
 from test_cli import fails
 
 from neumeta_cli.checkpoint import load_checkpoint, resolve
+from neumeta_cli.cli.sizing import at_size_of
+from neumeta_cli.data import Images, find_images
+from neumeta_cli.data.decoding import read_image
+from neumeta_cli.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import load_manifold
-from neumeta_cli.recipe import auto_recipe, load_recipe
-from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, NEITHER
-from neumeta_cli.resize import open_frame
+from neumeta_cli.pipeline import preprocessing_for
+from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, suited
+from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, NEITHER, NOT_MIXED
+from neumeta_cli.resize import Frame, open_frame
 
 SMALL = {  # a network of each family, and the base that serves it
     "cifar_resnet20": CONVOLUTIONS,
@@ -94,6 +102,21 @@ def test_a_network_that_is_neither_has_the_base_of_all(tmp_path: Path) -> None:
         assert auto_recipe(checkpoint, frame, 500, {}).own["base"] == NEITHER
 
 
+def test_what_a_network_does_not_run_with_is_left_out_and_told(build, monkeypatch) -> None:
+    model, arch = build("timm/test_vit")
+    frame = open_frame(model.to("meta"), arch.default_input_size())
+    bare, told = Recipe.model_validate({"name": "x", "model": {"arch": arch.name}}), Told()
+    assert suited(bare, frame, told) is bare  # it runs: nothing is said
+    assert not told.lines
+    monkeypatch.setattr(Frame, "linked", property(lambda frame: [[n] for n in frame.scope]))
+    found = suited(bare, frame, told)  # heads of queries and keys that differ do not
+    assert found.fit.mixed == 0 < bare.fit.mixed
+    assert found.model_copy(update={"fit": bare.fit}) == bare
+    assert told.lines == [f"fit.mixed 0, not the default: {NOT_MIXED}"]
+    asked = load_recipe("cifar10_vit_tiny", ["fit.mixed=0.5"])
+    assert suited(asked, frame, told) is asked  # the fit refuses it
+
+
 def test_choices_follow_what_was_asked_for(tmp_path: Path) -> None:
     asked = ["model.input_size=[3,64,64]", "norm.fold=true"]
     found = chosen_for("timm/test_resnet", tmp_path, overrides=asked)
@@ -124,6 +147,37 @@ def test_a_network_of_ones_own_takes_the_size_of_the_images(
     assert result.code == 0, result.stderr
     assert "input size 3×32×32, that of the first image" in result.stderr
     assert load_manifold(tmp_path / "own.safetensors", trust_code=True).input_size == (3, 32, 32)
+
+
+@pytest.mark.slow
+def test_a_librarys_network_takes_small_images_as_it_knows_them(
+    build, image_folder: Path, tmp_path: Path, capsys
+) -> None:
+    model, arch = build("timm/test_resnet")  # of 160×160 images
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    checkpoint = load_checkpoint(tmp_path / "net.pth", arch)
+    section = DataSection(root=str(image_folder))
+    images = find_images(section, "train", checkpoint.input_size)
+
+    def known(size: int) -> Images:
+        """Labelled with what the network says of them at a size."""
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        pixels = torch.stack([read_image(file, grey=False) for file in images.files])
+        enlarged = preprocessing_for(checkpoint)
+        made = pixels if size == 32 else torch.stack([enlarged(image) for image in pixels])
+        with torch.no_grad():
+            return replace(images, labels=checkpoint.model((made / 255 - mean) / std).argmax(1))
+
+    small, frame, fields = at_size_of(known(32), checkpoint, section)
+    assert small.input_size == frame.inputs == (3, 32, 32)
+    assert fields == {"crop_mode": "cover"}
+    every = min(64, len(images))
+    assert f"knows {every} of {every} as they are" in capsys.readouterr().err
+    for usual in (known(160), replace(known(32), labelled=False)):
+        same, frame, fields = at_size_of(usual, checkpoint, section)
+        assert same.input_size == frame.inputs == (3, 160, 160)
+        assert not fields
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.slow

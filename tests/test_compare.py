@@ -8,7 +8,7 @@ import torch
 from conftest import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_fits import recipe_for
+from tiny_fits import TINY, recipe_for
 
 from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
@@ -152,11 +152,15 @@ def test_another_width_takes_no_training_but_where_it_must(tmp_path: Path) -> No
 def test_norm_statistics_are_calibrated_where_asked(
     build, image_folder: Path, tmp_path: Path
 ) -> None:
-    torch.save(build("cifar_resnet20")[0].state_dict(), tmp_path / "model.pth")
+    torch.save(build(TINY)[0].state_dict(), tmp_path / "model.pth")
     recipe = parse_recipe(
         {
             "name": "norms",
-            "model": {"arch": "cifar_resnet20", "checkpoint": str(tmp_path / "model.pth")},
+            "model": {
+                "arch": TINY,
+                "input_size": [3, 16, 16],
+                "checkpoint": str(tmp_path / "model.pth"),
+            },
             "data": {"root": str(image_folder)},
             "scope": "all",
             "norm": {"fold": True, "images": 32},
@@ -177,13 +181,13 @@ def test_pruning_by_norm_has_one_figure_in_fit_and_compare(
     build, image_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Also where a fit folds its norms, and channels would be ranked otherwise afterwards."""
-    model, _ = build("cifar_resnet20")
+    model, _ = build(TINY)
     task = load_task(recipe_for(image_folder).data, model, (3, 16, 16))
     train = TrainSection(epochs=4, batch_size=40, precision="float32", learning_rate=3e-3)
     torch.save(train_network(model, task, train).state_dict(), tmp_path / "model.pth")
     recipe = recipe_for(
         image_folder,
-        model={"arch": "cifar_resnet20", "checkpoint": str(tmp_path / "model.pth")},
+        model={"arch": TINY, "checkpoint": str(tmp_path / "model.pth")},
         scope="all",
         norm={"fold": True},
         inr={"kind": "selected"},

@@ -16,12 +16,13 @@ from neumeta_cli.resize import Frame, open_frame
 
 def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_folder) -> None:
     fit = {"gamma": [0.0, 0.5], "mixed": 0.5, "mixed_gamma": [0.5, 0.75], "anchors": [0.5]}
-    recipe = recipe_for(image_folder, scope="all", fit=fit)
-    fitter = Fitter(*prepared(build, recipe), recipe)
-    full, half = fitter.stepper.widths.full, fitter.manifold.frame.sizes(0.5)
+    recipe = recipe_for(image_folder, scope="all", fit=fit, model={"arch": "cifar_resnet20"})
+    manifold, _, _ = prepared(build, recipe)
+    pools, choices = WidthPool(manifold, recipe.fit, recipe.seed), torch.Generator().manual_seed(0)
+    full, half = pools.full, manifold.frame.sizes(0.5)
     kinds = {"alike": 0, "mixed": 0}
     for _ in range(100):
-        pool = fitter.stepper.widths.draw(fitter.stepper.choices)
+        pool = pools.draw(choices)
         drawn, *anchors = [sizes for sizes, _ in pool]
         assert anchors == ([half] if drawn != half else [])
         widths = [drawn[name] / full[name] for name in full]

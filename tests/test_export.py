@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import relative_error
 from manifolds import LENET, RESNET, saved_manifold, small_images, tiny_manifold
+from tiny_fits import TINY
 from torch import nn
 
 from neumeta_cli.checkpoint import Weights, file_hash, write_weights
@@ -59,16 +60,16 @@ def run_onnx(path: Path, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_programs_run_where_neumeta_is_not_installed(resnet: Manifold, tmp_path: Path) -> None:
+def test_programs_run_where_neumeta_is_not_installed(tmp_path: Path) -> None:
     """In a process that cannot import it, at several batch sizes, as the network in torch."""
-    folder = tmp_path / "größe 1"
-    exports = [export_network(resnet, folder / f"a b{s}", 0.5) for s in (".onnx", ".pt2")]
-    twin = resnet.sample(0.5)
+    manifold, folder = tiny_manifold(TINY), tmp_path / "größe 1"
+    exports = [export_network(manifold, folder / f"a b{s}", 0.5) for s in (".onnx", ".pt2")]
+    twin = manifold.sample(0.5)
     for batch in BATCHES:
-        np.save(folder / f"{batch}.npy", small_images(resnet, batch).numpy())
+        np.save(folder / f"{batch}.npy", small_images(manifold, batch).numpy())
     subprocess.run([sys.executable, "-c", ALONE, str(folder)], check=True, cwd=folder)
     for batch in BATCHES:
-        wanted = twin(small_images(resnet, batch))
+        wanted = twin(small_images(manifold, batch))
         for made in ("torch", "onnx"):
             got = torch.from_numpy(np.load(folder / f"{batch}.{made}.npy"))
             assert relative_error(got, wanted) < 1e-5
@@ -202,7 +203,7 @@ def test_biases_follow_the_full_width_where_norms_were_folded(
     image_folder: Path, tmp_path: Path
 ) -> None:
     """On images that they were not fitted to; nothing but biases changes."""
-    manifold = tiny_manifold(RESNET, fold=True)
+    manifold = tiny_manifold(TINY, fold=True)
     images = image_folder / "train"
     before = export_network(manifold, tmp_path / "before.pt", 0.75).model
     after = export_network(
@@ -211,7 +212,7 @@ def test_biases_follow_the_full_width_where_norms_were_folded(
     moved = {n for n, t in after.state_dict().items() if not torch.equal(t, before.state_dict()[n])}
     assert moved
     assert all(name.endswith("bias") for name in moved)
-    task = load_task(DataSection(root=str(image_folder)), after, (3, 32, 32), train=False)
+    task = load_task(DataSection(root=str(image_folder)), after, manifold.input_size, train=False)
     inputs = task.inputs(task.test, torch.arange(len(task.test)), None)
     wanted = manifold.sample(1.0)(inputs).log_softmax(1)
     far, near = (
@@ -225,6 +226,7 @@ def test_biases_follow_the_full_width_where_norms_were_folded(
     assert near < 0.9 * far
 
 
+@pytest.mark.slow
 def test_a_network_calibrates_as_its_manifold_does(image_folder: Path, tmp_path: Path) -> None:
     resnet, finish = tiny_manifold(RESNET), Finish(calibrate=image_folder)
     at_once = export_network(resnet, tmp_path / "at_once.pt", 0.5, finish=finish).path

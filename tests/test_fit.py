@@ -68,7 +68,7 @@ def test_a_feature_source_draws_every_view(build, image_folder) -> None:
     assert isinstance(source, FeatureSource)
     index = torch.zeros(60, dtype=torch.int64)
     batch = source.batch(index, torch.Generator().manual_seed(0))
-    assert len({tuple(f.flatten()[:50].tolist()) for f in batch.inputs[0]}) > 1
+    assert len({tuple(f.flatten().tolist()) for f in batch.inputs[0]}) > 1
     assert batch.teacher is not None
     assert batch.teacher.shape == (60, 10)
 
@@ -104,7 +104,7 @@ def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_fol
     assert {len(s) for s in subsets} == {2}  # half of the four tensors
     assert len(subsets) > 1
     drawn = [fitter.stepper.widths.draw(fitter.stepper.choices) for _ in range(200)]
-    sizes = [only["layer3.2.conv1"] for ((only, _),) in drawn]
+    sizes = [only["layer3.1.conv1"] for ((only, _),) in drawn]
     assert min(sizes) >= round(0.6 * 64)
     assert max(sizes) <= round(0.9 * 64)
 

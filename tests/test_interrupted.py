@@ -27,6 +27,7 @@ run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["neumeta_cli.cli", "neumeta_cli.cli.fitting"])
 def test_an_interrupt_in_the_first_seconds_shows_no_traceback(module: str, tmp_path: Path) -> None:
     code = f"MODULE = {module!r}{SLOW}"

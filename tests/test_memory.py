@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_fits import prepared, recipe_for
+from tiny_fits import TINY, prepared, recipe_for
 from torch import nn
 
 from neumeta_cli import hardware
@@ -133,7 +133,7 @@ def test_what_a_step_takes_is_found_on_a_few_images(build, image_folder) -> None
     saved = stepper.footprint("float32", 40)
     assert found.constant + 40 * found.each == pytest.approx(saved, rel=0.03)
     activations = 40 * 16 * 32 * 32 * 4  # of one layer of the widest stage
-    assert 10 * activations < saved < 60 * activations
+    assert 4 * activations < saved < 60 * activations
 
 
 def test_a_teachers_features_take_little_memory(build, image_folder) -> None:
@@ -201,8 +201,8 @@ def test_a_fit_and_a_training_stop_before_their_first_step(
     fitter = Fitter(*prepared(build, recipe), recipe)
     with pytest.raises(NeumetaError, match=r"16 MiB are free; set fit\.batch_size=\d+ .*accumul"):
         fitter.run()
-    model, arch = build("cifar_resnet20")
-    task = load_task(recipe.data, model, arch.default_input_size())
+    model, _ = build(TINY)
+    task = load_task(recipe.data, model, (3, 32, 32))
     with pytest.raises(NeumetaError, match=r"are free; set train\.batch_size=\d+ \(about [^)]*\)$"):
         train_network(model, task, TrainSection(epochs=1, batch_size=40))
 

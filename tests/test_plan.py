@@ -42,8 +42,8 @@ def manifold() -> Manifold:
     return copy.deepcopy(randomised())
 
 
-def made_and_gradients(draws: Manifold | RepeatedDraws, sizes, trained=None):
-    made = draws.generate(sizes, None, trained)
+def made_and_gradients(draws: Manifold | RepeatedDraws, sizes, trained=None, noise=None):
+    made = draws.generate(sizes, noise, trained)
     generator = torch.Generator().manual_seed(1)
     loss = sum((w * torch.randn(w.shape, generator=generator)).sum() for w in made.values())
     manifold = draws.manifold if isinstance(draws, RepeatedDraws) else draws
@@ -64,16 +64,18 @@ def test_weights_and_gradients_are_the_same(data) -> None:
     trained = data.draw(st.none() | st.sets(st.sampled_from(names), min_size=1))
     if all(sizes[name] == full[name] for name in full):
         return  # no change has a share in the checkpoint itself
-    wanted, gradients = made_and_gradients(manifold, sizes, trained)
-    made, own = made_and_gradients(RepeatedDraws(manifold), sizes, trained)
-    assert list(made) == list(wanted)
-    for name, weight in wanted.items():
-        assert torch.equal(made[name], weight)
-    for name, gradient in gradients.items():
-        if gradient is None:  # Adam leaves what has none alone
-            assert own[name] is None
-        else:
-            torch.testing.assert_close(own[name], gradient)
+    none = Noise(0.0, 0.0, torch.Generator())  # all changes are added up, then channels are taken
+    wanted, gradients = made_and_gradients(manifold, sizes, trained, none)
+    for draws in (manifold, RepeatedDraws(manifold)):
+        made, own = made_and_gradients(draws, sizes, trained)
+        assert list(made) == list(wanted)
+        for name, weight in wanted.items():
+            assert torch.equal(made[name], weight)
+        for name, gradient in gradients.items():
+            if gradient is None:  # Adam leaves what has none alone
+                assert own[name] is None
+            else:
+                torch.testing.assert_close(own[name], gradient)
 
 
 def test_plans_are_for_small_networks_without_noise(manifold, monkeypatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_fits import prepared, recipe_for
+from tiny_fits import TINY, prepared, recipe_for
 
 from neumeta_cli.distill import Fitter
 from neumeta_cli.errors import NeumetaError
@@ -154,8 +154,8 @@ def test_training_chooses_too_and_its_network_is_untouched_by_that(
 ) -> None:
     ends, asked = [], "auto"
     for name in ("chosen", "told"):
-        model, arch = build("cifar_resnet20")
-        task = load_task(recipe_for(image_folder).data, model, arch.default_input_size())
+        model, _ = build(TINY)
+        task = load_task(recipe_for(image_folder).data, model, (3, 16, 16))
         folder = tmp_path / name
         folder.mkdir()
         train = TrainSection(epochs=1, batch_size=40, precision=asked)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from programs import Program
+from tiny_fits import TINY
 
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.training import Processes
@@ -14,7 +15,7 @@ from neumeta_cli.training.synced import SyncedNorms
 pytest.importorskip("accelerate", reason="several processes need accelerate")
 RECIPE = """
 name: tiny
-model: {{arch: cifar_resnet20, checkpoint: {checkpoint}, input_size: [3, 16, 16]}}
+model: {{arch: "tiny_fits:tiny_resnet", checkpoint: {checkpoint}, input_size: [3, 16, 16]}}
 data: {{root: {data}, flip: true, crop_padding: 2{more}}}
 scope: {scope}
 norm: {{fold: false, images: 16}}
@@ -85,8 +86,8 @@ for path, recipe, (checkpoint, task) in zip(sys.argv[2:], recipes, opened):
 
 @pytest.fixture
 def write_recipe(build, image_folder, tmp_path: Path):
-    model, _ = build("cifar_resnet20")
-    checkpoint = tmp_path / "resnet20.pt"
+    model, _ = build(TINY)
+    checkpoint = tmp_path / "resnet.pt"
     torch.save(model.state_dict(), checkpoint)
 
     def write(scope: str, rate: float = 1e-3, more: str = "") -> Path:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import DigitsFit
 
 from neumeta_cli.compare import compare_methods
 from neumeta_cli.recipe import load_recipe
@@ -19,7 +20,8 @@ CHROMIUM = next(
     ),
     None,
 )
-QUICK = ["fit.epochs=1", "fit.limit=128", "fit.precision=float32"]
+QUICK = ["fit.epochs=1", "fit.limit=64", "fit.precision=float32", "train.precision=float32"]
+QUICK += ["noise.samples=2", "permute.solver=greedy", "eval.watch=0"]
 QUICK += ["compare.images=40", "compare.seeds=2"]
 
 
@@ -58,11 +60,10 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
     assert all(width > 300 for width in sizes)
 
 
-def test_a_fit_has_a_report_too(neumeta, tmp_path: Path) -> None:
-    small = ["--set", "fit.epochs=1", "--set", "fit.limit=64", "--run", "run"]
-    assert neumeta("fit", "-r", "digits_lenet", *small).code == 0
-    assert neumeta("report", "run", "-o", "page").code == 0
-    table = json.loads(Path("run/report/table.json").read_text("utf-8"))
+def test_a_fit_has_a_report_too(neumeta, digits_fit: DigitsFit) -> None:
+    run = digits_fit.manifold.parent
+    assert neumeta("report", run, "-o", "page").code == 0
+    table = json.loads((run / "report" / "table.json").read_text("utf-8"))
     page = Path("page/report.html").read_text("utf-8")
     for row in table["rows"]:
         assert f"{100 * row['metrics']['top-1']:.2f}" in page

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from programs import Program
+from tiny_fits import TINY
 
 from neumeta_cli.checkpoint import read_weights
 from neumeta_cli.errors import StoppedRunError
@@ -205,15 +206,15 @@ def test_data_that_vanish_stop_a_fit_and_leave_its_last_state(
     neumeta, build, image_folder, tmp_path: Path, monkeypatch, workers: int
 ) -> None:
     """Images that do not fit in memory are read from their folder, by a worker a little ahead."""
-    model, _ = build("cifar_resnet20")
-    torch.save(model.state_dict(), tmp_path / "resnet20.pt")
+    model, _ = build(TINY)
+    torch.save(model.state_dict(), tmp_path / "resnet.pt")
     data, recipe = tmp_path / "data", tmp_path / "tiny.yaml"
     shutil.copytree(image_folder, data)
     fields = {
         "name": "tiny",
         "model": {
-            "arch": "cifar_resnet20",
-            "checkpoint": "resnet20.pt",
+            "arch": TINY,
+            "checkpoint": "resnet.pt",
             "input_size": [3, 16, 16],
         },
         "data": {"root": str(data), "in_memory": 0, "workers": workers},

@@ -209,6 +209,7 @@ def test_a_search_loses_less_at_the_same_budget_and_repeats_itself(lenet) -> Non
     assert len(seen & unseen) < 3  # but for images that the digits have twice
 
 
+@pytest.mark.slow
 def test_widths_and_budgets_as_users_type_them(neumeta, lenet_file: Path) -> None:
     export = ["export", lenet_file]
     uneven = ["--width", "conv2=0.25", "--width", "0.75", "-o", "b.pt", "--json", "-"]

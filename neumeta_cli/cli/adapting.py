@@ -1,21 +1,21 @@
 """Recipes and data as a command line asks for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neumeta_cli.checkpoint import Checkpoint, write_text
 from neumeta_cli.cli.console import note
-from neumeta_cli.data import NOTHING_TO_READ, Images, find_images
-from neumeta_cli.data.decoding import read_image
+from neumeta_cli.cli.sizing import at_size_of
+from neumeta_cli.data import NOTHING_TO_READ, find_images
 from neumeta_cli.data.preprocessing import Preprocessing, as_before, resolved
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, parse_recipe
 from neumeta_cli.recipe.load import override_all
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import Frame, open_frame
+from neumeta_cli.resize import open_frame
 from neumeta_cli.tasks import Task, task_class
 
 
@@ -94,8 +94,12 @@ def automatic(
     content = {"name": "auto", "model": {"arch": checkpoint.arch.name}, "data": fields}
     section = test.put(parse_recipe(content, "--set").data)
     images = find_images(section, "train", checkpoint.input_size)
-    checkpoint, frame = _at_size_of(images, checkpoint)
-    root = {} if data is None else {"root": str(Path(data).absolute())}
+    sized: dict[str, str] = {}
+    if "input_size" in asked.get("model", {}):
+        frame = open_frame(checkpoint.model, checkpoint.input_size)
+    else:
+        checkpoint, frame, sized = at_size_of(images, checkpoint, section)
+    root = sized | ({} if data is None else {"root": str(Path(data).absolute())})
     root |= {} if test.folder is None else {"test_root": str(Path(test.folder).absolute())}
     said += [] if weights_key is None else [f"model.weights_key={weights_key}"]
     said += ["data.skip_broken=true"] if test.skip_broken else []
@@ -107,26 +111,6 @@ def automatic(
         write_text(save, found.as_yaml())
         note(f"written: {save}; use it with --recipe {save}")
     return found.recipe
-
-
-def _at_size_of(images: Images, checkpoint: Checkpoint) -> tuple[Checkpoint, Frame]:
-    """A user's own network, whose input's size nobody knows, at the size of the first image.
-
-    Networks that libraries record a size of, and files that say theirs, keep it; so does a network
-    that does not run at the image's size.
-    """
-    recorded = ":" not in checkpoint.arch.name or "input_size" in checkpoint.weights.metadata
-    if not recorded and images.files:
-        _, height, width = read_image(images.files[0], grey=False).shape
-        size = (checkpoint.input_size[0], height, width)
-        try:
-            frame = open_frame(checkpoint.model, size)
-        except NeumetaError:
-            note(f"the network does not run at the images' size, {size[1]}×{size[2]}")
-        else:
-            note(f"input size {size[0]}×{size[1]}×{size[2]}, that of the first image")
-            return replace(checkpoint, input_size=size), frame
-    return checkpoint, open_frame(checkpoint.model, checkpoint.input_size)
 
 
 def _said(

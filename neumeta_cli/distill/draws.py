@@ -1,5 +1,6 @@
 """At which widths a step trains the network."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from statistics import fmean
 
@@ -42,7 +43,7 @@ class WidthPool:
         self.full = manifold.frame.full
         self.groups = manifold.frame.linked
         self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
-        self._mixed: dict[int, dict[str, int]] = {}
+        self._mixed: dict[int, dict[str, int]] = {}  # for which a program may have to be solved
         self._tells = not self._fault(self.full)  # else it does not run on the meta device at all
         if fit.mixed:
             self._try_mixed()
@@ -80,11 +81,13 @@ class WidthPool:
         """The sizes that a step takes most memory at, but for networks left as they are."""
         low, high = self.fit.gamma
         found = [*self.anchors, self.manifold.frame.sizes(1 - (low + (high - low) / RARE))]
-        if self.fit.mixed:  # of as many, the widest as it was drawn: sizes take time to find
-            drawn = [self._widths(place) for place in range(MIXED)]
-            sums = [sum(w * self.full[n] for n, w in widths.items()) for widths in drawn]
-            found.append(self.mixed(sums.index(max(sums))))
+        if self.fit.mixed:
+            found.append(self.mixed(max(range(MIXED), key=self._channels)))
         return max(found, key=lambda sizes: sum(sizes.values()))
+
+    def _channels(self, place: int) -> float:
+        """Of a network of the pool, before they are rounded."""
+        return sum(width * self.full[name] for name, width in self._widths(place).items())
 
     def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
         (low, high), fit = self.fit.gamma, self.fit
@@ -108,7 +111,7 @@ class WidthPool:
     def _apart(self, place: int) -> dict[str, int]:
         return self.manifold.frame.sizes(self._widths(place))
 
-    def _widths(self, place: int) -> dict[str, float]:
+    def _widths(self, place: int) -> Mapping[str, float]:
         generator = torch.Generator().manual_seed(self.seed * MIXED + place)
         (low, high), trained = self.fit.mixed_gamma, self.fit.gamma[1]
         while True:

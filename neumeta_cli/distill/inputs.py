@@ -53,30 +53,30 @@ class Inputs:
         generator = torch.Generator().manual_seed(seed)
         self.images = torch.randperm(len(task.train), generator=generator)[:count]
 
-    def __call__(self, sets: Sequence[Sequence[str]]) -> Iterator[dict[str, Moments]]:
-        """The moments for each set of weights, but of those whose layers do not just multiply."""
-        some: list[Sequence[str]] = []
+    def __call__(self, names: Sequence[str]) -> Iterator[tuple[str, Moments]]:
+        """The moments for each of these weights, but of those whose layers do not just multiply."""
+        some: list[str] = []
         held = 0
-        for names in sets:
-            sums = [self._sum(name) for name in names]
-            more = sum(own.bytes for own in sums if own is not None)
+        for name in names:
+            total = self._sum(name)
+            more = 0 if total is None else total.bytes
             if some and held + more > MOST_BYTES:
                 yield from self._of_each(some)
                 some, held = [], 0
-            some.append(names)
+            some.append(name)
             held += more
         yield from self._of_each(some)
 
-    def _of_each(self, sets: Sequence[Sequence[str]]) -> Iterator[dict[str, Moments]]:
-        measured = self._measure({name for names in sets for name in names})
-        self.reporter.start("rebuild missing channels", len(sets))
-        for names in sets:
-            yield {name: measured[name] for name in names if name in measured}
+    def _of_each(self, names: Sequence[str]) -> Iterator[tuple[str, Moments]]:
+        measured = self._measure(names)
+        self.reporter.start("rebuild missing channels", len(measured))
+        for name, moments in measured.items():
+            yield name, moments
             self.reporter.advance()
         self.reporter.finish()
 
     @torch.no_grad()
-    def _measure(self, names: set[str]) -> dict[str, Moments]:
+    def _measure(self, names: Sequence[str]) -> dict[str, Moments]:
         sums = {name: own for name in names if (own := self._sum(name)) is not None}
         if not sums:  # no image need be looked at
             return {}

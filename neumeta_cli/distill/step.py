@@ -27,6 +27,8 @@ from neumeta_cli.training.synced import SyncedNorms
 
 FUSED = ("cpu", "cuda")  # devices where torch has Adam in one kernel
 
+Term = tuple[str, Tensor, float]  # part of the loss that it belongs to, value, share
+
 
 class Step:
     """Takes the steps of a fit; each changes the manifold's INR once, or not at all.
@@ -107,11 +109,12 @@ class Step:
         """
         self._set_rate(place)
         warm = place.step < self.recipe.fit.warmup_steps
-        parts: dict[str, float] = {}
+        terms: list[Term] = []
         parameters = list(self.manifold.inr.parameters())
         self.optimizer.zero_grad()
-        for loss in self._losses(index, warm, parts):
+        for loss in self._losses(index, warm, terms):
             loss.backward()
+        parts = _summed(terms)
         self.processes.average_gradients(parameters, parts)
         most = math.inf if self.recipe.fit.clip is None else self.recipe.fit.clip
         norm = torch.nn.utils.clip_grad_norm_(parameters, most)
@@ -141,7 +144,7 @@ class Step:
         """
         with self._unchanged(precision):
             self.choices.manual_seed(number)
-            for loss in self._losses(torch.arange(images), False, {}):
+            for loss in self._losses(torch.arange(images), False, []):
                 loss.backward()
 
     def footprint(self, precision: str, images: int) -> int:
@@ -150,7 +153,7 @@ class Step:
         self.pieces = 1
         try:
             with self._unchanged(precision), held:
-                for loss in self._losses(torch.arange(images), False, {}, pool):
+                for loss in self._losses(torch.arange(images), False, [], pool):
                     loss.backward()
         finally:
             self.pieces = pieces
@@ -202,10 +205,10 @@ class Step:
         self,
         index: Tensor,
         warm: bool,
-        parts: dict[str, float],
+        terms: list[Term],
         pool: Sequence[tuple[dict[str, int], float]] = (),
     ) -> Iterator[Tensor]:
-        """The loss at each width of a step times its share of the weights; adds up its parts.
+        """The loss at each width of a step times its share of the weights; notes its terms.
 
         One after another, so that one network at a time is held. Where the batch is split, every
         part of it meets the same widths, noise and augmentation as the whole would.
@@ -234,8 +237,7 @@ class Step:
                 own = {n: value * counts for n, value in own.items()}
                 if number == 0:
                     own |= self._weight_loss(sizes, generated)
-                for name, value in own.items():
-                    parts[name] = parts.get(name, 0.0) + float(value.detach()) * share
+                terms += [(name, value.detach(), share) for name, value in own.items()]
                 yield torch.stack(list(own.values())).sum() * share
 
     def _parts(self, count: int) -> list[slice]:
@@ -317,3 +319,12 @@ class Step:
             return None
         chosen = torch.randperm(len(names), generator=self.choices)[:count]
         return {names[i] for i in chosen.tolist()}
+
+
+def _summed(terms: Sequence[Term]) -> dict[str, float]:
+    """The parts of a loss, read at once: each reading waits for all that a GPU has to do."""
+    parts: dict[str, float] = {}
+    values = torch.stack([value.float() for _, value, _ in terms]).tolist() if terms else []
+    for (name, _, share), value in zip(terms, values, strict=True):
+        parts[name] = parts.get(name, 0.0) + value * share
+    return parts

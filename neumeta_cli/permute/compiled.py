@@ -1,13 +1,14 @@
 """The compiled kernel of ℓ1 distances; apart, since numba takes half a second to import."""
 
 import numpy as np
-from numba import njit
+
+from neumeta_cli.permute.compiling import compiled
 
 TILE = 64  # channels of a side of the square that is summed at once
 DEPTH = 1024  # values per channel that are summed at once: a tile's rows stay in the cache
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def add_l1(block, total):  # type: ignore[no-untyped-def]
     """Add L1 distances of the block's rows to the upper triangle; rows come in fours."""
     n = len(block)
@@ -16,7 +17,7 @@ def add_l1(block, total):  # type: ignore[no-untyped-def]
             _add_tile(block, total, top, min(n, top + TILE), left, min(n, left + TILE))
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+@compiled(fastmath={"reassoc", "nsz"})
 def _add_tile(block, total, top, bottom, left, right):  # type: ignore[no-untyped-def]
     """Sixteen sums run side by side, so that a value is read once for four others."""
     for start in range(0, block.shape[1], DEPTH):
@@ -64,7 +65,7 @@ def _add_tile(block, total, top, bottom, left, right):  # type: ignore[no-untype
                 total[i + 3, j + 3] += dh
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def mirror(total):  # type: ignore[no-untyped-def]
     """Copy the upper triangle to the lower and clear the diagonal."""
     for i in range(len(total)):

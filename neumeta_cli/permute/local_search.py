@@ -20,8 +20,8 @@ number ``n``; only a row of potentials stands for it.
 import time
 
 import numpy as np
-from numba import njit
 
+from neumeta_cli.permute.compiling import compiled
 from neumeta_cli.permute.neighbours import (
     between,
     greedy_path,
@@ -153,7 +153,7 @@ def _of_three(distances: np.ndarray) -> np.ndarray:
     return np.array([one, middle, two])
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _next(tour, position, a, step):  # type: ignore[no-untyped-def]
     i = position[a] + step
     if i == len(tour):
@@ -161,7 +161,7 @@ def _next(tour, position, a, step):  # type: ignore[no-untyped-def]
     return tour[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _reverse(tour, position, i, j):  # type: ignore[no-untyped-def]
     """Reverse the stretch from place i to j, round the end if need be, by its shorter side."""
     size = len(tour)
@@ -179,7 +179,7 @@ def _reverse(tour, position, i, j):  # type: ignore[no-untyped-def]
         j = j - 1 if j > 0 else size - 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _turn(tour, position, a, b, step, log, logged):  # type: ignore[no-untyped-def]
     """Reverse the stretch that runs from node a to node b in this direction, and log it."""
     if a == b:
@@ -191,7 +191,7 @@ def _turn(tour, position, a, b, step, log, logged):  # type: ignore[no-untyped-d
     return logged + 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _chain(graph, chain, first, step):  # type: ignore[no-untyped-def]
     """Look for a chain of steps that shortens the tour, beside the edge from ``first``.
 
@@ -265,7 +265,7 @@ def _chain(graph, chain, first, step):  # type: ignore[no-untyped-def]
     return 0, 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _descend(graph, chain, queue, top, log, logged):  # type: ignore[no-untyped-def]
     """Improve at the nodes of the queue until nothing helps; gives the gain and the log's length.
 
@@ -301,7 +301,7 @@ def _descend(graph, chain, queue, top, log, logged):  # type: ignore[no-untyped-
     return total, logged
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _kick(graph, chain, queue, log, times, seed):  # type: ignore[no-untyped-def]
     """Kick the tour and repair it; what comes out longer is undone."""
     np.random.seed(seed)  # each thread has a generator of its own

@@ -4,7 +4,8 @@ Arrays named ``reduced`` are (n + 1, n): distances less potentials, and the dumm
 """
 
 import numpy as np
-from numba import njit
+
+from neumeta_cli.permute.compiling import compiled
 
 
 def reduce_distances(distances: np.ndarray) -> np.ndarray:
@@ -24,7 +25,7 @@ def reduce_distances(distances: np.ndarray) -> np.ndarray:
     return reduced
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def greedy_path(distances, start):  # type: ignore[no-untyped-def]
     """From ``start`` always on to the nearest channel that is left; (n,) int64."""
     n = distances.shape[0]
@@ -43,13 +44,13 @@ def greedy_path(distances, start):  # type: ignore[no-untyped-def]
     return order
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def between(reduced, a, b):  # type: ignore[no-untyped-def]
     n = reduced.shape[1]
     return reduced[b, a] if b == n else reduced[a, b]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def tour_length(reduced, tour):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(len(tour)):
@@ -57,7 +58,7 @@ def tour_length(reduced, tour):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _insert(near, far, a, b, distance):  # type: ignore[no-untyped-def]
     """Put b into the sorted neighbours of a; the farthest falls out."""
     k = near.shape[1] - 1
@@ -69,7 +70,7 @@ def _insert(near, far, a, b, distance):  # type: ignore[no-untyped-def]
     far[a, k], near[a, k] = distance, b
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def nearest_neighbours(reduced, count):  # type: ignore[no-untyped-def]
     """The nearest neighbours of each node and how far they are, (n + 1, count) both."""
     n = reduced.shape[1]
@@ -82,7 +83,7 @@ def nearest_neighbours(reduced, count):  # type: ignore[no-untyped-def]
     return near, far
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def union_of_tours(reduced, tours):  # type: ignore[no-untyped-def]
     """Each node's neighbours in any of the tours, as ``nearest_neighbours`` gives them."""
     size = tours.shape[1]

@@ -173,7 +173,11 @@ class _Search:
         return all(self._run(self._build(smaller)).done for smaller in apart)
 
     def _build(self, sizes: Mapping[str, int]) -> nn.Module:
+        """The network with what is settled; what is known of it holds until the next is built."""
+        self._built = sizes
         self._shapes = resized_shapes(self.trace, sizes)
+        self._proposed: dict[str, list[Patch]] = {}
+        self._sourced: dict[str, dict[int, list[Patch]]] = {}
         trace = replace(self.trace, patches=tuple(self.patches))
         return resize_model(self.model, trace, sizes)
 
@@ -233,6 +237,11 @@ class _Search:
 
     def _proposals(self, small: nn.Module, name: str) -> list[Patch]:
         """Numbers of a module that equal a size nearby that has changed."""
+        if name not in self._proposed:
+            self._proposed[name] = self._look_for_proposals(small, name)
+        return self._proposed[name]
+
+    def _look_for_proposals(self, small: nn.Module, name: str) -> list[Patch]:
         known = {(p.module, p.attribute, p.place) for p in self.patches}
         module = small.get_submodule(name)
         numbers = [n for n in _numbers(module) if (name, *n[:2]) not in known]
@@ -251,6 +260,11 @@ class _Search:
 
     def _sources(self, prefix: str) -> dict[int, list[Patch]]:
         """Old size to what has it: changed dimensions of weights below a module, and cliques."""
+        if prefix not in self._sourced:
+            self._sourced[prefix] = self._look_for_sources(prefix)
+        return self._sourced[prefix]
+
+    def _look_for_sources(self, prefix: str) -> dict[int, list[Patch]]:
         found: dict[int, dict[tuple[str, str, int], Patch]] = {}
 
         def add(value: int, patch: Patch) -> None:
@@ -294,7 +308,7 @@ class _Search:
 
     @contextmanager
     def _applied(self, small: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
-        apply_patches(small, self.trace, self._sizes(), self._shapes, patches)
+        apply_patches(small, self.trace, self._built, self._shapes, patches)
         try:
             yield
         finally:

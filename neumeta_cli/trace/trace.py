@@ -1,6 +1,8 @@
 """From a network to its trace."""
 
 import copy
+from collections import OrderedDict
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,12 +44,15 @@ def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
 
 def on_meta(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode without weights."""
-    memo = {
+    memo: dict[int, Any] = {
         id(t): nn.Parameter(t.detach().to("meta"), requires_grad=False)
         if isinstance(t, nn.Parameter)
         else t.to("meta")
         for t in (*model.parameters(), *model.buffers())
     }
+    for module in model.modules():  # with a dozen empty dictionaries of hooks each, slow to copy
+        own = vars(module).values()
+        memo |= {id(d): OrderedDict() for d in own if type(d) is OrderedDict and not d}
     return copy.deepcopy(model, memo).eval()
 
 

@@ -54,6 +54,10 @@ class Learner(Protocol):
     choices: torch.Generator
     lowered: bool
 
+    @property
+    def pieces(self) -> int | None:
+        """Into how many parts it splits a batch, computed one after another; None: it cannot."""
+
     def expect(self, batches: Sequence[Tensor], step: int) -> None:
         """Learn which training images the steps from ``step`` on will be taken on."""
 

@@ -127,7 +127,7 @@ class Loop:
         batch = self.batch_size
         asked = "bfloat16" if self.settings.precision == "bfloat16" else "float32"
         needed = step_bytes(self.learner.footprint, asked, batch, self.processes.count)
-        pieces = getattr(self.settings, "accumulate", None)
+        pieces = self.learner.pieces
         at_once = -(-batch // (pieces or 1))
         give_back_memory()
         free = free_bytes(self.learner.device)

@@ -48,6 +48,8 @@ class PlainStep:
 
     """
 
+    pieces = None  # a batch is not split
+
     def __init__(
         self,
         model: nn.Module,

@@ -99,7 +99,7 @@ class Inr(nn.Module):
         """Begin a fit closer to its end, by what layers read of training images; as it is by now.
 
         Args:
-            measure: gives the moments of what layers read, for each of many sets of weights.
+            measure: gives the moments of what layers read, for each of many weights.
 
         """
 

@@ -1,6 +1,6 @@
 """What a layer reads, on average, and how channels that are missing are made of those left."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 
 RIDGE = 1e-3  # of the mean square of a channel, added to those that others are made of
 
-Measure = Callable[[Sequence[Sequence[str]]], Iterator[Mapping[str, "Moments"]]]
-"""Gives what the layers with these weights read, for each set of them; not of all can it."""
+Measure = Callable[[Sequence[str]], Iterator[tuple[str, "Moments"]]]
+"""Gives what the layers with these weights read, of each of which it can, in their order."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The INR that begins with the checkpoint's largest channels."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -78,6 +79,51 @@ class SelectedTarget(Target):
     kept: Kept = (None, None)
     rooms: tuple[Mapping[int, Tensor], ...] = ()
 
+    @cached_property
+    def met(self) -> tuple[tuple["Met", ...], ...]:
+        """For the change at each knot, dimension by dimension, where it and the tensor meet."""
+        dims = range(min(2, len(self.spec.shape)))
+        return tuple(
+            tuple(_meet(room.get(dim), self.kept[dim], self.spec.shape[dim]) for dim in dims)
+            for room in self.rooms
+        )
+
+    @property
+    def selects_only(self) -> bool:
+        """Whether it has channels that are kept, and none between two of them."""
+        sizes = (self.c_out, self.c_in)
+        return all(
+            size == (full if kept is None else len(kept))
+            for size, full, kept in zip(sizes, self.spec.shape, self.kept, strict=False)
+        )
+
+
+@dataclass(frozen=True)
+class Met:
+    """Which channels of a change a tensor has, along one dimension.
+
+    Attributes:
+        own: their places in the change; None for all, in order.
+        there: their places in the tensor; None for all, in order.
+        size: channels of the tensor.
+
+    """
+
+    own: Tensor | None
+    there: Tensor | None
+    size: int
+
+
+def _meet(room: Tensor | None, kept: Tensor | None, full: int) -> Met:
+    """Of a change with the channels ``room`` and a tensor with ``kept``; None: all ``full``."""
+    if room is None:
+        return Met(kept, None, full if kept is None else len(kept))
+    if kept is None:
+        return Met(None, room, full)
+    shared = torch.isin(kept, room, assume_unique=True)
+    own = torch.searchsorted(room, kept[shared])
+    return Met(own, None if bool(shared.all()) else shared.nonzero().flatten(), len(kept))
+
 
 class SelectedInr(Inr):
     """A choice among the checkpoint's channels, and what their number changes in them.
@@ -135,11 +181,10 @@ class SelectedInr(Inr):
         if not self.keeps_checkpoint:
             return
         last = self.chosen(self.frame.sizes(1 - self.settings.knots[-1]))
-        wanted = [[s.name] for s in self.specs if (s.name, s.layout.into) in last]
+        wanted = [s.name for s in self.specs if (s.name, s.layout.into) in last]
         places = {spec.name: place for place, spec in enumerate(self.specs)}
-        for measured in measure(wanted):
-            for name, moments in measured.items():
-                self._make_up(places[name], moments)
+        for name, moments in measure(wanted):
+            self._make_up(places[name], moments)
 
     def _make_up(self, place: int, moments: Moments) -> None:
         """Set the changes of one tensor, the first ones first."""
@@ -208,7 +253,7 @@ class SelectedInr(Inr):
         if not (self.keeps_checkpoint and few):
             return None
         own = [cast(SelectedTarget, target) for target in targets]
-        if not all(map(_selects_only, own)):
+        if not all(target.selects_only for target in own):
             return None
         grids = [self._grid(target) for target in own]
         changes = [list(grid.changes) for grid in grids]
@@ -232,6 +277,8 @@ class SelectedInr(Inr):
         assert isinstance(target, SelectedTarget)
         grid = self._grid(target)
         weight, shares = grid.whole, self._shares(_missing(target, noise))
+        if noise is None and target.selects_only:
+            return _select(weight, grid.changes, shares, target)
         for share, change, room in zip(shares, grid.changes, target.rooms, strict=True):
             if share > 0:
                 some = change if share == 1 else share * change
@@ -244,13 +291,23 @@ class SelectedInr(Inr):
         return weight
 
 
-def _selects_only(target: SelectedTarget) -> bool:
-    """Whether a tensor has channels that are kept, and none between two of them."""
-    sizes = (target.c_out, target.c_in)
-    return all(
-        size == (full if kept is None else len(kept))
-        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
-    )
+def _select(
+    whole: Tensor, changes: Iterable[Tensor], shares: Sequence[float], target: SelectedTarget
+) -> Tensor:
+    """The channels that are kept of a sum, taken before they are added up and so many fewer."""
+    weight = whole
+    for dim, kept in enumerate(target.kept):
+        weight = weight if kept is None else weight.index_select(dim, kept)
+    for share, change, met in zip(shares, changes, target.met, strict=True):
+        if share == 0:
+            continue
+        some = change
+        for dim, at in enumerate(met):
+            some = some if at.own is None else some.index_select(dim, at.own)
+        some = some if share == 1 else share * some
+        there = {dim: at.there for dim, at in enumerate(met) if at.there is not None}
+        weight = weight + place_channels(some, there, weight.shape)
+    return weight
 
 
 def _missing(target: SelectedTarget, noise: Noise | None) -> float:
