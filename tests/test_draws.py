@@ -5,6 +5,7 @@ import torch
 from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import Arch
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.draws import WidthPool
 from neumeta_cli.distill.settings import FitSection
@@ -190,3 +191,31 @@ def test_cliques_that_a_forward_pass_needs_alike_stay_so(model: nn.Module, heads
         of = {n: w for group, w in zip(frame.linked, widths, strict=True) for n in group}
         frame.skeleton(frame.sizes(of))(torch.empty(2, 3, 16, 16, device="meta"))
     assert not any(c.held and not c.order_only for c in frame.trace.cliques)
+
+
+class Choosy(nn.Module):
+    """Refuses a second layer that is much wider than the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+        self.last = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.second(x)
+        if y.shape[1] > 2 * x.shape[1]:
+            raise RuntimeError("too wide")
+        return self.last(y)
+
+
+def test_sizes_that_a_forward_pass_refuses_are_not_drawn() -> None:
+    inr, noise = inr_settings("selected"), NoiseSection(samples=1)
+    manifold, _ = build_manifold(
+        Choosy(), Arch("test_draws:Choosy"), (3, 4, 4), "all", True, inr, noise
+    )
+    pool = WidthPool(manifold, FitSection(mixed=1.0, mixed_gamma=(0.0, 0.9), anchors=[]), seed=3)
+    drawn = [tuple(pool.mixed(place).values()) for place in range(100)]
+    assert all(second <= 2 * first for first, second in drawn)
+    assert sum(first == second for first, second in drawn) > 10  # in place of those
+    assert len(set(drawn)) > 40

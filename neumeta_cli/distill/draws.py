@@ -44,7 +44,9 @@ class WidthPool:
         self.groups = manifold.frame.linked
         self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
         self._mixed: dict[int, dict[str, int]] = {}  # for which a program may have to be solved
-        self._tells = not self._fault(self.full)  # else it does not run on the meta device at all
+        self._tells = bool(fit.mixed) and not self._fault(
+            self.full
+        )  # else meta tensors tell nothing
         if fit.mixed:
             self._try_mixed()
 
