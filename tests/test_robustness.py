@@ -12,7 +12,21 @@ import torch
 from network_checks import check_network
 from programs import Program
 from random_networks import network
-from tally import COSTLY, HALF, TRACEBACK, WRONG, Half, Wrong, judged, tried
+from tally import (
+    COSTLY,
+    HALF,
+    HEADER,
+    TRACEBACK,
+    WRONG,
+    Half,
+    Outcome,
+    Tally,
+    Wrong,
+    judged,
+    record,
+    rewrite,
+    tried,
+)
 
 from neumeta_cli.errors import NeumetaError
 
@@ -59,6 +73,25 @@ def test_whatever_a_case_does_is_counted_as_what_it_is(
 def test_a_refusal_is_counted_with_its_words() -> None:
     outcome = judged(raised(NeumetaError("x is damaged")))
     assert (outcome.refused, outcome.fault) == ("x is damaged", None)
+
+
+def test_parts_that_were_counted_apart_are_one_table(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"Before.\n\n{HEADER}\n|---|\n| of another time |\n\nAfter.\n", "utf-8")
+    records = []
+    for what, kind in (("cuts", TRACEBACK), ("kills", HALF)):
+        tally = Tally(what)
+        for outcome in (Outcome(), Outcome(refused="damaged"), Outcome(fault=kind)):
+            tally.add("a case", outcome)
+        records.append(record([tally], f"commit of {what}") | {"processor": "AVX2"})
+    rewrite(page, json.loads(json.dumps(records)))
+    before, _, header, ruler, *rows, blank, after = page.read_text("utf-8").splitlines()
+    assert (before, header, blank, after) == ("Before.", HEADER, "", "After.")
+    assert ruler.count("|") == header.count("|")
+    assert rows == [
+        "| cuts | 3 | 1 | 1 | 0 | 0 | 0 | AVX2, commit of cuts |",
+        "| kills | 3 | 1 | 0 | 0 | 1 | 0 | AVX2, commit of kills |",
+    ]
 
 
 @pytest.mark.slow

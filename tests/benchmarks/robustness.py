@@ -8,6 +8,7 @@ Each case is a process of its own, forked from this one, with one thread.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --json robustness.json
     OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --part networks --only 17
+    python tests/benchmarks/robustness.py --page robustness.json  # or the files of several parts
 """
 
 import argparse
@@ -15,7 +16,6 @@ import functools
 import importlib
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -28,7 +28,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a fork has no t
 sys.path.pop(0)  # this folder, in which numba would find a "coverage"
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch
 from damage import damaged, no_search, nothing_runs, read_again, whole_files
 from hostile import (
     families,
@@ -56,12 +55,23 @@ from network_checks import PLACE, check_network
 from programs import IMPORTED, Program, fork_nursery
 from rich.console import Console
 from rich.table import Table
-from tally import COSTLY, KINDS, SECONDS, TRACEBACK, Outcome, Tally, judged, tried
+from tally import (
+    COSTLY,
+    KINDS,
+    SECONDS,
+    TRACEBACK,
+    Outcome,
+    Tally,
+    commit,
+    judged,
+    record,
+    rewrite,
+    tried,
+)
 
 from neumeta_cli.export import export_network, load
 
 PAGE = Path(__file__).parents[2] / "examples" / "results" / "robustness.md"
-HEADER = f"| what was tried | cases | refused in one line | {' | '.join(KINDS)} |"
 FIT_SECONDS, NETWORK_SECONDS = 60.0, 240.0  # of the processor
 SHARES = (0.0, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.99)  # of the largest file that a disk holds
 REGISTRY = "torch.onnx._internal.exporter._registration"  # of operators, which each export reads
@@ -272,34 +282,24 @@ def disturbed(bench: Bench) -> Iterator[Tally]:
 PARTS = {"files": files, "hostile": hostile, "networks": networks, "disturbed": disturbed}
 
 
-def row(tally: Tally) -> str:
-    """A line of the table on the page."""
-    faults = " | ".join(str(tally.count(kind)) for kind in KINDS)
-    return f"| {tally.what} | {tally.cases:,} | {tally.refused:,} | {faults} |"
-
-
-def rewrite(page: Path, tallies: Sequence[Tally], whole: bool) -> None:
-    """Write counts into a page's table; what was not counted now stays, unless all was."""
-    before, _, rest = page.read_text("utf-8").partition(HEADER)
-    if not rest:
-        raise SystemExit(f"{page} has no table that begins with {HEADER}")
-    table, blank, after = rest.partition("\n\n")
-    lines = [] if whole else table.splitlines()[2:]
-    rows = {line.split(" | ")[0]: line for line in [*lines, *map(row, tallies)]}
-    ruler = "|---|" + "---|" * (len(KINDS) + 2)
-    page.write_text(before + "\n".join([HEADER, ruler, *rows.values()]) + blank + after, "utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one")
     parser.add_argument("--only", type=int, help="only the case of this number in each sort")
     parser.add_argument("--quick", action="store_true", help="a few cases of each sort")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", action="store_true", help=f"write the table into {PAGE.name}")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help=f"try nothing: write what these files say into {PAGE.name}, as one table",
+    )
     options = parser.parse_args()
-    if options.page and (options.quick or options.only is not None):
-        parser.error("--page takes all cases of a part")
+    if options.page:
+        rewrite(PAGE, [json.loads(path.read_text("utf-8")) for path in options.page])
+        return
+    counted_at = commit()
     for module in IMPORTED:
         importlib.import_module(module)
     fork_nursery()
@@ -314,14 +314,10 @@ def main() -> None:
         numbers = (tally.cases, tally.refused, *(tally.count(kind) for kind in KINDS))
         table.add_row(tally.what, *(f"{n:,}" for n in numbers), f"{tally.seconds:.0f}")
     Console(width=120).print(table)
-    about = f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    print(about)
+    told = record(tallies, counted_at)
+    print(f"{told['processor']}, {told['commit']}")
     if options.json:
-        rows = [vars(tally) for tally in tallies]
-        told = {"machine": platform.machine(), "processor": about, "rows": rows}
         options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    if options.page:
-        rewrite(PAGE, tallies, not options.part)
     sys.exit(any(tally.faults for tally in tallies))
 
 
