@@ -120,19 +120,26 @@ class Bench:
         made.mkdir()
         return made
 
-    def tally(self, what: str, cases: Iterator[Case], seconds: float = SECONDS) -> Tally:
+    def tally(
+        self, what: str, cases: Iterator[Case], seconds: float = SECONDS, *, sound: bool = False
+    ) -> Tally:
         """Try cases, each in a fork of this process."""
         each = ((name, partial(tried, work, seconds)) for name, work in cases)
-        return self.outcomes(what, each)
+        return self.outcomes(what, each, sound=sound)
 
-    def outcomes(self, what: str, cases: Iterator[tuple[str, Callable[[], Outcome]]]) -> Tally:
-        """Count what becomes of cases, and tell it."""
+    def outcomes(
+        self, what: str, cases: Iterator[tuple[str, Callable[[], Outcome]]], *, sound: bool = False
+    ) -> Tally:
+        """Count what becomes of cases, and tell it; of sound ones also why they are refused."""
         tally = Tally(what)
         with tally.timed():
             for number, (name, case) in enumerate(cases):
                 if self.only is None or number == self.only:
-                    before = len(tally.faults)
-                    tally.add(f"{number}: {name}", case())
+                    before, outcome = len(tally.faults), case()
+                    tally.add(f"{number}: {name}", outcome)
+                    if sound and outcome.refused:
+                        tally.notes.append(f"{number}: {name} is refused: {outcome.refused}")
+                        print(f"  {tally.notes[-1]}", flush=True)
                     for kind, what_case, said in tally.faults[before:]:
                         print(f"  {kind}: {what_case}: {said}", flush=True)
         return tell(tally)
@@ -239,14 +246,16 @@ def networks(bench: Bench) -> Iterator[Tally]:
     endings = () if bench.quick else (".onnx",)
     if not bench.quick:  # so that forks find imported, read and compiled what they need
         registry = importlib.import_module(REGISTRY).ONNXRegistry
-        registry.from_torchlib = functools.cache(registry.from_torchlib)
-        judged(partial(check_network, bench.counts.networks, bench.fresh(), endings))
+        registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
+        warm = judged(partial(check_network, bench.counts.networks, bench.fresh(), endings))
+        if warm != Outcome():  # then each might be refused for another reason
+            raise SystemExit(f"the network to warm up with is no good: {warm}")
     cases = (
         (f"{PLACE}({seed})", partial(check_network, seed, bench.fresh(), endings))
         for seed in range(bench.counts.networks)
     )
     what = f"random networks: trace, fit, .pt, .safetensors{', .onnx' if endings else ''}"
-    yield bench.tally(what, cases, NETWORK_SECONDS)
+    yield bench.tally(what, cases, NETWORK_SECONDS, sound=True)
 
 
 def chosen(bench: Bench) -> list[list[Command]]:
