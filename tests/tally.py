@@ -162,16 +162,23 @@ def record(tallies: Sequence[Tally], counted_at: str) -> dict[str, Any]:
 
 
 def rewrite(page: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write the counts of these records, and no others, into a page's table."""
-    before, _, rest = page.read_text("utf-8").partition(HEADER)
+    """Write the counts of these records, and no others, into a page's table.
+
+    Cases of one sort that were tried in parts, at one commit, are one line.
+    """
+    beginning, _, rest = page.read_text("utf-8").partition(HEADER)
     if not rest:
         raise SystemExit(f"{page} has no table that begins with {HEADER}")
-    lines = [HEADER, "|---|" + "---|" * (len(KINDS) + 3)]
+    counts: dict[tuple[str, str], list[int]] = {}
     for told in records:
+        place = f"{told['processor']}, {told['commit']}"
         for row in told["rows"]:
             found = [sum(fault[0] == kind for fault in row["faults"]) for kind in KINDS]
-            numbers = " | ".join(f"{n:,}" for n in (row["cases"], row["refused"], *found))
-            place = f"{told['processor']}, {told['commit']}"
-            lines.append(f"| {row['what']} | {numbers} | {place} |")
+            before = counts.get((row["what"], place), [0] * (2 + len(KINDS)))
+            now = row["cases"], row["refused"], *found
+            counts[row["what"], place] = [a + b for a, b in zip(before, now, strict=True)]
+    lines = [HEADER, "|---|" + "---|" * (len(KINDS) + 3)]
+    for (what, place), numbers in counts.items():
+        lines.append(f"| {what} | {' | '.join(f'{n:,}' for n in numbers)} | {place} |")
     _, blank, after = rest.partition("\n\n")
-    page.write_text(before + "\n".join(lines) + blank + after, "utf-8")
+    page.write_text(beginning + "\n".join(lines) + blank + after, "utf-8")

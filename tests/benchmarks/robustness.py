@@ -7,7 +7,7 @@ counted: a traceback or an internal error, a wrong value, a half file, or too mu
 Each case is a process of its own, forked from this one, with one thread.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --json robustness.json
-    OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --part networks --only 17
+    OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --part networks --only 0-49
     python tests/benchmarks/robustness.py --page robustness.json  # or the files of several parts
 """
 
@@ -104,11 +104,11 @@ class Bench:
     Args:
         folder: an empty one.
         counts: how many cases.
-        only: the number of the only case to try, all if None.
+        only: the numbers of the cases to try, all if None.
 
     """
 
-    def __init__(self, folder: Path, counts: Counts, only: int | None, quick: bool) -> None:
+    def __init__(self, folder: Path, counts: Counts, only: range | None, quick: bool) -> None:
         self.folder, self.counts, self.only, self.quick = folder, counts, only, quick
         self.manifold = saved_manifold(folder)
         self._cases = 0
@@ -134,7 +134,7 @@ class Bench:
         tally = Tally(what)
         with tally.timed():
             for number, (name, case) in enumerate(cases):
-                if self.only is None or number == self.only:
+                if self.only is None or number in self.only:
                     before, outcome = len(tally.faults), case()
                     tally.add(f"{number}: {name}", outcome)
                     if sound and outcome.refused:
@@ -291,10 +291,18 @@ def disturbed(bench: Bench) -> Iterator[Tally]:
 PARTS = {"files": files, "hostile": hostile, "networks": networks, "disturbed": disturbed}
 
 
+def span(text: str) -> range:
+    """Of cases: ``17``, or ``50-99``."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one")
-    parser.add_argument("--only", type=int, help="only the case of this number in each sort")
+    parser.add_argument(
+        "--only", type=span, metavar="N[-M]", help="only these cases of each sort, from 0 on"
+    )
     parser.add_argument("--quick", action="store_true", help="a few cases of each sort")
     parser.add_argument("--json", type=Path)
     parser.add_argument(
