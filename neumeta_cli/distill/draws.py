@@ -44,14 +44,12 @@ class WidthPool:
         self.groups = manifold.frame.linked
         self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
         self._mixed: dict[int, dict[str, int]] = {}  # for which a program may have to be solved
-        self._tells = bool(fit.mixed) and not self._fault(
-            self.full
-        )  # else meta tensors tell nothing
-        if fit.mixed:
+        self._tells = bool(fit.mixed) and not self._fault(self.full)  # on the meta device
+        if self._tells:
             self._try_mixed()
 
     def _try_mixed(self) -> None:
-        faults = [self._fault(self._apart(place)) for place in range(TRIALS) if self._tells]
+        faults = [self._fault(self._apart(place)) for place in range(TRIALS)]
         if any(faults):
             raise NeumetaError(
                 "this network does not run with a width of its own for each clique "
