@@ -325,16 +325,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), counts, options.only, options.quick)
         for part in options.part or PARTS:
-            tallies += PARTS[part](bench)
+            for tally in PARTS[part](bench):
+                tallies.append(tally)
+                if options.json:  # after each sort, as all take hours
+                    told = record(tallies, counted_at)
+                    options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     table = Table("what was tried", "cases", "refused", *KINDS, "seconds")
     for tally in tallies:
         numbers = (tally.cases, tally.refused, *(tally.count(kind) for kind in KINDS))
         table.add_row(tally.what, *(f"{n:,}" for n in numbers), f"{tally.seconds:.0f}")
     Console(width=120).print(table)
-    told = record(tallies, counted_at)
-    print(f"{told['processor']}, {told['commit']}")
-    if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(counted_at)
     sys.exit(any(tally.faults for tally in tallies))
 
 
