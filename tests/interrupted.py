@@ -217,7 +217,7 @@ def undisturbed(command: Command, manifold: Path, folder: Path) -> Undisturbed:
     _, errors = program.communicate()
     seconds = time.monotonic() - start
     if program.returncode:
-        raise RuntimeError(f"{command.name} fails undisturbed: {errors}")
+        raise RuntimeError(f"{command.name} fails undisturbed ({program.returncode}): {errors}")
     check_whole(folder)
     largest = max(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return Undisturbed(command, command.made(folder), seconds, largest)

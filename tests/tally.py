@@ -2,18 +2,24 @@
 
 import contextlib
 import os
+import platform
 import resource
+import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import torch
 from forked import run_forked
 
 from neumeta_cli.errors import NeumetaError
 
 TRACEBACK, WRONG, HALF, COSTLY = "tracebacks", "wrong values", "half files", "too slow or large"
 KINDS = (TRACEBACK, WRONG, HALF, COSTLY)
+HEADER = f"| what was tried | cases | refused in one line | {' | '.join(KINDS)} | counted at |"
 SECONDS = 20.0  # of the processor that a case may take
 GROWTH = 1 << 30  # bytes that it may add to the process
 ROOM = 6 << 30  # bytes of addresses beyond those in use, so that no case takes the whole machine
@@ -132,3 +138,47 @@ def _peak() -> int:
 def _addresses() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def commit() -> str:
+    """Of this checkout, with its date, and a word where files have changed since."""
+    found = []
+    for line in ("describe --always --dirty --exclude=*", "log -1 --format=%cs"):
+        ran = subprocess.run(
+            ["git", *line.split()], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+        found.append(ran.stdout.strip())
+    return f"{found[0]} ({found[1]})" if all(found) else "no commit"
+
+
+def record(tallies: Sequence[Tally], counted_at: str) -> dict[str, Any]:
+    """Counts, with the machine and the commit that they are of."""
+    return {
+        "commit": counted_at,
+        "machine": platform.machine(),
+        "processor": f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}",
+        "rows": [vars(tally) for tally in tallies],
+    }
+
+
+def rewrite(page: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write the counts of these records, and no others, into a page's table.
+
+    Cases of one sort that were tried in parts, at one commit, are one line.
+    """
+    beginning, _, rest = page.read_text("utf-8").partition(HEADER)
+    if not rest:
+        raise SystemExit(f"{page} has no table that begins with {HEADER}")
+    counts: dict[tuple[str, str], list[int]] = {}
+    for told in records:
+        place = f"{told['processor']}, {told['commit']}"
+        for row in told["rows"]:
+            found = [sum(fault[0] == kind for fault in row["faults"]) for kind in KINDS]
+            before = counts.get((row["what"], place), [0] * (2 + len(KINDS)))
+            now = row["cases"], row["refused"], *found
+            counts[row["what"], place] = [a + b for a, b in zip(before, now, strict=True)]
+    lines = [HEADER, "|---|" + "---|" * (len(KINDS) + 3)]
+    for (what, place), numbers in counts.items():
+        lines.append(f"| {what} | {' | '.join(f'{n:,}' for n in numbers)} | {place} |")
+    _, blank, after = rest.partition("\n\n")
+    page.write_text(beginning + "\n".join(lines) + blank + after, "utf-8")

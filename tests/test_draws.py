@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from random_networks import input_size, network
 from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import Arch
 from neumeta_cli.distill import Fitter
 from neumeta_cli.distill.draws import WidthPool
 from neumeta_cli.distill.settings import FitSection
@@ -141,13 +143,14 @@ def test_networks_of_differing_widths_come_from_a_pool(build, image_folder) -> N
 class Mixing(nn.Module):
     """Attention among pixels: torch's own, of one head or several, or with a size left to infer."""
 
-    def __init__(self, heads: int, own: bool) -> None:
+    def __init__(self, heads: int, own: bool, channels: int = 24) -> None:
         super().__init__()
-        self.heads, self.enter, self.last = heads, nn.Conv2d(3, 24, 4, 4), nn.Linear(24, 5)
+        self.heads, self.channels = heads, channels
+        self.enter, self.last = nn.Conv2d(3, channels, 4, 4), nn.Linear(channels, 5)
         if own:
-            self.qkv, self.out = nn.Linear(24, 72), nn.Linear(24, 24)
+            self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
         else:
-            self.attention = nn.MultiheadAttention(24, heads, batch_first=True)
+            self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x).flatten(2).transpose(1, 2)
@@ -179,8 +182,13 @@ class Shuffled(nn.Module):
 @pytest.mark.parametrize("heads", ["width", "count"])
 @pytest.mark.parametrize(
     "model",
-    [*(Mixing(h, own) for own in (True, False) for h in (1, 2, 8)), Shuffled()],
-    ids=lambda m: f"{type(m).__name__} {getattr(m, 'heads', '')} {hasattr(m, 'qkv')}",
+    [
+        *(Mixing(h, own) for own in (True, False) for h in (1, 2, 8)),
+        *(Mixing(h, own, 8) for own in (True, False) for h in (1, 2)),
+        *(Mixing(1, False, n) for n in (4, 5, 6)),
+        Shuffled(),
+    ],
+    ids=lambda m: " ".join(str(v) for v in vars(m).values() if type(v) in (bool, int)),
 )
 def test_cliques_that_a_forward_pass_needs_alike_stay_so(model: nn.Module, heads: str) -> None:
     frame = open_frame(model, (3, 16, 16), heads).with_scope("all")
@@ -190,3 +198,44 @@ def test_cliques_that_a_forward_pass_needs_alike_stay_so(model: nn.Module, heads
         of = {n: w for group, w in zip(frame.linked, widths, strict=True) for n in group}
         frame.skeleton(frame.sizes(of))(torch.empty(2, 3, 16, 16, device="meta"))
     assert not any(c.held and not c.order_only for c in frame.trace.cliques)
+
+
+@pytest.mark.parametrize("heads", ["width", "count"])
+@pytest.mark.parametrize("seed", [63, 76, 184])
+def test_sizes_that_are_alike_at_half_their_width_do_not_hide_what_has_to_be(
+    seed: int, heads: str
+) -> None:
+    """Group norms over branches, and attention of few channels, of the benchmark's networks."""
+    size = input_size(seed)
+    frame = open_frame(network(seed), size, heads).with_scope("all")
+    for width in torch.linspace(0.2, 1, 8).tolist():
+        frame.skeleton(frame.sizes(width))(torch.empty(2, *size, device="meta"))
+    assert any(not c.held for c in frame.trace.cliques)
+
+
+class Choosy(nn.Module):
+    """Refuses a second layer that is much wider than the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+        self.last = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.second(x)
+        if y.shape[1] > 2 * x.shape[1]:
+            raise RuntimeError("too wide")
+        return self.last(y)
+
+
+def test_sizes_that_a_forward_pass_refuses_are_not_drawn() -> None:
+    inr, noise = inr_settings("selected"), NoiseSection(samples=1)
+    manifold, _ = build_manifold(
+        Choosy(), Arch("test_draws:Choosy"), (3, 4, 4), "all", True, inr, noise
+    )
+    pool = WidthPool(manifold, FitSection(mixed=1.0, mixed_gamma=(0.0, 0.9), anchors=[]), seed=3)
+    drawn = [tuple(pool.mixed(place).values()) for place in range(100)]
+    assert all(second <= 2 * first for first, second in drawn)
+    assert sum(first == second for first, second in drawn) > 10  # in place of those
+    assert len(set(drawn)) > 40

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from statistics import fmean
 
 import torch
 
@@ -43,23 +44,25 @@ class WidthPool:
         self.groups = manifold.frame.linked
         self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
         self._mixed: dict[int, dict[str, int]] = {}  # for which a program may have to be solved
-        if fit.mixed:
+        self._tells = bool(fit.mixed) and not self._fault(self.full)  # on the meta device
+        if self._tells:
             self._try_mixed()
 
     def _try_mixed(self) -> None:
-        x = torch.empty(2, *self.manifold.input_size, device="meta")
-        try:
-            self.manifold.skeleton(self.full)(x)
-        except Exception:  # it does not run on the meta device, whatever its widths
-            return
-        try:
-            for place in range(TRIALS):
-                self.manifold.skeleton(self.mixed(place))(x)
-        except Exception as error:  # whatever a forward pass raises on sizes that it refuses
+        faults = [self._fault(self._apart(place)) for place in range(TRIALS)]
+        if any(faults):
             raise NeumetaError(
                 "this network does not run with a width of its own for each clique "
-                f"({str(error).splitlines()[0]}); set fit.mixed=0"
-            ) from error
+                f"({next(filter(None, faults))}); set fit.mixed=0"
+            )
+
+    def _fault(self, sizes: dict[str, int]) -> str:
+        """Why the network does not run at these sizes; empty if it does."""
+        try:
+            self.manifold.skeleton(sizes)(torch.empty(2, *self.manifold.input_size, device="meta"))
+        except Exception as error:  # whatever a forward pass raises on sizes that it refuses
+            return f"{error}".partition("\n")[0] or repr(error)
+        return ""
 
     def draw(self, generator: torch.Generator) -> list[tuple[dict[str, int], float]]:
         """Sizes of the cliques of each network that the step trains, and its loss's weight.
@@ -94,10 +97,19 @@ class WidthPool:
         return self.mixed(int(torch.randint(MIXED, (), generator=generator)))
 
     def mixed(self, place: int) -> dict[str, int]:
-        """Sizes of a network of the pool; ``place`` below ``MIXED``."""
+        """Sizes of a network of the pool; ``place`` below ``MIXED``.
+
+        Where the network does not run at those that were drawn, all cliques get their mean width.
+        """
         if place not in self._mixed:
-            self._mixed[place] = self.manifold.frame.sizes(self._widths(place))
+            sizes = self._apart(place)
+            if self._tells and self._fault(sizes):
+                sizes = self.manifold.frame.sizes(fmean(self._widths(place).values()))
+            self._mixed[place] = sizes
         return self._mixed[place]
+
+    def _apart(self, place: int) -> dict[str, int]:
+        return self.manifold.frame.sizes(self._widths(place))
 
     def _widths(self, place: int) -> Mapping[str, float]:
         generator = torch.Generator().manual_seed(self.seed * MIXED + place)

@@ -21,11 +21,12 @@ from torch.utils._pytree import tree_leaves
 from neumeta_cli.resize.blocks import across, blocks_first, kept_alike
 from neumeta_cli.resize.network import (
     apply_patches,
+    numbers,
     resize_model,
     resized_shapes,
     set_number,
 )
-from neumeta_cli.resize.sizes import sizes_at
+from neumeta_cli.resize.sizes import linked_cliques, sizes_at, trial_widths
 from neumeta_cli.trace import (
     Clique,
     Inputs,
@@ -40,8 +41,9 @@ from neumeta_cli.trace.dispatch import DispatchMode
 
 LEVELS = 4  # how far above the module that failed its numbers are looked for
 SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together
-TRIAL_WIDTH = 0.5
+TRIAL_WIDTHS = (0.15, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)  # of blocks, of which there may be few
 SKEW = 0.06
+SPREADS, GOLDEN = 3, 0.618  # sets of widths that tell whether some have to be alike
 TRIALS = 100  # runs after which cliques are held without looking for better
 
 
@@ -53,7 +55,8 @@ def resizable(model: nn.Module, trace: Trace, inputs: Inputs, heads: str = "widt
         trace: its trace.
         inputs: as given to ``trace_model``.
         heads: what a width changes where channels lie in blocks that may change places, such as
-            attention heads: ``width``, the channels inside them, or ``count``, how many there are.
+            attention heads: ``width``, the channels inside them, or ``count``, how many there are,
+            where the network runs so.
 
     Returns:
         The trace with ``patches``, and a reason in ``held`` of cliques that keep their width.
@@ -61,25 +64,28 @@ def resizable(model: nn.Module, trace: Trace, inputs: Inputs, heads: str = "widt
     """
     base = on_meta(model)
     if heads == "count":
-        trace = blocks_first(trace)
+        found = _settled(base, blocks_first(trace), inputs, blocks=True)
+        if runs_at(base, found, inputs, TRIAL_WIDTHS):
+            return found
+    return _settled(base, trace, inputs, blocks=False)
+
+
+def _settled(base: nn.Module, trace: Trace, inputs: Inputs, blocks: bool) -> Trace:
     # Widths that differ tell whose size a number is; some networks want them alike.
     search = _Search(base, replace(trace, alike=()), inputs, SKEW)
     search.settle_all()
-    if search.held or (heads == "count" and not search.runs_apart(trace.alike)):
+    tied = search.tied()
+    if search.held or (blocks and tied):
         alike = _Search(base, trace, inputs, 0)
         alike.settle_all()
         if alike.parameters_held() <= search.parameters_held():
-            freed = search.held.keys() - alike.held.keys()
-            trace, search = kept_alike(trace, freed), alike
-    elif heads == "count":  # whole blocks are a coarse measure, so only where it must be
-        trace = search.trace
-    cliques = []
-    for clique in trace.cliques:
-        reason = search.held.get(clique.name, "")
-        if clique.order_only and not reason and (inner := search.carriers(clique)):
-            reason = f"only its order changes: {', '.join(c.name for c in inner)} has the width"
-        cliques.append(replace(clique, held=reason))
-    return replace(trace, cliques=tuple(cliques), patches=tuple(search.patches))
+            freed = (search.held.keys() | tied) - alike.held.keys()
+            found = alike.told(kept_alike(trace, freed))
+            if runs_at(base, found, inputs, TRIAL_WIDTHS):
+                return found
+    if tied:
+        return search.told(kept_alike(trace, tied))
+    return search.told(search.trace if blocks else trace)  # blocks are a coarse measure to keep
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,9 @@ class _Outcome:
 class _Search:
     def __init__(self, model: nn.Module, trace: Trace, inputs: Inputs, skew: float) -> None:
         self.model, self.trace, self.inputs = model, trace, inputs
-        self.widths = {
-            c.name: TRIAL_WIDTH + skew * (n % 3 - 1) for n, c in enumerate(trace.cliques)
-        }
+        self.widths = trial_widths(trace, skew)
         self.held: dict[str, str] = {}
-        self.patches: list[Patch] = []
+        self.patches: list[Patch] = list(trace.patches)
         self.runs = 0
         self._rows_at: dict[str, set[int]] = {
             name: set() for name in (*trace.shapes, *trace.constants)
@@ -152,12 +156,37 @@ class _Search:
     def _sizes(self) -> dict[str, int]:
         return sizes_at(self.trace, self.active, self.widths)
 
-    def runs_apart(self, alike: Iterable[Iterable[Mapping[str, int]]]) -> bool:
-        """Whether it also runs where one of these cliques alone is a channel smaller."""
-        sizes = sizes_at(self.trace, self.active, 1.0)
-        names = {name for pieces in alike for piece in pieces for name in piece}
-        apart = [sizes | {n: sizes[n] - 1} for n in names & sizes.keys() if sizes[n] > 1]
-        return all(self._run(self._build(smaller)).done for smaller in apart)
+    def told(self, trace: Trace) -> Trace:
+        """A trace that tells which cliques are held, and why, and the numbers that follow."""
+        cliques = []
+        for clique in trace.cliques:
+            reason = self.held.get(clique.name, "")
+            if clique.order_only and not reason and (inner := self.carriers(clique)):
+                reason = f"only its order changes: {', '.join(c.name for c in inner)} has the width"
+            cliques.append(replace(clique, held=reason))
+        return replace(trace, cliques=tuple(cliques), patches=tuple(self.patches))
+
+    def tied(self) -> set[str]:
+        """Cliques that cannot be smaller alone, which sizes in a trial may hide by being alike."""
+        groups = linked_cliques(replace(self.trace, alike=()), self.active)
+        for number in range(SPREADS):
+            places = ((GOLDEN * (n + 1) + number / SPREADS) % 1 for n in range(len(groups)))
+            spread = {n: 0.25 + 0.75 * w for g, w in zip(groups, places, strict=True) for n in g}
+            if not self.runs_with(spread):
+                break
+        else:
+            return set()
+        found: set[str] = set()
+        for group in groups:
+            less = {n: 1 - 1 / self.active[n].channels for n in group}
+            if min(less.values()) > 0 and not self.runs_with(
+                dict.fromkeys(self.active, 1.0) | less
+            ):
+                found.update(group)
+        return found
+
+    def runs_with(self, widths: Mapping[str, float]) -> bool:
+        return self._run(self._build(sizes_at(self.trace, self.active, widths))).done
 
     def _build(self, sizes: Mapping[str, int]) -> nn.Module:
         """The network with what is settled; what is known of it holds until the next is built."""
@@ -231,14 +260,14 @@ class _Search:
     def _look_for_proposals(self, small: nn.Module, name: str) -> list[Patch]:
         known = {(p.module, p.attribute, p.place) for p in self.patches}
         module = small.get_submodule(name)
-        numbers = [n for n in _numbers(module) if (name, *n[:2]) not in known]
+        own = [n for n in numbers(module) if (name, *n[:2]) not in known]
         parts = name.split(".") if name else []
         found: list[Patch] = []
         for level in range(len(parts), max(-1, len(parts) - LEVELS), -1):
             sources = self._sources(".".join(parts[:level]))
             near = [
                 replace(source, module=name, attribute=attribute, place=place, value=value)
-                for attribute, place, value in numbers
+                for attribute, place, value in own
                 for source in sources.get(value, ())
             ]
             told = {(p.attribute, p.place) for p in found}
@@ -341,6 +370,13 @@ class _Search:
         return any(m.weight.startswith(start) for m in (*clique.members, *clique.constants))
 
 
+def runs_at(base: nn.Module, trace: Trace, inputs: Inputs, widths: Iterable[float]) -> bool:
+    """Whether a network runs at these widths, with all changed that its trace says can change."""
+    search = _Search(base, trace, inputs, 0)
+    search.active = {c.name: c for c in trace.cliques if not c.held}
+    return all(search.runs_with(dict.fromkeys(search.active, w)) for w in widths)
+
+
 class _Counter(DispatchMode):
     """Counts operators."""
 
@@ -354,14 +390,3 @@ class _Counter(DispatchMode):
         out = fast_shapes.run(func, args, kwargs or {})
         self.steps += 1
         return out
-
-
-def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
-    """Attributes that are whole numbers above one, and such numbers in tuples and lists."""
-    for attribute, value in vars(module).items():
-        if type(value) is int and value > 1:
-            yield attribute, None, value
-        elif isinstance(value, tuple | list):
-            for place, number in enumerate(value):
-                if type(number) is int and number > 1:
-                    yield attribute, place, number

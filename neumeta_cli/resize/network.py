@@ -1,6 +1,6 @@
 """A real module at given clique widths."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,17 @@ def apply_patches(
             old, new = trace.shapes[patch.weight][patch.dim], shapes[patch.weight][patch.dim]
         module = small.get_submodule(patch.module)
         set_number(module, patch.attribute, patch.place, patch.value * new // old)
+
+
+def numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """Attributes that are whole numbers above one, and such numbers in tuples and lists."""
+    for attribute, value in vars(module).items():
+        if type(value) is int and value > 1:
+            yield attribute, None, value
+        elif isinstance(value, tuple | list):
+            for place, number in enumerate(value):
+                if type(number) is int and number > 1:
+                    yield attribute, place, number
 
 
 def set_number(module: nn.Module, attribute: str, place: int | None, value: int) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.trace import Clique, Trace
 
+TRIAL_WIDTH = 0.5
+FEW = 8  # channels
 SLACK = 0.1  # of its channels, or a whole one of a coarser clique: how far a clique may be from its
 # width for pieces to be equal
 
@@ -98,6 +100,32 @@ def linked_cliques(trace: Trace, names: Iterable[str]) -> list[list[str]]:
     for pieces in (*trace.equal, *trace.alike):
         nx.add_path(graph, [name for piece in pieces for name in piece if name in graph])
     return [list(group) for group in nx.connected_components(graph)]
+
+
+def trial_widths(trace: Trace, skew: float) -> dict[str, float]:
+    """Widths of all cliques to try a network at: a half, and up to ``skew`` more or less.
+
+    With a skew, a clique of few channels gets a number of them that has no divisor in common with
+    theirs, as a half of them may be what a number that does not follow them divides too. What has
+    to be equally long gets one width.
+    """
+    cliques = {c.name: c for c in trace.cliques}
+    if not skew:
+        return dict.fromkeys(cliques, TRIAL_WIDTH)
+    order = {name: n for n, name in enumerate(cliques)}
+    widths = {}
+    for group in linked_cliques(trace, cliques):
+        place = min(order[name] for name in group) % 3
+        for name in group:
+            widths[name] = _trial_width(cliques[name].channels, skew, place)
+    return widths
+
+
+def _trial_width(channels: int, skew: float, place: int) -> float:
+    if not 1 < channels <= FEW:
+        return TRIAL_WIDTH + skew * (place - 1)
+    coprime = [n for n in range(1, channels) if math.gcd(n, channels) == 1]
+    return coprime[-1 - place % len(coprime)] / channels
 
 
 def _equations(trace: Trace, cliques: list[Clique]) -> tuple[np.ndarray, np.ndarray]:

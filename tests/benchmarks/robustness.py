@@ -7,14 +7,15 @@ counted: a traceback or an internal error, a wrong value, a half file, or too mu
 Each case is a process of its own, forked from this one, with one thread.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --json robustness.json
-    OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --part networks --only 17
+    OMP_NUM_THREADS=1 python tests/benchmarks/robustness.py --part networks --only 0-49
+    python tests/benchmarks/robustness.py --page robustness.json  # or the files of several parts
 """
 
 import argparse
+import functools
 import importlib
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -27,7 +28,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a fork has no t
 sys.path.pop(0)  # this folder, in which numba would find a "coverage"
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch
 from damage import damaged, no_search, nothing_runs, read_again, whole_files
 from hostile import (
     families,
@@ -55,14 +55,26 @@ from network_checks import PLACE, check_network
 from programs import IMPORTED, Program, fork_nursery
 from rich.console import Console
 from rich.table import Table
-from tally import COSTLY, KINDS, SECONDS, TRACEBACK, Outcome, Tally, judged, tried
+from tally import (
+    COSTLY,
+    KINDS,
+    SECONDS,
+    TRACEBACK,
+    Outcome,
+    Tally,
+    commit,
+    judged,
+    record,
+    rewrite,
+    tried,
+)
 
 from neumeta_cli.export import export_network, load
 
 PAGE = Path(__file__).parents[2] / "examples" / "results" / "robustness.md"
-HEADER = f"| what was tried | cases | refused in one line | {' | '.join(KINDS)} |"
 FIT_SECONDS, NETWORK_SECONDS = 60.0, 240.0  # of the processor
 SHARES = (0.0, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.99)  # of the largest file that a disk holds
+REGISTRY = "torch.onnx._internal.exporter._registration"  # of operators, which each export reads
 DRY_RUN = ("fit", "--dry-run", "--device", "cpu", "-r")
 
 Case = tuple[str, Callable[[], None]]
@@ -92,11 +104,11 @@ class Bench:
     Args:
         folder: an empty one.
         counts: how many cases.
-        only: the number of the only case to try, all if None.
+        only: the numbers of the cases to try, all if None.
 
     """
 
-    def __init__(self, folder: Path, counts: Counts, only: int | None, quick: bool) -> None:
+    def __init__(self, folder: Path, counts: Counts, only: range | None, quick: bool) -> None:
         self.folder, self.counts, self.only, self.quick = folder, counts, only, quick
         self.manifold = saved_manifold(folder)
         self._cases = 0
@@ -108,19 +120,26 @@ class Bench:
         made.mkdir()
         return made
 
-    def tally(self, what: str, cases: Iterator[Case], seconds: float = SECONDS) -> Tally:
+    def tally(
+        self, what: str, cases: Iterator[Case], seconds: float = SECONDS, *, sound: bool = False
+    ) -> Tally:
         """Try cases, each in a fork of this process."""
         each = ((name, partial(tried, work, seconds)) for name, work in cases)
-        return self.outcomes(what, each)
+        return self.outcomes(what, each, sound=sound)
 
-    def outcomes(self, what: str, cases: Iterator[tuple[str, Callable[[], Outcome]]]) -> Tally:
-        """Count what becomes of cases, and tell it."""
+    def outcomes(
+        self, what: str, cases: Iterator[tuple[str, Callable[[], Outcome]]], *, sound: bool = False
+    ) -> Tally:
+        """Count what becomes of cases, and tell it; of sound ones also why they are refused."""
         tally = Tally(what)
         with tally.timed():
             for number, (name, case) in enumerate(cases):
-                if self.only is None or number == self.only:
-                    before = len(tally.faults)
-                    tally.add(f"{number}: {name}", case())
+                if self.only is None or number in self.only:
+                    before, outcome = len(tally.faults), case()
+                    tally.add(f"{number}: {name}", outcome)
+                    if sound and outcome.refused:
+                        tally.notes.append(f"{number}: {name} is refused: {outcome.refused}")
+                        print(f"  {tally.notes[-1]}", flush=True)
                     for kind, what_case, said in tally.faults[before:]:
                         print(f"  {kind}: {what_case}: {said}", flush=True)
         return tell(tally)
@@ -225,14 +244,18 @@ def damaged_runs(bench: Bench) -> Iterator[Case]:
 def networks(bench: Bench) -> Iterator[Tally]:
     """Random networks."""
     endings = () if bench.quick else (".onnx",)
-    if not bench.quick:  # so that forks find imported and compiled what they need
-        judged(partial(check_network, bench.counts.networks, bench.fresh(), endings))
+    if not bench.quick:  # so that forks find imported, read and compiled what they need
+        registry = importlib.import_module(REGISTRY).ONNXRegistry
+        registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
+        warm = judged(partial(check_network, bench.counts.networks, bench.fresh(), endings))
+        if warm != Outcome():  # then each might be refused for another reason
+            raise SystemExit(f"the network to warm up with is no good: {warm}")
     cases = (
         (f"{PLACE}({seed})", partial(check_network, seed, bench.fresh(), endings))
         for seed in range(bench.counts.networks)
     )
     what = f"random networks: trace, fit, .pt, .safetensors{', .onnx' if endings else ''}"
-    yield bench.tally(what, cases, NETWORK_SECONDS)
+    yield bench.tally(what, cases, NETWORK_SECONDS, sound=True)
 
 
 def chosen(bench: Bench) -> list[list[Command]]:
@@ -268,34 +291,32 @@ def disturbed(bench: Bench) -> Iterator[Tally]:
 PARTS = {"files": files, "hostile": hostile, "networks": networks, "disturbed": disturbed}
 
 
-def row(tally: Tally) -> str:
-    """A line of the table on the page."""
-    faults = " | ".join(str(tally.count(kind)) for kind in KINDS)
-    return f"| {tally.what} | {tally.cases:,} | {tally.refused:,} | {faults} |"
-
-
-def rewrite(page: Path, tallies: Sequence[Tally], whole: bool) -> None:
-    """Write counts into a page's table; what was not counted now stays, unless all was."""
-    before, _, rest = page.read_text("utf-8").partition(HEADER)
-    if not rest:
-        raise SystemExit(f"{page} has no table that begins with {HEADER}")
-    table, blank, after = rest.partition("\n\n")
-    lines = [] if whole else table.splitlines()[2:]
-    rows = {line.split(" | ")[0]: line for line in [*lines, *map(row, tallies)]}
-    ruler = "|---|" + "---|" * (len(KINDS) + 2)
-    page.write_text(before + "\n".join([HEADER, ruler, *rows.values()]) + blank + after, "utf-8")
+def span(text: str) -> range:
+    """Of cases: ``17``, or ``50-99``."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one")
-    parser.add_argument("--only", type=int, help="only the case of this number in each sort")
+    parser.add_argument(
+        "--only", type=span, metavar="N[-M]", help="only these cases of each sort, from 0 on"
+    )
     parser.add_argument("--quick", action="store_true", help="a few cases of each sort")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", action="store_true", help=f"write the table into {PAGE.name}")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help=f"try nothing: write what these files say into {PAGE.name}, as one table",
+    )
     options = parser.parse_args()
-    if options.page and (options.quick or options.only is not None):
-        parser.error("--page takes all cases of a part")
+    if options.page:
+        rewrite(PAGE, [json.loads(path.read_text("utf-8")) for path in options.page])
+        return
+    counted_at = commit()
     for module in IMPORTED:
         importlib.import_module(module)
     fork_nursery()
@@ -304,20 +325,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), counts, options.only, options.quick)
         for part in options.part or PARTS:
-            tallies += PARTS[part](bench)
+            for tally in PARTS[part](bench):
+                tallies.append(tally)
+                if options.json:  # after each sort, as all take hours
+                    told = record(tallies, counted_at)
+                    options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     table = Table("what was tried", "cases", "refused", *KINDS, "seconds")
     for tally in tallies:
         numbers = (tally.cases, tally.refused, *(tally.count(kind) for kind in KINDS))
         table.add_row(tally.what, *(f"{n:,}" for n in numbers), f"{tally.seconds:.0f}")
     Console(width=120).print(table)
-    about = f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    print(about)
-    if options.json:
-        rows = [vars(tally) for tally in tallies]
-        told = {"machine": platform.machine(), "processor": about, "rows": rows}
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    if options.page:
-        rewrite(PAGE, tallies, not options.part)
+    print(counted_at)
     sys.exit(any(tally.faults for tally in tallies))
 
 
