@@ -99,8 +99,8 @@ def _family(folder: Path) -> Made:
 
 FIT_LINE = ("fit", *RECIPE, *FIT, "--run", "run", "--overwrite")
 TRAIN_LINE = (
-    *("train", "-r", "digits_lenet", "--device", "cpu", "--epochs", "6", "-o", "net.safetensors"),
-    *("--set", "train.save_steps=7", "--set", "train.precision=float32"),
+    *("train", "-r", "digits_lenet", "--device", "cpu", "--epochs", "6", "--overwrite"),
+    *("-o", "net.safetensors", "--set", "train.save_steps=7", "--set", "train.precision=float32"),
 )
 COMPARE_LINE = (
     *("compare", *RECIPE, *FIT, "--methods", "neumeta,individual,l1", "--run", "cmp"),
