@@ -100,7 +100,7 @@ def _family(folder: Path) -> Made:
 FIT_LINE = ("fit", *RECIPE, *FIT, "--run", "run", "--overwrite")
 TRAIN_LINE = (
     *("train", "-r", "digits_lenet", "--device", "cpu", "--epochs", "6", "-o", "net.safetensors"),
-    *("--set", "train.save_steps=7", "--set", "train.precision=float32"),
+    *("--set", "train.save_steps=7", "--set", "train.precision=float32", "--overwrite"),
 )
 COMPARE_LINE = (
     *("compare", *RECIPE, *FIT, "--methods", "neumeta,individual,l1", "--run", "cmp"),
