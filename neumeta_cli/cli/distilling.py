@@ -129,11 +129,8 @@ def distill(
     from neumeta_cli.direct import open_job
 
     reporter = TerminalReporter()
-    test, extra, chosen = (
-        TestImages(test_data, skip_broken),
-        with_fields(set_, scope, input_size),
-        None,
-    )
+    extra = with_fields(set_, scope, input_size)
+    test, chosen = TestImages(test_data, skip_broken), None
     if recipe is not None:
         chosen = adapted(recipe, extra, checkpoint, data, epochs, seed, download, weights_key, test)
         weights_key = chosen.model.weights_key
