@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
 REMEMBERED = 256  # sets of sizes
-MOST_BYTES = 64 << 20  # of each cache
+MOST_BYTES = 16 << 20  # of each cache
 MODULE_BYTES = 2400  # of a module without weights, as measured in networks of 58 and 273
 
 

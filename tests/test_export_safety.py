@@ -47,6 +47,27 @@ for suffix in (".pt", ".safetensors", ".onnx", ".pt2"):
 """
 
 
+FULL_ANYWHERE = """
+import resource, sys, torch
+from pathlib import Path
+from neumeta_cli.checkpoint.atomic import write_atomically
+from neumeta_cli.errors import NeumetaError
+state = {"weights": torch.randn(4000), "name": "x" * 5000}
+write = lambda path: torch.save(state, path)
+whole = write_atomically(Path(sys.argv[1]) / "x.pt", write).stat().st_size
+limits = [*range(0, whole, 251), whole - 1]
+for limit in limits:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write_atomically(Path(sys.argv[1]) / "y.pt", write)
+    except NeumetaError as error:
+        assert str(error).startswith(f"cannot write {sys.argv[1]}/y.pt: not all"), error
+    else:
+        raise SystemExit(f"{whole} bytes were written with room for {limit}")
+print(len(limits))
+"""
+
+
 def wait_until_writing(process: Program) -> None:
     for line in process.stderr:
         if line.strip() == "writing":
@@ -99,6 +120,15 @@ def test_a_full_disk_refuses_every_format_and_leaves_nothing(tmp_path: Path) -> 
     for line, suffix in zip(lines, (".pt", ".safetensors", ".onnx", ".pt2"), strict=True):
         assert line.startswith(f"cannot write {folder}/x{suffix}: ")
     assert not list(folder.iterdir())
+
+
+def test_a_disk_that_fills_up_anywhere_in_a_file_is_said(tmp_path: Path) -> None:
+    """In its last bytes, too, of which torch says something else."""
+    program = Program("-c", FULL_ANYWHERE, tmp_path)
+    out, errors = program.communicate()
+    assert program.returncode == 0, errors
+    assert int(out) > 80
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
 
 @pytest.mark.slow

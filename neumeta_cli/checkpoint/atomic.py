@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from neumeta_cli.errors import NeumetaError
 
 # What libraries say of writes that fail.
-WRITING = ("write", "file", "unexpected pos", "i/o error")
+CUT_SHORT = ("unexpected pos", "iostream error")  # without saying so
+WRITING = ("write", "file", "i/o error", *CUT_SHORT)
 
 ABANDONED = 3600.0  # seconds since a partial file has grown, after which nobody writes it any more
 NAMED = 32  # letters of the name that a partial file repeats
@@ -54,7 +55,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         reason = str(error).splitlines()[0] if str(error) else ""
         if not any(word in reason.lower() for word in WRITING):
             raise
-        if "unexpected pos" in reason:
+        if any(words in reason for words in CUT_SHORT):
             reason = "not all of it could be written; is the disk full?"
         raise NeumetaError(f"cannot write {path}: {reason}") from error
     finally:

@@ -20,7 +20,7 @@ from neumeta_cli.distill.watch import Watch
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.manifold import Manifold, Noise, RepeatedDraws
 from neumeta_cli.tasks import Task
-from neumeta_cli.training import START, Place, Processes
+from neumeta_cli.training import START, KeptMemory, Place, Processes
 from neumeta_cli.training.footprint import Held
 from neumeta_cli.training.outputs import as_float
 from neumeta_cli.training.synced import SyncedNorms
@@ -88,6 +88,7 @@ class Step:
         self.lowered = recipe.fit.precision == "bfloat16"
         self.place = START  # of the step under way
         self.pieces = recipe.fit.accumulate
+        self.kept = KeptMemory()
         self.chance = 0  # seed of what networks draw in this step
 
     def expect(self, batches: Sequence[Tensor], step: int) -> None:
@@ -115,6 +116,7 @@ class Step:
         self.optimizer.zero_grad()
         for loss in self._losses(index, warm, terms):
             loss.backward()
+            self.kept.after()
         parts = _summed(terms)
         self.processes.average_gradients(parameters, parts)
         most = math.inf if self.recipe.fit.clip is None else self.recipe.fit.clip

@@ -9,6 +9,7 @@ from torch import nn
 
 from neumeta_cli.evaluate.latency import measure_latency
 from neumeta_cli.evaluate.prune import L1_PRUNING
+from neumeta_cli.hardware import give_back_memory
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Cost, measure_cost
@@ -84,11 +85,16 @@ def evaluate_network(
 ) -> Row:
     """Measure one network, its latency at each of these batch sizes too.
 
-    Its cost is counted, unless it is known.
+    Its cost is counted, unless it is known. What making it, timing it and running it leave is of
+    other sizes each time, and would add up: it is given back between them.
     """
     size = tuple(task.inputs(task.test, torch.arange(1), None).shape[1:])
-    latency = {batch: measure_latency(model, size, batch) for batch in batches}
+    latency = {}
+    for batch in batches:
+        give_back_memory()
+        latency[batch] = measure_latency(model, size, batch)
     cost = cost or measure_cost(model, size)
+    give_back_memory()
     return Row(method, width, cost, task.measure(model), latency, samples)
 
 

@@ -2,11 +2,13 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from neumeta_cli.resize import calibration_batches
 
 JPEG_CHANNELS = {1: "GRAY", 3: "RGB"}  # the names of torchvision's modes
 MOST_BYTES = 1 << 30  # of the pixels of a JPEG, a small file of which may claim to be huge
@@ -43,16 +45,19 @@ class CalibrationSet(nn.Module):
         high = inputs.amax((0, 2, 3), keepdim=True)[0]
         self.offset = low
         self.scale = ((high - low) / 255).clamp(min=1e-12)
-        self.pixels = ((inputs - low) / self.scale).round().to(torch.uint8)
+        self.pixels = torch.empty(inputs.shape, dtype=torch.uint8, device=inputs.device)
+        for pixels, image in zip(self.pixels, inputs, strict=True):  # one by one takes less memory
+            pixels.copy_(((image - self.offset) / self.scale).round())
         if quality is not None and self.pixels.shape[1] in JPEG_CHANNELS:
             from torchvision.io import encode_jpeg
 
             self.jpeg = encode_jpeg(_mosaic(self.pixels.cpu()), quality)
             self.pixels = _from_jpeg(self.jpeg, self.pixels.shape)
 
-    def inputs(self) -> Tensor:
-        """The inputs again, float32 (n, C, H, W)."""
-        return self.pixels.float() * self.scale + self.offset
+    def batches(self) -> Iterator[Tensor]:
+        """The inputs again, float32 (n, C, H, W), in batches to calibrate with."""
+        for part in calibration_batches(len(self), self.pixels[:1].numel()):
+            yield self.pixels[part].float() * self.scale + self.offset
 
     def packed(self) -> dict[str, Tensor]:
         """As the file holds it."""

@@ -230,7 +230,7 @@ class Manifold(nn.Module):
         full = self.inr.keeps_checkpoint and chosen == self.frame.full
         exact = full and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:
-            calibrate(network, self.norms, self.calibration.inputs())
+            calibrate(network, self.norms, self.calibration.batches())
         return network
 
     def live(

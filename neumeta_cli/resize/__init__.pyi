@@ -21,6 +21,7 @@ from .network import (
 )
 from .norms import (
     calibrate as calibrate,
+    calibration_batches as calibration_batches,
     drop_statistics as drop_statistics,
     has_statistics as has_statistics,
 )

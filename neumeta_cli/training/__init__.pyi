@@ -1,4 +1,5 @@
 from .journal import METRICS_FILE as METRICS_FILE, STATE_FILE as STATE_FILE, Journal as Journal
+from .kept import KeptMemory as KeptMemory
 from .learner import START as START, Learner as Learner, Place as Place
 from .loop import Loop as Loop
 from .plain import measure_plain_epoch as measure_plain_epoch, train_network as train_network

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from neumeta_cli.training.kept import KeptMemory
+
 
 @dataclass(frozen=True)
 class Place:
@@ -47,12 +49,14 @@ class Learner(Protocol):
         device: where it computes.
         choices: draws the order of images, and whatever else all processes draw alike.
         lowered: whether it computes in bfloat16; the loop sets it.
+        kept: freed memory; told of by what takes memory one after another within a step.
 
     """
 
     device: torch.device
     choices: torch.Generator
     lowered: bool
+    kept: KeptMemory
 
     @property
     def pieces(self) -> int | None:

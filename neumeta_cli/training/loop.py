@@ -19,7 +19,6 @@ from neumeta_cli.training.footprint import (
     step_bytes,
 )
 from neumeta_cli.training.journal import STATE_FILE, Journal, StopSignals
-from neumeta_cli.training.kept import KeptMemory
 from neumeta_cli.training.learner import Learner, LoopSettings, Place
 from neumeta_cli.training.precision import Choice, choose_precision, settled_precision
 from neumeta_cli.training.processes import Processes
@@ -74,7 +73,7 @@ class Loop:
         self.order_state = learner.choices.get_state()  # as the epoch's order was drawn
         self.sums: dict[str, float] = {}  # of the parts of this epoch's losses
         self.seen = ""  # what the learner measured last
-        self.kept = KeptMemory()
+        self.kept = learner.kept
 
     @property
     def steps_per_epoch(self) -> int:

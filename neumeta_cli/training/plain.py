@@ -18,6 +18,7 @@ from neumeta_cli.seeding import seeded_on
 from neumeta_cli.tasks import Task
 from neumeta_cli.training.footprint import Held
 from neumeta_cli.training.journal import Journal
+from neumeta_cli.training.kept import KeptMemory
 from neumeta_cli.training.learner import START, Place
 from neumeta_cli.training.loop import Loop
 from neumeta_cli.training.outputs import as_float
@@ -64,6 +65,7 @@ class PlainStep:
         self.task, self.optimizer, self.learning_rate = task, optimizer, learning_rate
         self.seed, self.device, self.processes = seed, device, processes
         self.choices = torch.Generator().manual_seed(seed)
+        self.kept = KeptMemory()
         self.chance = torch.Generator().manual_seed(seed)
         self.lowered = False
         norms = processes.count > 1
