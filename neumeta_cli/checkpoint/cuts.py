@@ -11,13 +11,14 @@ MOST_CHANNELS = 1 << 16  # of a clique
 
 @dataclass(frozen=True)
 class Cut:
-    """One change of the sizes of a network.
+    """One change of the sizes of a network, and of the number of its blocks.
 
     Attributes:
         input_size: (C, H, W), with which the network is traced.
         sizes: channels of each clique that was in scope.
         fold: whether batch norms are folded into the layers before them.
         heads: what of attention heads a width changes, ``width`` or ``count``.
+        dropped: names of the blocks that were left out.
 
     """
 
@@ -25,6 +26,7 @@ class Cut:
     sizes: Mapping[str, int]
     fold: bool = False
     heads: str = "width"
+    dropped: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -33,6 +35,7 @@ class Cut:
             "sizes": dict(self.sizes),
             "fold": self.fold,
             "heads": self.heads,
+            "dropped": list(self.dropped),
         }
 
 
@@ -47,7 +50,8 @@ def parse_cut(document: Mapping[str, Any]) -> Cut:
     if not all(1 <= size <= MOST_CHANNELS for size in sizes.values()):
         raise ValueError("its sizes are no channels of its architecture's cliques")
     heads = str(document.get("heads", "width"))
-    return Cut(parse_size(document["input_size"]), sizes, bool(document["fold"]), heads)
+    dropped = tuple(map(str, document.get("dropped", ())))
+    return Cut(parse_size(document["input_size"]), sizes, bool(document["fold"]), heads, dropped)
 
 
 def parse_size(numbers: Any) -> InputSize:

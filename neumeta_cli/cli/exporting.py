@@ -11,6 +11,7 @@ from neumeta_cli.checkpoint import require_there
 from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.converting import convert
+from neumeta_cli.cli.depths import DepthOption, shorten
 from neumeta_cli.cli.gains import (
     accuracy_line,
     how_much_is_left,
@@ -103,6 +104,7 @@ def export(
     width: WidthOption = None,
     channels: ChannelsOption = None,
     round_to: RoundOption = 1,
+    depth: DepthOption = None,
     force: Force = False,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
@@ -181,7 +183,7 @@ def export(
     wish = parse_wish(width, channels, round_to, force)
     budget = parse_budget(max_params, max_macs, max_size, max_latency)
     order = Order(wish, budget, target_accuracy, search_samples if search else None, seed)
-    given = wish.everywhere is not None or wish.names_some or order.plans
+    given = wish.everywhere is not None or wish.names_some or order.plans or bool(depth)
     if not given and widths is None:
         if manifold is not None and kind_of(manifold) != "manifold":
             convert(manifold, output, finish, overwrite, json, trust_code)
@@ -203,6 +205,8 @@ def export(
     there = output if family is None else output / FAMILY_INDEX
     keep_what_is_there(there, overwrite)
     loaded = load_manifold(path, trust_code).to(choose_device(device))
+    if depth:
+        loaded = shorten(loaded, depth, TerminalReporter())
     choice = Choice(loaded, wish)
     if not force:
         refuse_absurd(choice)
@@ -274,6 +278,7 @@ def _tell(
         "width": width,
         "gamma": round(1 - width, 6),
         "sizes": exported.sizes,
+        "dropped": list(manifold.frame.dropped),
         "parameters": cost.parameters,
         "macs": cost.macs,
         "bytes": taken,

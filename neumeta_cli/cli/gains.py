@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from neumeta_cli.cli.console import note
+from neumeta_cli.reporting import counted
 
 if TYPE_CHECKING:
     from neumeta_cli.evaluate import Row
@@ -92,9 +93,9 @@ def _left(row: "Row", whole: "Row", metric: "Metric | None") -> str:
 
 
 def share_of_parameters(manifold: "Manifold", sizes: Mapping[str, int]) -> float:
-    """Parameters of the network of these sizes, over those at full width."""
+    """Parameters of the network of these sizes, over those of the whole one."""
     frame = manifold.frame
-    return frame.cost(dict(sizes)).parameters / frame.cost(frame.full).parameters
+    return frame.cost(dict(sizes)).parameters / frame.whole.cost(frame.full).parameters
 
 
 def how_much_is_left(manifold: "Manifold", sizes: Mapping[str, int]) -> str:
@@ -104,6 +105,8 @@ def how_much_is_left(manifold: "Manifold", sizes: Mapping[str, int]) -> str:
     widened = sum(sizes[name] > full[name] for name in full)
     counts = {"narrowed": narrowed, "widened": widened}
     told = ", ".join(f"{n} of {cliques} cliques {how}" for how, n in counts.items() if n)
+    if gone := len(manifold.frame.dropped):
+        told = f"{told or 'full width'}, without {counted(gone, 'block')}"
     share = share_of_parameters(manifold, sizes)
     return f"{told or 'full width'}: {share:.0%} of the parameters"
 
@@ -143,7 +146,7 @@ def accuracy_line(manifold: "Manifold", width: float) -> str | None:
     from neumeta_cli.tasks import metric_named
 
     metrics = manifold.provenance.metrics
-    known = known_accuracy(metrics, width)
+    known = None if manifold.frame.dropped else known_accuracy(metrics, width)
     if known is None:
         return None
     name, value, (low, high) = known

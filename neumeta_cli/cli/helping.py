@@ -23,7 +23,7 @@ OPTIONS = {
     **dict.fromkeys(("width", "widths", "channels", "round_to", "force", "samples"), WANTED),
     **dict.fromkeys(("max_params", "max_macs", "max_size", "max_latency"), WANTED),
     **dict.fromkeys(("target_accuracy", "search", "search_samples", "fold"), WANTED),
-    **dict.fromkeys(("dtype", "batch"), WANTED),
+    **dict.fromkeys(("dtype", "batch", "depth"), WANTED),
     **dict.fromkeys(("epochs", "yes", "dry_run", "resume", "device"), HOW),
     **dict.fromkeys(("seed", "seeds", "methods"), HOW),
     **dict.fromkeys(("solver", "time_limit", "norm", "weighting", "latency"), HOW),

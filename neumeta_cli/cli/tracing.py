@@ -22,6 +22,7 @@ from neumeta_cli.reporting import counted
 
 if TYPE_CHECKING:
     from neumeta_cli.checkpoint import Checkpoint
+    from neumeta_cli.resize import Run
     from neumeta_cli.trace import Clique, Trace
 
 SHOWN_MEMBERS = 1
@@ -62,7 +63,8 @@ def trace(
     """Show which dimensions of which weights are tied together.
 
     Runs the network once on meta tensors. A clique is a set of dimensions that must share one
-    channel order and one width. --json has all of its dimensions.
+    channel order and one width. --json has all of its dimensions. Blocks that are alike and follow
+    one another are listed too, with how many of them a network can have.
 
     Example: neumeta trace resnet18.pth --plot graph.svg --collapse
     """
@@ -84,15 +86,22 @@ def trace(
     else:
         found = resolve(arch or target)
         model, inputs, name = found.build("cpu"), given or found.default_input_size(), found.name
-    traced = open_frame(model, inputs).trace
+    frame = open_frame(model, inputs)
+    traced, runs = frame.trace, frame.runs
     if plot is not None:
         from neumeta_cli.evaluate import plot_graph
 
         plot_graph(traced, plot, collapse)
-    write_json(json, {"arch": name, "input_size": describe(inputs), **told, **traced.as_dict()})
+    write_json(
+        json,
+        {"arch": name, "input_size": describe(inputs), **told, **traced.as_dict()}
+        | {"runs": [run.as_dict() for run in runs]},
+    )
     if json != "-":
         say(_cliques_table(name, traced, collapse))
         for line in _remarks(traced):
+            say(escape(line))
+        for line in _told_runs(runs):
             say(escape(line))
     if told:
         chosen = ["--checkpoint", target, *(["--arch", arch] if arch is not None else [])]
@@ -150,6 +159,21 @@ def _remarks(traced: "Trace") -> list[str]:
         count = counted(len(traced.patches), "number")
         lines.append(f"{count} in modules follow the widths: {', '.join(names)}")
     return lines
+
+
+def _told_runs(runs: "Sequence[Run]") -> list[str]:
+    """How many blocks of each run ``export --depth`` can leave, and why it can change no other."""
+    able = [run for run in runs if not run.held]
+    told = [f"{run.name} {run.fewest} to {len(run.blocks)}" for run in able]
+    lines = [f"blocks (export --depth): {', '.join(told)}"] if told else []
+    plain = [run.name for run in able if not run.residual]
+    if plain:
+        lines.append(f"{_some(plain)}: blocks do not add to what they are given; few can be spared")
+    held: dict[str, list[str]] = {}
+    for run in runs:
+        if run.held:
+            held.setdefault(run.held, []).append(run.name)
+    return [*lines, *(f"{_some(names)}: all blocks stay: {why}" for why, names in held.items())]
 
 
 def _some(names: Sequence[str]) -> str:

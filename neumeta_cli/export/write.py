@@ -112,12 +112,14 @@ def export_network(
     model = convert(model, finish.dtype, size, wanted)
     cost = measure_cost(model, size)
     untouched = fitted is None and samples is None and finish.dtype == "float32"
+    untouched = untouched and not frame.dropped
     metrics = _metrics(manifold, chosen) if untouched else []
     metadata = {
         **_of_manifold(manifold),
         "fold": fold,
         "width": mean_width(manifold, chosen) if width is None else width,
         "sizes": chosen,
+        "dropped": list(frame.dropped),
         "dtype": finish.dtype,
         "calibrated": None if images is None else {"images": len(images), "fitted": fitted},
         "parameters": cost.parameters,

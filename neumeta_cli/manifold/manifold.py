@@ -77,6 +77,18 @@ class Manifold(nn.Module):
             self.register_buffer(f"fixed_{number}", tensors[name].detach().clone())
         self._skeletons: Cache[nn.Module] = Cache()
 
+    def without(self, blocks: Sequence[str]) -> "Manifold":
+        """The same manifold, whose networks lack some blocks: see ``neumeta_cli.resize.find_runs``.
+
+        It shares everything with this one. Norms behind a block that is gone see other features, so
+        their statistics are calibrated anew where it has images for that.
+        """
+        shorter = copy.copy(self)
+        shorter.frame = self.frame.without(blocks)
+        shorter.norms = tuple(name for name in self.norms if shorter.frame.has(name))
+        shorter._skeletons = Cache()
+        return shorter
+
     @property
     def blueprint(self) -> Blueprint:
         """What a file says of the network."""
@@ -227,7 +239,7 @@ class Manifold(nn.Module):
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)
-        full = self.inr.keeps_checkpoint and chosen == self.frame.full
+        full = self.inr.keeps_checkpoint and chosen == self.frame.full and not self.frame.dropped
         exact = full and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:
             calibrate(network, self.norms, self.calibration.batches())

@@ -1,5 +1,12 @@
 from .adapt import resizable as resizable
 from .cost import Cost as Cost, measure_cost as measure_cost
+from .depth import (
+    PassOn as PassOn,
+    Run as Run,
+    check_depth as check_depth,
+    find_runs as find_runs,
+    without_blocks as without_blocks,
+)
 from .fold import fold_batch_norm as fold_batch_norm, foldable_pairs as foldable_pairs
 from .cutting import cut_down as cut_down
 from .frame import (

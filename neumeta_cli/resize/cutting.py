@@ -14,10 +14,10 @@ def cut_down(model: nn.Module, cut: Cut) -> nn.Module:
         cut: which sizes it gets.
 
     Raises:
-        ValueError: its sizes are none of this network.
+        ValueError: its sizes or blocks are none of this network.
 
     """
     frame = open_folded(model, cut.input_size, cut.heads, cut.fold)
     if cut.sizes.keys() - {clique.name for clique in frame.trace.cliques}:
         raise ValueError("its sizes are no channels of its architecture's cliques")
-    return frame.skeleton(cut.sizes).eval()
+    return frame.without(cut.dropped).skeleton(cut.sizes).eval()

@@ -12,9 +12,10 @@ from neumeta_cli.checkpoint import first_line
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.resize.adapt import resizable
 from neumeta_cli.resize.cost import Cost, measure_cost
+from neumeta_cli.resize.depth import Run, find_runs, without_blocks
 from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
 from neumeta_cli.resize.layouts import Layout, weight_layouts
-from neumeta_cli.resize.network import build_resized, resize_model, resized_shapes
+from neumeta_cli.resize.network import put_weights, resize_model, resized_shapes
 from neumeta_cli.resize.scope import resolve_scope
 from neumeta_cli.resize.sizes import linked_cliques, sizes_at
 from neumeta_cli.trace import Clique, Inputs, Trace, meta_inputs, on_meta, trace_model
@@ -44,6 +45,7 @@ class Frame:
         layouts: which dimensions of a parameter are its output and input channels.
         heads: what of attention heads a width changes, ``width`` or ``count``.
         scope: names of the cliques that morph; none until ``with_scope``.
+        dropped: names of the blocks that its networks lack.
 
     """
 
@@ -53,10 +55,12 @@ class Frame:
     layouts: Mapping[str, Layout]
     heads: str = "width"
     scope: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     _shapes: Cache[dict[str, tuple[int, ...]]] = field(
         default_factory=Cache, repr=False, compare=False
     )
     _faults: Cache[str] = field(default_factory=Cache, repr=False, compare=False)
+    _runs_found: Cache[tuple[Run, ...]] = field(default_factory=Cache, repr=False, compare=False)
 
     def __deepcopy__(self, _: object) -> "Frame":
         """Nothing in it changes, so copies of what holds one share it."""
@@ -70,6 +74,24 @@ class Frame:
 
         """
         return replace(self, scope=resolve_scope(self.trace, scope, self.layouts))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Like blocks in a row, of which networks can do without some."""
+        return self._runs_found.get((), lambda: find_runs(self.model, self.trace, self.inputs))
+
+    @property
+    def whole(self) -> "Frame":
+        """The same network with all its blocks."""
+        return self.without(()) if self.dropped else self
+
+    def without(self, blocks: Sequence[str]) -> "Frame":
+        """The same network with none but these blocks left out: see ``find_runs``."""
+        return replace(self, dropped=tuple(blocks), _faults=Cache())
+
+    def has(self, name: str) -> bool:
+        """Whether a module or weight belongs to no block that is left out."""
+        return not any(name == block or name.startswith(f"{block}.") for block in self.dropped)
 
     @property
     def cliques(self) -> list[Clique]:
@@ -104,7 +126,7 @@ class Frame:
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device."""
-        return resize_model(self.model, self.trace, sizes)
+        return without_blocks(resize_model(self.model, self.trace, sizes), self.dropped)
 
     def check_wider(self, sizes: Sizes) -> None:
         """Refuse sizes above the checkpoint's with which the network does not run.
@@ -144,7 +166,8 @@ class Frame:
 
     def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The network at these sizes around ``tensors``, which it shares."""
-        return build_resized(self.model, self.trace, sizes, tensors)
+        own = {name: tensor for name, tensor in tensors.items() if self.has(name)}
+        return put_weights(self.skeleton(sizes), own)
 
     def cost(self, sizes: Sizes) -> Cost:
         """Parameters, MACs and bytes at these sizes; nothing is computed."""
@@ -157,7 +180,8 @@ class Frame:
     @property
     def norm_of(self) -> dict[str, str]:
         """Each layer whose output a batch norm alone reads, and that norm."""
-        return dict(foldable_pairs(self.model, self.trace))
+        pairs = foldable_pairs(self.model, self.trace)
+        return {layer: norm for layer, norm in pairs if self.has(layer)}
 
     def output(self, weight: str) -> int:
         """Along which dimension of a parameter its output channels run."""

@@ -141,7 +141,16 @@ def build_resized(
         RuntimeError: a tensor is missing or of another shape.
 
     """
-    small = resize_model(model, trace, sizes)
+    return put_weights(resize_model(model, trace, sizes), tensors)
+
+
+def put_weights(small: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Give a structure on the meta device its weights, which it shares; batch counters may lack.
+
+    Raises:
+        RuntimeError: a tensor is missing or of another shape.
+
+    """
     state = dict(tensors)
     for name, like in small.state_dict().items():
         if name.endswith("num_batches_tracked"):  # which many files leave out

@@ -1,4 +1,5 @@
 from .cliques import Clique as Clique, Member as Member, Patch as Patch, Trace as Trace
+from .fast_shapes import FastShapes as FastShapes
 from .inputs import (
     BATCH as BATCH,
     Inputs as Inputs,
@@ -6,5 +7,5 @@ from .inputs import (
     meta_inputs as meta_inputs,
     random_inputs as random_inputs,
 )
-from .recorder import Refusal as Refusal, module_names as module_names
+from .recorder import Operator as Operator, Refusal as Refusal, module_names as module_names
 from .trace import on_meta as on_meta, trace_model as trace_model

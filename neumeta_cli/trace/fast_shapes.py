@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neumeta_cli.trace.dispatch import DispatchMode
+
 POINTWISE = frozenset(
     [
         "relu",
@@ -43,6 +45,15 @@ PRODUCTS: dict[str, Callable[..., tuple[int, ...]]] = {
     "bmm": lambda a, b: (a.shape[0], a.shape[1], b.shape[2]),
 }
 REDUCED = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1)}  # operands whose sizes must meet
+
+
+class FastShapes(DispatchMode):
+    """Within it, networks run on meta tensors by these."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return run(func, args, kwargs or {})
 
 
 def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

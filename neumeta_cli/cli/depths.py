@@ -1,0 +1,87 @@
+"""``--depth``: networks with fewer blocks."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neumeta_cli.cli.console import note
+from neumeta_cli.cli.options import parse_width
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.reporting import Reporter, counted
+
+if TYPE_CHECKING:
+    from neumeta_cli.manifold import Manifold
+    from neumeta_cli.resize import Run
+
+DepthOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--depth",
+        metavar="D|RUN=N",
+        help="Fraction of the blocks of every run to keep (neumeta trace lists the runs); RUN=N "
+        "keeps N blocks of one (layer3=1); several with commas. Fits do not train this: networks "
+        "lose much accuracy until they are fine-tuned.",
+    ),
+]
+
+
+def parse_depth(given: Sequence[str], runs: "Sequence[Run]") -> dict[str, int]:
+    """How many blocks of each run are to be left, for those that are to change.
+
+    Raises:
+        NeumetaError: it cannot be read, or the network cannot have it.
+
+    """
+    from neumeta_cli.resize import check_depth
+
+    named: dict[str, int] = {}
+    bare: list[float] = []
+    for text in (part for one in given for part in one.split(",")):
+        name, equals, number = text.strip().rpartition("=")
+        if not equals:
+            bare.append(_share(text))
+        elif not number.strip().isdecimal():
+            raise NeumetaError(f"--depth {text}: write it as RUN=N, such as layer3=1")
+        else:
+            named[name.strip()] = int(number)
+    if len(bare) > 1:
+        raise NeumetaError("--depth was given twice without a run; write it as layer3=1")
+    check_depth(runs, named)
+    if bare and not any(run.removable for run in runs):
+        why = (
+            "; ".join(f"{run.name}: {run.held}" for run in runs) or "it has no like blocks in a row"
+        )
+        raise NeumetaError(f"--depth {bare[0]:g}: no block of this network can go ({why})")
+    counts = {run.name: run.count(bare[0]) for run in runs} if bare else {}
+    counts |= named
+    whole = {run.name: len(run.blocks) for run in runs}
+    return {name: count for name, count in counts.items() if count < whole[name]}
+
+
+def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "Manifold":
+    """The manifold whose networks have so many blocks; says which ones they lack."""
+    from neumeta_cli.export.choose.depth import expendable_blocks
+
+    runs = manifold.frame.runs
+    counts = parse_depth(given, runs)
+    if not counts:
+        return manifold
+    dropped = expendable_blocks(manifold, runs, counts, reporter)
+    images = "calibration images" if len(manifold.calibration) else "noise, for want of images"
+    whole = sum(len(run.blocks) for run in runs)
+    note(
+        f"depth: {whole - len(dropped)} of {counted(whole, 'block')}, without {', '.join(dropped)} "
+        f"(outputs change least, judged by {images})"
+    )
+    return manifold.without(dropped)
+
+
+def _share(text: str) -> float:
+    depth = parse_width(text, force=True)
+    if not 0 < depth <= 1:
+        raise NeumetaError(
+            f"--depth {text.strip()}: give a fraction of the blocks, above 0 and at most 1, or "
+            "RUN=N; blocks cannot be added yet"
+        )
+    return depth
