@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from neumeta_cli.checkpoint.cuts import Cut, parse_cut
 from neumeta_cli.checkpoint.integrity import first_line
+from neumeta_cli.checkpoint.loose import loose_tensors, register_tensors
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
@@ -65,40 +67,60 @@ class Arch:
             narrowed: nn.Module = import_attribute(CUTTER, self.name)(whole, last)
             return narrowed
         factory = _factory(self.name)
+        if ":" in self.name:
+            return register_tensors(self._build_own(factory, device)).eval()
         with torch.device(device):
-            model = factory(**self.kwargs) if ":" not in self.name else self._build_own(factory)
-        if not isinstance(model, nn.Module):
-            raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
+            model: nn.Module = factory(**self.kwargs)
         return model.eval()
 
     def build_with_tables(self) -> nn.Module:
         """The network on the meta device, or where it computes tables that no file holds, not."""
         model = self.build()
         stored = model.state_dict()
-        lacking = [b.is_meta for name, b in model.named_buffers() if name not in stored]
-        return self.build("cpu") if any(lacking) else model
+        tables = [b for name, b in model.named_buffers() if name not in stored]
+        lacking = any(table.is_meta for table in (*tables, *loose_tensors(model)))
+        if not lacking:
+            return model
+        with torch.random.fork_rng(devices=[]):
+            return self.build("cpu")
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types; ``recorded_arch`` reads them."""
         told: dict[str, Any] = {"name": self.name, "kwargs": dict(self.kwargs)}
         return told | ({"cuts": [cut.as_dict() for cut in self.cuts]} if self.cuts else {})
 
-    def _build_own(self, factory: Any) -> Any:
-        """Call a user's factory, which may do anything."""
+    def _build_own(self, factory: Any, device: str) -> nn.Module:
+        """Call a user's factory, which may do anything.
+
+        Where it looks at values, which tensors on the meta device lack, it is called on the CPU.
+        """
         try:
-            model = factory(**self.kwargs)
+            model = self._called(factory, device)
+        except NeumetaError:
+            if device != "meta":
+                raise
+            model = None
+        if device == "meta" and (model is None or any(map(is_parametrized, model.modules()))):
+            with torch.random.fork_rng(devices=[]):
+                model = self._called(factory, "cpu").to("meta")
+        assert model is not None
+        return model
+
+    def _called(self, factory: Any, device: str) -> nn.Module:
+        """What a user's factory builds on a device."""
+        try:
+            with torch.device(device):
+                model = factory(**self.kwargs)
         except Exception as error:
+            raise NeumetaError(f"{self.name} cannot be built: {first_line(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
+        lazy = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if is_lazy(t)]
+        if lazy:
             raise NeumetaError(
-                f"{self.name} cannot be built: {first_line(error)} (networks are also built on the "
-                "meta device, where tensors have no values)"
-            ) from error
-        if isinstance(model, nn.Module):
-            lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
-            if lazy:
-                raise NeumetaError(
-                    f"{self.name}: {lazy[0]} has no size yet; give its layer all sizes instead of "
-                    "a Lazy one"
-                )
+                f"{self.name}: {lazy[0]} has no size yet; give its layer all sizes instead of "
+                "a Lazy one"
+            )
         return model
 
     @property

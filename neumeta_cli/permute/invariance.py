@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.trace import Inputs, random_inputs
 from neumeta_cli.trace.dispatch import DispatchMode
+from neumeta_cli.trace.inputs import BATCH
 
 
 def invariance_error(before: nn.Module, after: nn.Module, inputs: Inputs, seed: int = 0) -> float:
@@ -37,10 +38,16 @@ def invariance_error(before: nn.Module, after: nn.Module, inputs: Inputs, seed: 
 
 
 def _outputs(network: nn.Module, inputs: Inputs, seed: int) -> list[Tensor]:
-    args, kwargs = random_inputs(network, inputs, batch=1, seed=seed)
+    batch = BATCH if any(map(_needs_several, network.modules())) else 1
+    args, kwargs = random_inputs(network, inputs, batch, seed)
     with torch.no_grad():
         leaves = tree_leaves(network(*args, **kwargs))
     return [t.double() for t in leaves if isinstance(t, Tensor)]
+
+
+def _needs_several(module: nn.Module) -> bool:
+    """Whether a module normalises with the statistics of the batch at hand."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
 
 
 class _NoRounding(DispatchMode):

@@ -1,0 +1,194 @@
+"""Networks of a user's own whose modules keep or make tensors in ways of their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Result
+from safetensors.torch import save_file
+from saved_files import opened
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+from neumeta_cli.checkpoint import Arch, load_checkpoint
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.resize import measure_cost, open_frame
+
+HERE = "test_own_modules"
+SIZE = (3, 8, 8)
+
+
+def body(first: nn.Module | None = None, last: nn.Module | None = None) -> nn.Sequential:
+    inside = (nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(
+        first or nn.Conv2d(3, 4, 3), *inside, nn.Flatten(), last or nn.Linear(4, 3)
+    )
+
+
+class Prepared(nn.Module):
+    """Prepares its images with tensors that torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
+        self.mean = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+        self.others = {"std": [torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body((x - self.mean) / self.others["std"][0])
+
+
+class Scaled(nn.Module):
+    """Has a plain tensor along its channels, of which not all are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Conv2d(3, 4, 3), body(nn.Conv2d(4, 4, 1))
+        self.scales = torch.linspace(0.5, 1.5, 4).view(1, 4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.first(x) * self.scales)
+
+
+class Rates(nn.Module):
+    """Looks at values in its constructor, as many vision transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.rate = body(), [r.item() for r in torch.linspace(0, 1, 3)][1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rate * self.body(x)
+
+
+def orthogonal() -> nn.Module:
+    return body(last=parametrizations.orthogonal(nn.Linear(4, 3)))
+
+
+def householder() -> nn.Module:
+    return body(last=parametrizations.orthogonal(nn.Linear(4, 3), orthogonal_map="householder"))
+
+
+def without_base() -> nn.Module:
+    return body(last=parametrizations.orthogonal(nn.Linear(4, 3), use_trivialization=False))
+
+
+def normed() -> nn.Module:
+    return body(parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))
+
+
+BUILT = [Prepared, Scaled, Rates, orthogonal, householder, without_base, normed]
+
+
+@pytest.mark.parametrize("factory", BUILT)
+def test_a_network_comes_back_from_its_file(tmp_path: Path, factory: Callable) -> None:
+    torch.manual_seed(0)
+    model, x = factory().eval(), torch.randn(2, *SIZE)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    before = torch.get_rng_state()
+    found = load_checkpoint(tmp_path / "x.pth", f"{HERE}:{factory.__name__}", SIZE)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found.model(x), model(x))
+    frame = open_frame(found.model, SIZE).with_scope("all")
+    again = frame.build(frame.full, found.model.state_dict())
+    assert torch.allclose(again(x), model(x), atol=1e-6)
+    assert 0 < frame.cost(frame.sizes(0.5)).parameters < frame.cost(frame.full).parameters
+
+
+def test_tensors_along_channels_that_differ_keep_their_places(tmp_path: Path) -> None:
+    torch.save(Scaled().state_dict(), tmp_path / "x.pth")
+    trace = open_frame(opened(tmp_path / "x.pth", Scaled), SIZE).trace
+    free = {m.weight for clique in trace.cliques for m in clique.members if not clique.held}
+    assert "rest.0.weight" in free
+    assert "first.weight" not in free
+
+
+class Computed(nn.Conv2d):
+    """Keeps a weight that it computed once of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+        self.half = 0.5 * self.weight
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: body(nn.utils.weight_norm(nn.Conv2d(3, 4, 3))), "parametrizations.weight_norm"),
+        (lambda: body(prune.identity(nn.Conv2d(3, 4, 3), "bias")), "prune.remove"),
+        (lambda: body(Computed()), "0 keeps half, which was computed"),
+    ],
+)
+def test_weights_made_by_hooks_are_refused_by_whatever_traces(made: Callable, said: str) -> None:
+    model = made()
+    assert measure_cost(model, SIZE).parameters > 0
+    with pytest.raises(NeumetaError, match=f"cannot be resized; .*{said}|{said}.*cannot be"):
+        open_frame(model, SIZE)
+
+
+def old_weight_norm() -> nn.Module:
+    return body(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_commands_refuse_them_in_one_line(
+    neumeta: Callable[..., Result], image_folder: Path
+) -> None:
+    save_file(dict(old_weight_norm().state_dict()), "x.safetensors")
+    given = ("x.safetensors", "--arch", f"{HERE}:old_weight_norm")
+    for command in (
+        ("trace", *given, "--input-size", "3,8,8"),
+        ("permute", *given, "-o", "y.pth"),
+        ("fit", "--checkpoint", *given, "--data", image_folder, "--run", "run"),
+        ("distill", *given, "--data", image_folder),
+    ):
+        result = neumeta(*command)
+        assert result.code == 1
+        assert "error: a hook makes the weight of 0, which cannot be resized; use" in result.stderr
+    assert {path.name for path in Path().iterdir()} == {"x.safetensors"}
+
+
+class Unlearned(nn.Module):
+    """Has statistics of a batch at hand, which takes more than one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(16, track_running_stats=False)
+        self.body = nn.Sequential(body(), nn.Linear(3, 16), norm, nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def test_norms_without_statistics_are_permuted(neumeta: Callable[..., Result]) -> None:
+    torch.manual_seed(0)
+    model, x = Unlearned().eval(), torch.randn(5, *SIZE)
+    torch.save(model.state_dict(), "x.pth")
+    given = ("--arch", f"{HERE}:Unlearned")
+    result = neumeta("permute", "x.pth", *given, "--input-size", "3,8,8", "-o", "y.pth")
+    assert result.code == 0, result.stderr
+    assert not torch.equal(*(torch.load(f)["body.1.weight"] for f in ("x.pth", "y.pth")))
+    assert torch.allclose(opened(Path("y.pth"), Unlearned)(x), model(x), atol=1e-5)
+
+
+def impossible() -> nn.Module:
+    raise ValueError("no such depth")
+
+
+def lazy_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(affine=False))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (impossible, "impossible cannot be built: no such depth"),
+        (lazy_norm, "1.running_mean has no size yet"),
+    ],
+)
+def test_what_cannot_be_built_says_why(factory: Callable, said: str) -> None:
+    with pytest.raises(NeumetaError, match=said):
+        Arch(f"{HERE}:{factory.__name__}").build()
