@@ -36,6 +36,10 @@ def check_usable(path: Path, weights: Weights, model: nn.Module) -> None:
             continue
         finite = name in parameters or name.endswith(STATISTICS)
         fault = _kind(tensor, wanted[name]) or _values(tensor, finite)
+        if name.endswith("running_var") and not fault and bool((tensor < 0).any()):
+            fault = (
+                f"has {int((tensor < 0).sum()):,} negative values, which no variance has; {EARLIER}"
+            )
         if fault:
             raise NeumetaError(f"{path}: {weights.name_in_file(name)} {fault}")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neumeta_cli.checkpoint import Checkpoint, write_text
+from neumeta_cli.checkpoint import Checkpoint, check_hooks, write_text
 from neumeta_cli.cli.console import note
 from neumeta_cli.cli.sizing import at_size_of
 from neumeta_cli.data import NOTHING_TO_READ, find_images
@@ -86,6 +86,7 @@ def automatic(
         NeumetaError: no folder is given, it does not hold images, or the file cannot be written.
 
     """
+    check_hooks(checkpoint.model, f"{checkpoint.arch.name}: ")
     said = _said(overrides, epochs, seed, download)
     asked: dict[str, Any] = {}
     override_all(asked, said)
