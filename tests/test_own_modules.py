@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 from neumeta_cli.checkpoint import Arch, load_checkpoint
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.permute import Ordering, check_trace, permute_checkpoint
 from neumeta_cli.resize import measure_cost, open_frame
 
 HERE = "test_own_modules"
@@ -146,7 +147,8 @@ def test_commands_refuse_them_in_one_line(
     ):
         result = neumeta(*command)
         assert result.code == 1
-        assert "error: a hook makes the weight of 0, which cannot be resized; use" in result.stderr
+        assert "a hook makes the weight of 0, which cannot be resized; use" in result.stderr
+        assert result.stderr.count("error: ") == 1
     assert {path.name for path in Path().iterdir()} == {"x.safetensors"}
 
 
@@ -192,3 +194,61 @@ def lazy_norm() -> nn.Module:
 def test_what_cannot_be_built_says_why(factory: Callable, said: str) -> None:
     with pytest.raises(NeumetaError, match=said):
         Arch(f"{HERE}:{factory.__name__}").build()
+
+
+class Recurrent(nn.Module):
+    """Makes the first state itself, as tutorials do."""
+
+    def __init__(self, **dtype: torch.dtype) -> None:
+        super().__init__()
+        self.hidden, self.dtype = 6, dtype
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(self.hidden, 3)
+        self.cells = nn.GRU(4, self.hidden, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.conv(x).mean(2).transpose(1, 2)
+        state = torch.zeros(1, x.shape[0], self.hidden, device=x.device, **self.dtype)
+        return self.last(self.cells(steps, state)[0][:, -1])
+
+
+def recurrent_in_float32() -> nn.Module:
+    return Recurrent(dtype=torch.float32)
+
+
+class Turned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Conv2d(3, 4, 3), body(nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        turn = torch.tensor([[[0.9, 0.1, 0.0], [-0.1, 0.9, 0.0]]]).expand(len(x), 2, 3)
+        grid = nn.functional.affine_grid(turn, list(x.shape), align_corners=False)
+        return self.rest(self.first(nn.functional.grid_sample(x, grid, align_corners=False)))
+
+
+@pytest.mark.parametrize("factory", [Recurrent, recurrent_in_float32, Turned])
+def test_tensors_that_a_forward_makes_are_as_exact_as_its_weights(
+    tmp_path: Path, factory: Callable
+) -> None:
+    torch.save(factory().state_dict(), tmp_path / "x.pth")
+    found = load_checkpoint(tmp_path / "x.pth", f"{HERE}:{factory.__name__}", SIZE)
+    trace = open_frame(found.model, SIZE).trace
+    assert not [clique.name for clique in trace.cliques if clique.held]
+    assert permute_checkpoint(found, trace, Ordering("random")).error < 1e-12
+    assert torch.get_default_dtype() == torch.float32
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Conv2d(3, 4, 3), body(nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(nn.functional.dropout(self.first(x)))
+
+
+def test_a_network_that_draws_at_random_is_told_as_one(tmp_path: Path) -> None:
+    torch.save(Dropping().state_dict(), tmp_path / "x.pth")
+    found = load_checkpoint(tmp_path / "x.pth", f"{HERE}:Dropping", SIZE)
+    with pytest.raises(NeumetaError, match="other outputs each time that it runs"):
+        check_trace(found, open_frame(found.model, SIZE).trace)
