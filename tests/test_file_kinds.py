@@ -117,3 +117,10 @@ def test_states_that_layers_keep_beside_their_weights_are_left_out(tmp_path: Pat
     state = {**model.state_dict(), "conv._extra_state": torch.zeros(4, dtype=torch.uint8)}
     torch.save(state, tmp_path / "x.pth")
     assert same(opened(tmp_path / "x.pth", plain), model)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pt2", "x.ONNX"])
+def test_programs_are_told_as_programs(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x07")
+    with pytest.raises(NeumetaError, match="is a program, not weights; give the network"):
+        read_weights(tmp_path / name)

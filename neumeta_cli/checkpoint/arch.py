@@ -26,6 +26,7 @@ PLAIN = {  # whole numbers that a file may give a factory without permission, an
     "num_classes": 100_000,
     "in_chans": 4096,
     "img_size": 4096,
+    "image_size": 4096,
     "patch_size": 256,
     "embed_dim": 8192,
     "depth": 256,
@@ -38,6 +39,11 @@ WORDS = {  # and other values that it may give
     "global_pool": ("", "avg", "max", "avgmax", "catavgmax", "token", "map"),
 }
 MOST_NUMBER, MOST_IN_LIST, LONGEST_LIST = 1024, 64, 16  # of other arguments that are numbers
+# What torchvision builds with where it loads weights of its own, and no state dict tells.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "torchvision/googlenet": {"transform_input": True},
+    "torchvision/inception_v3": {"transform_input": True},
+}
 REACHING = ("pretrained", "weights", "checkpoint", "cache", "file", "url")  # in their names
 
 
@@ -141,7 +147,7 @@ class Arch:
             side = self.kwargs.get("img_size")
             return (channels, side, side) if type(side) is int else (channels, *size[1:])
         if library == "torchvision":
-            crop = _tv_crop_size(name)
+            crop = self.kwargs.get("image_size") or _tv_crop_size(name)
             return (channels, crop, crop)
         return (channels, 224, 224)
 
@@ -179,7 +185,7 @@ def resolve(name: str) -> Arch:
         places, bare = LIBRARIES, name
     for place in places:
         if bare in names_of(place) or (place == "timm" and _timm_builds(bare)):
-            return Arch(f"{place}/{bare}")
+            return as_published(Arch(f"{place}/{bare}"))
     known = dict.fromkeys(n for place in places for n in names_of(place))
     close = difflib.get_close_matches(bare, known, n=4)
     hint = f"; did you mean {', '.join(close)}?" if close else "."
@@ -187,6 +193,11 @@ def resolve(name: str) -> Arch:
         f"unknown architecture {name!r}{hint} Give a timm or torchvision name, "
         f"one of ours ({', '.join(ZOO)}), or package.module:factory"
     )
+
+
+def as_published(arch: Arch) -> Arch:
+    """An architecture as the library itself builds it for its own weights."""
+    return replace(arch, kwargs={**PUBLISHED.get(arch.name, {}), **arch.kwargs})
 
 
 def recorded_arch(document: Mapping[str, Any], trusted: bool) -> Arch:

@@ -27,6 +27,7 @@ from neumeta_cli.checkpoint.pickles import read_pickle
 from neumeta_cli.checkpoint.signs import check_signs
 from neumeta_cli.errors import NeumetaError
 
+PROGRAMS = (".onnx", ".pt2")
 MOST_LISTED = 8  # keys that a message lists
 METADATA_KEY = "neumeta"  # our JSON: in the safetensors header, or beside "state_dict" in a pickle
 
@@ -84,6 +85,11 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     require_there(path)
     if path.is_dir():
         raise NeumetaError(f"{path} is a folder; give a weights file ({', '.join(SUFFIXES)})")
+    if suffix_of(path) in PROGRAMS:
+        raise NeumetaError(
+            f"{path} is a program, not weights; give the network that it was made of, as .pt or "
+            ".safetensors"
+        )
     if suffix_of(path) not in SUFFIXES:
         raise NeumetaError(f"{path}: unknown ending {path.suffix!r}; known: {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
