@@ -105,6 +105,34 @@ def test_tensors_along_channels_that_differ_keep_their_places(tmp_path: Path) ->
     assert "first.weight" not in free
 
 
+class Fourier(nn.Module):
+    """Draws frequencies at random, which its file does not hold."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        drawing = None if seed is None else torch.Generator().manual_seed(seed)
+        self.body = body()
+        self.scales = [torch.rand(1, 3, 1, 1, generator=drawing, device="cpu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x * self.scales[0])
+
+
+def seeded_fourier() -> nn.Module:
+    return Fourier(seed=3)
+
+
+def test_values_that_are_drawn_anew_are_refused(tmp_path: Path) -> None:
+    """As nobody can know what they were in training."""
+    torch.save(Fourier().state_dict(), tmp_path / "x.pth")
+    with pytest.raises(NeumetaError, match="scales has other values each time that it is built"):
+        opened(tmp_path / "x.pth", Fourier)
+    model = seeded_fourier().eval()
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(opened(tmp_path / "x.pth", seeded_fourier)(x), model(x))
+
+
 class Computed(nn.Conv2d):
     """Keeps a weight that it computed once of its parameters."""
 

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from neumeta_cli.checkpoint.cuts import Cut, parse_cut
 from neumeta_cli.checkpoint.integrity import first_line
-from neumeta_cli.checkpoint.loose import loose_tensors, register_tensors
+from neumeta_cli.checkpoint.loose import register_tensors, unsaved_tensors
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
@@ -80,15 +80,28 @@ class Arch:
         return model.eval()
 
     def build_with_tables(self) -> nn.Module:
-        """The network on the meta device, or where it computes tables that no file holds, not."""
-        model = self.build()
-        stored = model.state_dict()
-        tables = [b for name, b in model.named_buffers() if name not in stored]
-        lacking = any(table.is_meta for table in (*tables, *loose_tensors(model)))
-        if not lacking:
+        """The network on the meta device, or where it computes tables that no file holds, not.
+
+        Raises:
+            NeumetaError: a user's factory draws such a table at random.
+
+        """
+        model, own = self.build(), ":" in self.name and not self.cuts
+        unsaved = unsaved_tensors(model)
+        if not (own and unsaved) and not any(tensor.is_meta for _, tensor in unsaved):
             return model
         with torch.random.fork_rng(devices=[]):
-            return self.build("cpu")
+            made = self.build("cpu")
+            again = self.build("cpu") if own else made
+        for (name, one), (_, other) in zip(
+            unsaved_tensors(made), unsaved_tensors(again), strict=True
+        ):
+            if not torch.equal(one, other):
+                raise NeumetaError(
+                    f"{self.name}: {name} has other values each time that it is built, and no file "
+                    "holds them; make a buffer of it (register_buffer), and save the network again"
+                )
+        return made
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types; ``recorded_arch`` reads them."""

@@ -27,6 +27,39 @@ def register_tensors(model: nn.Module) -> nn.Module:
 def loose_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Tensors in attributes of modules, also within their lists and dictionaries."""
     for module in model.modules():
-        for key, value in vars(module).items():
-            if key not in REGISTERED and isinstance(value, Tensor | list | tuple | dict):
-                yield from (t for t in tree_leaves(value) if isinstance(t, Tensor))
+        for attribute in _attributes(module).values():
+            yield from attribute
+
+
+def unsaved_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """What a network needs beside its state dict: tensors that its constructor makes, by name.
+
+    What hooks write anew is left out.
+    """
+    stored = model.state_dict()
+    found = [(name, buffer) for name, buffer in model.named_buffers() if name not in stored]
+    for where, module in model.named_modules():
+        if not module._forward_pre_hooks:
+            for key, tensors in _attributes(module).items():
+                found += [(f"{where}.{key}" if where else key, t) for t in tensors if t.is_leaf]
+    return found
+
+
+def _attributes(module: nn.Module) -> dict[str, list[Tensor]]:
+    """The tensors in each attribute of a module that are neither parameters nor buffers."""
+    found = {}
+    for key, value in vars(module).items():
+        if key not in REGISTERED and _may_hold(value):
+            found[key] = [t for t in tree_leaves(value) if _is_loose(t)]
+    return found
+
+
+def _may_hold(value: object) -> bool:
+    """Whether there may be tensors in a value; quick, as modules have dozens of them."""
+    if isinstance(value, tuple | list):
+        return not all(type(item) is int for item in value)
+    return isinstance(value, Tensor) or (isinstance(value, dict) and len(value) > 0)
+
+
+def _is_loose(value: object) -> bool:
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
