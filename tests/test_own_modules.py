@@ -1,5 +1,6 @@
 """Networks of a user's own whose modules keep or make tensors in ways of their own."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from saved_files import opened
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from neumeta_cli.checkpoint import Arch, load_checkpoint
+from neumeta_cli.checkpoint import Arch, Weights, load_checkpoint, write_weights
+from neumeta_cli.cli.adapting import arch_of
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.permute import Ordering, check_trace, permute_checkpoint
+from neumeta_cli.recipe import load_recipe
 from neumeta_cli.resize import measure_cost, open_frame
 
 HERE = "test_own_modules"
@@ -178,6 +181,42 @@ def test_commands_refuse_them_in_one_line(
         assert "a hook makes the weight of 0, which cannot be resized; use" in result.stderr
         assert result.stderr.count("error: ") == 1
     assert {path.name for path in Path().iterdir()} == {"x.safetensors"}
+
+
+class Tens(nn.Sequential):
+    """For images of ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__(*body(last=nn.Linear(4, 10)))
+
+
+@pytest.fixture
+def own_recipe(neumeta: Callable[..., Result]) -> str:
+    """A network of a user's own in ``x.pth``, and a recipe that names it."""
+    torch.save(Tens().state_dict(), "x.pth")
+    model = {"arch": f"{HERE}:Tens", "input_size": [3, 8, 8]}
+    Path("own.yaml").write_text(json.dumps({"name": "own", "model": model}))
+    return "own.yaml"
+
+
+def test_eval_and_distill_take_the_network_that_a_recipe_names(
+    neumeta: Callable[..., Result], own_recipe: str, image_folder: Path
+) -> None:
+    result = neumeta("eval", "x.pth", "--recipe", own_recipe, "--data", image_folder, "-q")
+    assert result.code == 0, result.stderr
+    result = neumeta("distill", "x.pth", "--recipe", own_recipe, "--data", "nowhere")
+    assert f"x.pth: {HERE}:Tens" in result.stderr  # and then there are no images
+    assert "nowhere" in result.stderr
+
+
+def test_a_recipe_names_a_network_where_the_file_does_not(own_recipe: str) -> None:
+    """A library's is found from the file, as a recipe may be named for its data alone."""
+    own = load_recipe(own_recipe)
+    assert arch_of(own, Path("x.pth"), None) == Arch(f"{HERE}:Tens")
+    assert arch_of(load_recipe("digits_lenet"), Path("x.pth"), None) is None
+    told = {"arch": Arch("zoo/lenet_digits").as_dict()}
+    write_weights(Path("y.safetensors"), Weights(dict(Tens().state_dict()), told))
+    assert arch_of(own, Path("y.safetensors"), None) is None
 
 
 class Unlearned(nn.Module):
