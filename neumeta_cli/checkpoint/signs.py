@@ -56,8 +56,8 @@ def check_signs(path: Path) -> None:
             raise NeumetaError(f"{path} is {kind}; {todo}")
     if not safe and not begin.startswith(OLD_PICKLES):
         raise NeumetaError(
-            f"cannot read {path}: it is no file of torch.save (it begins with {begin[:8]!r}); download "
-            "it again, or save model.state_dict() in it"
+            f"cannot read {path}: it is no file of torch.save (it begins with {begin[:8]!r}); "
+            "download it again, or save model.state_dict() in it"
         )
 
 
