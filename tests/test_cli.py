@@ -241,7 +241,7 @@ def test_files_that_are_not_there_or_not_whole(neumeta, resnet20_file: Path) -> 
     Path("text.txt").write_text("hello")
     fails(neumeta("info", "text.txt"), "unknown ending '.txt'")
     torch.save({"epoch": 3}, "none.pth")
-    fails(neumeta("info", "none.pth"), "holds no tensors")
+    fails(neumeta("info", "none.pth"), "holds no state dict of tensors")
     torch.save([1, 2], "list.pth")
     fails(neumeta("info", "list.pth"), "holds a list")
 

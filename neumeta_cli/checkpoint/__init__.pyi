@@ -41,7 +41,8 @@ from .load import (
     load_checkpoint as load_checkpoint,
     materialise as materialise,
 )
-from .usable import check_resizable as check_resizable
+from .loose import loose_tensors as loose_tensors
+from .usable import check_hooks as check_hooks, check_resizable as check_resizable
 from .version import (
     FORMAT_VERSION as FORMAT_VERSION,
     MANIFOLD as MANIFOLD,

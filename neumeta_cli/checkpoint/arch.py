@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from neumeta_cli.checkpoint.cuts import Cut, parse_cut
 from neumeta_cli.checkpoint.integrity import first_line
+from neumeta_cli.checkpoint.loose import register_tensors, unsaved_tensors
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.zoo import ZOO
 
@@ -24,6 +26,7 @@ PLAIN = {  # whole numbers that a file may give a factory without permission, an
     "num_classes": 100_000,
     "in_chans": 4096,
     "img_size": 4096,
+    "image_size": 4096,
     "patch_size": 256,
     "embed_dim": 8192,
     "depth": 256,
@@ -36,6 +39,11 @@ WORDS = {  # and other values that it may give
     "global_pool": ("", "avg", "max", "avgmax", "catavgmax", "token", "map"),
 }
 MOST_NUMBER, MOST_IN_LIST, LONGEST_LIST = 1024, 64, 16  # of other arguments that are numbers
+# What torchvision builds with where it loads weights of its own, and no state dict tells.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "torchvision/googlenet": {"transform_input": True},
+    "torchvision/inception_v3": {"transform_input": True},
+}
 REACHING = ("pretrained", "weights", "checkpoint", "cache", "file", "url")  # in their names
 
 
@@ -65,40 +73,73 @@ class Arch:
             narrowed: nn.Module = import_attribute(CUTTER, self.name)(whole, last)
             return narrowed
         factory = _factory(self.name)
+        if ":" in self.name:
+            return register_tensors(self._build_own(factory, device)).eval()
         with torch.device(device):
-            model = factory(**self.kwargs) if ":" not in self.name else self._build_own(factory)
-        if not isinstance(model, nn.Module):
-            raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
+            model: nn.Module = factory(**self.kwargs)
         return model.eval()
 
     def build_with_tables(self) -> nn.Module:
-        """The network on the meta device, or where it computes tables that no file holds, not."""
-        model = self.build()
-        stored = model.state_dict()
-        lacking = [b.is_meta for name, b in model.named_buffers() if name not in stored]
-        return self.build("cpu") if any(lacking) else model
+        """The network on the meta device, or where it computes tables that no file holds, not.
+
+        Raises:
+            NeumetaError: a user's factory draws such a table at random.
+
+        """
+        model, own = self.build(), ":" in self.name and not self.cuts
+        unsaved = unsaved_tensors(model)
+        if not (own and unsaved) and not any(tensor.is_meta for _, tensor in unsaved):
+            return model
+        with torch.random.fork_rng(devices=[]):
+            made = self.build("cpu")
+            again = self.build("cpu") if own else made
+        for (name, one), (_, other) in zip(
+            unsaved_tensors(made), unsaved_tensors(again), strict=True
+        ):
+            if not torch.equal(one, other):
+                raise NeumetaError(
+                    f"{self.name}: {name} has other values each time that it is built, and no file "
+                    "holds them; make a buffer of it (register_buffer), and save the network again"
+                )
+        return made
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types; ``recorded_arch`` reads them."""
         told: dict[str, Any] = {"name": self.name, "kwargs": dict(self.kwargs)}
         return told | ({"cuts": [cut.as_dict() for cut in self.cuts]} if self.cuts else {})
 
-    def _build_own(self, factory: Any) -> Any:
-        """Call a user's factory, which may do anything."""
+    def _build_own(self, factory: Any, device: str) -> nn.Module:
+        """Call a user's factory, which may do anything.
+
+        Where it looks at values, which tensors on the meta device lack, it is called on the CPU.
+        """
         try:
-            model = factory(**self.kwargs)
+            model = self._called(factory, device)
+        except NeumetaError:
+            if device != "meta":
+                raise
+            model = None
+        if device == "meta" and (model is None or any(map(is_parametrized, model.modules()))):
+            with torch.random.fork_rng(devices=[]):
+                model = self._called(factory, "cpu").to("meta")
+        assert model is not None
+        return model
+
+    def _called(self, factory: Any, device: str) -> nn.Module:
+        """What a user's factory builds on a device."""
+        try:
+            with torch.device(device):
+                model = factory(**self.kwargs)
         except Exception as error:
+            raise NeumetaError(f"{self.name} cannot be built: {first_line(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise NeumetaError(f"{self.name} returned a {type(model).__name__}, not an nn.Module")
+        lazy = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if is_lazy(t)]
+        if lazy:
             raise NeumetaError(
-                f"{self.name} cannot be built: {first_line(error)} (networks are also built on the "
-                "meta device, where tensors have no values)"
-            ) from error
-        if isinstance(model, nn.Module):
-            lazy = [n for n, p in model.named_parameters() if is_lazy(p)]
-            if lazy:
-                raise NeumetaError(
-                    f"{self.name}: {lazy[0]} has no size yet; give its layer all sizes instead of "
-                    "a Lazy one"
-                )
+                f"{self.name}: {lazy[0]} has no size yet; give its layer all sizes instead of "
+                "a Lazy one"
+            )
         return model
 
     @property
@@ -119,7 +160,7 @@ class Arch:
             side = self.kwargs.get("img_size")
             return (channels, side, side) if type(side) is int else (channels, *size[1:])
         if library == "torchvision":
-            crop = _tv_crop_size(name)
+            crop = self.kwargs.get("image_size") or _tv_crop_size(name)
             return (channels, crop, crop)
         return (channels, 224, 224)
 
@@ -157,7 +198,7 @@ def resolve(name: str) -> Arch:
         places, bare = LIBRARIES, name
     for place in places:
         if bare in names_of(place) or (place == "timm" and _timm_builds(bare)):
-            return Arch(f"{place}/{bare}")
+            return as_published(Arch(f"{place}/{bare}"))
     known = dict.fromkeys(n for place in places for n in names_of(place))
     close = difflib.get_close_matches(bare, known, n=4)
     hint = f"; did you mean {', '.join(close)}?" if close else "."
@@ -165,6 +206,11 @@ def resolve(name: str) -> Arch:
         f"unknown architecture {name!r}{hint} Give a timm or torchvision name, "
         f"one of ours ({', '.join(ZOO)}), or package.module:factory"
     )
+
+
+def as_published(arch: Arch) -> Arch:
+    """An architecture as the library itself builds it for its own weights."""
+    return replace(arch, kwargs={**PUBLISHED.get(arch.name, {}), **arch.kwargs})
 
 
 def recorded_arch(document: Mapping[str, Any], trusted: bool) -> Arch:

@@ -106,7 +106,8 @@ def _builds(first: Fitted, tensors: Mapping[str, Tensor]) -> Iterator[Fitted]:
     """Other builds of a library's network, each mending what differs in the one before."""
     fitted = first
     for _ in range(MOST_BUILDS):
-        more = other_builds(fitted.arch, fitted.model, fitted.mismatch)
+        shapes = {name: tuple(tensor.shape) for name, tensor in fitted.tensors.items()}
+        more = other_builds(fitted.arch, fitted.model, fitted.mismatch, shapes)
         if not more:
             return
         arch = replace(fitted.arch, kwargs={**fitted.arch.kwargs, **more})

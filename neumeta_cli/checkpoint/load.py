@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.checkpoint.arch import Arch, recorded_arch, resolve
+from neumeta_cli.checkpoint.arch import PUBLISHED, Arch, as_published, recorded_arch, resolve
 from neumeta_cli.checkpoint.assign import put_tensors
 from neumeta_cli.checkpoint.cuts import InputSize, parse_cut, parse_size
 from neumeta_cli.checkpoint.detect import detect_arch
@@ -100,6 +100,7 @@ def load_checkpoint(
     found = _recorded(path, kind, weights.metadata, asked, trust_code)
     if found is None:
         found, others = detect_arch(path, weights.tensors, reporter)
+        found = as_published(found)
     with refusing(path, kind) if found.cuts else nullcontext():
         fitted = fit_arch(found, weights.tensors)
     _refuse(path, fitted)
@@ -192,6 +193,17 @@ def _remarks(asked: Arch, arch: Arch, weights: Weights) -> list[str]:
     if new:
         built = ", ".join(f"{key}={value!r}" for key, value in new.items())
         lines.append(f"{arch.name} built with {built}, as its tensors ask for")
+    assumed = PUBLISHED.get(arch.name, {})
+    if (
+        assumed
+        and not weights.metadata
+        and all(arch.kwargs.get(k) == v for k, v in assumed.items())
+    ):
+        built = ", ".join(f"{key}={value!r}" for key, value in assumed.items())
+        lines.append(
+            f"{arch.name} built with {built}, as for torchvision's own weights; model.kwargs in a "
+            "recipe says otherwise"
+        )
     if weights.copies:
         lines.append(
             f"took the weights under {weights.key or 'the top'}, not those under "

@@ -17,7 +17,7 @@ WRAPPED = frozenset(  # modules that torch puts between a network and its parts,
 PARALLEL = WRAPPED | {"module"}  # DataParallel and its kind, and also a usual name of a layer
 # What training, profilers and constructors leave beside the layers, whatever it belongs to.
 BESIDE = re.compile(
-    r"(^|[._])(criterion|loss|loss_fn|losses|metrics?|accuracy|acc|total_ops|total_params|"
+    r"(^|[._])(criterion|loss|loss_fn|losses|metrics?|accuracy|acc|total_ops|total_params|extra_state|"
     r"relative_position_index|attn_mask|position_ids)([._]|$)"
 )
 AVERAGED = re.compile(r"(^|[^a-z])(ema|swa|averaged?|shadow)([^a-z]|$)")

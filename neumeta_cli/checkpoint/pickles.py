@@ -81,4 +81,4 @@ def _named(path: Path, error: str) -> str:
         instead = next((text for end, text in INSTEAD.items() if name.endswith(end)), "")
         told.append(f"{name} ({instead})" if instead else name)
     more = ", …" if len(told) > MOST_NAMED else ""
-    return f", {', '.join(told[:MOST_NAMED])}{more}," if told else ""
+    return f", {', '.join(told[:MOST_NAMED])}{more}" if told else ""

@@ -36,6 +36,10 @@ def check_usable(path: Path, weights: Weights, model: nn.Module) -> None:
             continue
         finite = name in parameters or name.endswith(STATISTICS)
         fault = _kind(tensor, wanted[name]) or _values(tensor, finite)
+        if name.endswith("running_var") and not fault and bool((tensor < 0).any()):
+            fault = (
+                f"has {int((tensor < 0).sum()):,} negative values, which no variance has; {EARLIER}"
+            )
         if fault:
             raise NeumetaError(f"{path}: {weights.name_in_file(name)} {fault}")
 
@@ -82,22 +86,53 @@ def check_resizable(name: str, model: nn.Module, fold: bool) -> None:
         NeumetaError: names the first such layer and what to do.
 
     """
+    check_hooks(model, f"{name}: ")
     norms = [m for m in model.modules() if isinstance(m, NORMS)]
     for where, module in model.named_modules():
-        hooks = list(module._forward_pre_hooks.values())
-        if any(isinstance(hook, WeightNorm) for hook in hooks):
-            instead = "use torch.nn.utils.parametrizations.weight_norm, or remove_weight_norm"
-        elif any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
-            instead = "call torch.nn.utils.prune.remove on it and save the network again"
-        elif fold and norms and any(isinstance(hook, SpectralNorm) for hook in hooks):
+        hooks = module._forward_pre_hooks.values()
+        if fold and norms and any(isinstance(hook, SpectralNorm) for hook in hooks):
             instead = "use torch.nn.utils.parametrizations.spectral_norm, or norm.fold=false"
-        elif isinstance(module, NORMS) and module.running_mean is None:
+            raise NeumetaError(f"{name}: {_made_by_hook(where)}; {instead}")
+        if isinstance(module, NORMS) and module.running_mean is None:
             raise NeumetaError(
                 f"{name}: {where} keeps no statistics, which narrower networks need; "
                 "build it with track_running_stats=True"
             )
+
+
+def check_hooks(model: nn.Module, owner: str = "") -> None:
+    """Refuse layers whose weight is no parameter, but made of others by a hook.
+
+    Args:
+        model: the network.
+        owner: what it is, for messages: begins them.
+
+    Raises:
+        NeumetaError: names the first such layer and what to do.
+
+    """
+    for where, module in model.named_modules():
+        hooks = list(module._forward_pre_hooks.values())
+        made = [key for key, value in vars(module).items() if _is_made(value)]
+        if any(isinstance(hook, WeightNorm) for hook in hooks):
+            instead = "use torch.nn.utils.parametrizations.weight_norm, or remove_weight_norm"
+        elif any(isinstance(hook, prune.BasePruningMethod) for hook in hooks):
+            instead = "call torch.nn.utils.prune.remove on it and save the network again"
+        elif made:
+            raise NeumetaError(
+                f"{owner}{where or 'the network'} keeps {made[0]}, which was computed of its "
+                "parameters when it was built, and cannot be resized; compute it in forward, or "
+                "with torch.nn.utils.parametrize"
+            )
         else:
             continue
-        raise NeumetaError(
-            f"{name}: a hook makes the weight of {where}, which cannot be resized; {instead}"
-        )
+        raise NeumetaError(f"{owner}{_made_by_hook(where)}; {instead}")
+
+
+def _made_by_hook(where: str) -> str:
+    return f"a hook makes the weight of {where}, which cannot be resized"
+
+
+def _is_made(value: object) -> bool:
+    """Whether a value is a tensor that was computed of parameters."""
+    return isinstance(value, Tensor) and not value.is_leaf

@@ -20,13 +20,16 @@ CLASS_TOKENS = (1, 0, 2)  # beside the patches' that position embeddings may hav
 DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")  # old densenets'
 
 
-def other_builds(arch: Arch, model: nn.Module, mismatch: "Mismatch") -> dict[str, Any]:
+def other_builds(
+    arch: Arch, model: nn.Module, mismatch: "Mismatch", shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
     """Arguments of a library's factory with which less may differ; none that are not already given.
 
     Args:
         arch: timm's, torchvision's or ours; a user's factory gets none.
         model: what it builds.
         mismatch: how a state dict differs from it.
+        shapes: of the state dict's tensors, by the network's names.
 
     """
     library = arch.name.partition("/")[0]
@@ -36,7 +39,7 @@ def other_builds(arch: Arch, model: nn.Module, mismatch: "Mismatch") -> dict[str
     if library == "torchvision":
         found |= _auxiliary(mismatch)
     if library == "timm":
-        found |= _heads(arch, model, mismatch)
+        found |= _heads(arch, model, mismatch, shapes)
     return {key: value for key, value in found.items() if arch.kwargs.get(key) != value}
 
 
@@ -68,6 +71,9 @@ def _shapes(library: str, arch: Arch, mismatch: "Mismatch") -> dict[str, Any]:
         if name.endswith("pos_embed") and len(got) == 3 and library == "timm":
             side = _side(arch, got[1], wanted[1])
             found |= {"img_size": side} if side else {}
+        elif name.endswith("pos_embedding") and len(got) == 3 and library == "torchvision":
+            side = _side(arch, got[1], wanted[1])
+            found |= {"image_size": side} if side else {}
         elif name.endswith("weight") and got[:1] == wanted[:1] and got[1:] == (2 * wanted[1],):
             found["global_pool"] = "catavgmax"
         elif got[1:] == wanted[1:]:
@@ -96,7 +102,9 @@ def _auxiliary(mismatch: "Mismatch") -> dict[str, Any]:
     return found
 
 
-def _heads(arch: Arch, model: nn.Module, mismatch: "Mismatch") -> dict[str, Any]:
+def _heads(
+    arch: Arch, model: nn.Module, mismatch: "Mismatch", shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
     """What timm puts between the features and the classes."""
     missing, unexpected = mismatch.missing, mismatch.unexpected
     if any(name.startswith("attn_pool.") for name in unexpected):
@@ -108,6 +116,9 @@ def _heads(arch: Arch, model: nn.Module, mismatch: "Mismatch") -> dict[str, Any]
         return {"global_pool": "token"}
     classifiers = getattr(model, "default_cfg", {}).get("classifier") or ()
     heads = (classifiers,) if isinstance(classifiers, str) else classifiers
+    own = [name for head in heads for name in unexpected if name == f"{head}.weight"]
+    if own:  # of a network that the library has without classes
+        return {"num_classes": shapes[own[0]][0]}
     headless = _all_begin(missing, *(f"{head}." for head in heads))
     if headless and "num_classes" not in arch.kwargs:  # else a user wants them
         return {"num_classes": 0}

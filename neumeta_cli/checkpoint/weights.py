@@ -24,8 +24,10 @@ from neumeta_cli.checkpoint.integrity import (
 )
 from neumeta_cli.checkpoint.nesting import choose_state, is_asked, under
 from neumeta_cli.checkpoint.pickles import read_pickle
+from neumeta_cli.checkpoint.signs import check_signs
 from neumeta_cli.errors import NeumetaError
 
+PROGRAMS = (".onnx", ".pt2")
 MOST_LISTED = 8  # keys that a message lists
 METADATA_KEY = "neumeta"  # our JSON: in the safetensors header, or beside "state_dict" in a pickle
 
@@ -83,10 +85,16 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     require_there(path)
     if path.is_dir():
         raise NeumetaError(f"{path} is a folder; give a weights file ({', '.join(SUFFIXES)})")
+    if suffix_of(path) in PROGRAMS:
+        raise NeumetaError(
+            f"{path} is a program, not weights; give the network that it was made of, as .pt or "
+            ".safetensors"
+        )
     if suffix_of(path) not in SUFFIXES:
         raise NeumetaError(f"{path}: unknown ending {path.suffix!r}; known: {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise NeumetaError(f"{path} is empty; copy or download it again")
+    check_signs(path)
     if suffix_of(path) == ".safetensors":
         weights = _read_safetensors(path)
     else:
@@ -94,7 +102,7 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     check_sizes(path, weights.tensors)
     check_digest(path, weights.tensors, weights.metadata)
     if not weights.tensors:
-        raise NeumetaError(f"{path} holds no tensors; save model.state_dict() in it")
+        raise NeumetaError(f"{path} holds no state dict of tensors{_seen(weights)}")
     return weights if is_asked(weights.wrapper, key) else _under_prefix(path, weights, str(key))
 
 
@@ -143,7 +151,10 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _unwrap(path: Path, content: Any, asked: str | None) -> Weights:
     if not isinstance(content, Mapping):
-        raise NeumetaError(f"{path} holds a {type(content).__name__}, not a state dict of tensors")
+        raise NeumetaError(
+            f"{path} holds a {type(content).__name__}, not a state dict of tensors; save "
+            "model.state_dict() in it"
+        )
     wrapper, copies = choose_state(path, content, asked)
     state = under(content, wrapper)
     metadata: dict[str, Any] = {}
@@ -152,6 +163,13 @@ def _unwrap(path: Path, content: Any, asked: str | None) -> Weights:
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) and isinstance(k, str)}
     key = ".".join(wrapper)
     return Weights(tensors, metadata, {}, content, wrapper, tuple(copies), key=key)
+
+
+def _seen(weights: Weights) -> str:
+    """What a file without a state dict has instead, and what to do."""
+    keys = list(weights.envelope or ())
+    has = f", but {', '.join(map(str, keys[:MOST_LISTED]))}" if keys else ""
+    return f"{has}; save model.state_dict() in it"
 
 
 def _under_prefix(path: Path, weights: Weights, key: str) -> Weights:

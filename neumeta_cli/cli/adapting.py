@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neumeta_cli.checkpoint import Checkpoint, write_text
+from neumeta_cli.checkpoint import Arch, Checkpoint, check_hooks, read_weights, write_text
 from neumeta_cli.cli.console import note
 from neumeta_cli.cli.sizing import at_size_of
 from neumeta_cli.data import NOTHING_TO_READ, find_images
 from neumeta_cli.data.preprocessing import as_before
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.pipeline import recipe_arch
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, parse_recipe
 from neumeta_cli.recipe.load import override_all
 from neumeta_cli.resize import open_frame
@@ -86,6 +87,7 @@ def automatic(
         NeumetaError: no folder is given, it does not hold images, or the file cannot be written.
 
     """
+    check_hooks(checkpoint.model, f"{checkpoint.arch.name}: ")
     said = _said(overrides, epochs, seed, download)
     asked: dict[str, Any] = {}
     override_all(asked, said)
@@ -112,6 +114,17 @@ def automatic(
         write_text(save, found.as_yaml())
         note(f"written: {save}; use it with --recipe {save}")
     return found.recipe
+
+
+def arch_of(recipe: Recipe, checkpoint: Path, weights_key: str | None) -> Arch | None:
+    """The user's own network that a recipe names, for a file that says none; else None.
+
+    A library's network is found from the file, as the recipe may be there for its data alone.
+    """
+    arch = recipe_arch(recipe)
+    if ":" not in arch.name or "arch" in read_weights(checkpoint, weights_key).metadata:
+        return None
+    return arch
 
 
 def _said(

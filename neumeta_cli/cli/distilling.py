@@ -37,6 +37,7 @@ from neumeta_cli.reporting import counted
 from neumeta_cli.runs import RECIPE_FILE
 
 if TYPE_CHECKING:
+    from neumeta_cli.checkpoint import Arch
     from neumeta_cli.direct import Job
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The manifold's file.")]
@@ -124,17 +125,19 @@ def distill(
     check_recipe_to_save(save_recipe, overwrite)
     require_there(checkpoint)
     from neumeta_cli.checkpoint import load_checkpoint
-    from neumeta_cli.cli.adapting import TestImages, adapted, automatic
+    from neumeta_cli.cli.adapting import TestImages, adapted, arch_of, automatic
     from neumeta_cli.cli.tracing import tell_arch
     from neumeta_cli.direct import open_job
 
     reporter = TerminalReporter()
     extra = with_fields(set_, scope, input_size)
     test, chosen = TestImages(test_data, skip_broken), None
+    made: str | Arch | None = arch
     if recipe is not None:
         chosen = adapted(recipe, extra, checkpoint, data, epochs, seed, download, weights_key, test)
         weights_key = chosen.model.weights_key
-    loaded = load_checkpoint(checkpoint, arch, reporter=reporter, weights_key=weights_key)
+        made = arch or arch_of(chosen, checkpoint, weights_key)
+    loaded = load_checkpoint(checkpoint, made, reporter=reporter, weights_key=weights_key)
     tell_arch(loaded)
     if chosen is None:
         chosen = automatic(

@@ -83,7 +83,7 @@ def evaluate(
     asked = parse_image_size(input_size)
     require_there(file)
     from neumeta_cli.checkpoint import Arch, Checkpoint, load_checkpoint
-    from neumeta_cli.cli.adapting import Asked, how_to_read
+    from neumeta_cli.cli.adapting import Asked, arch_of, how_to_read
     from neumeta_cli.cli.measured import rows_table
     from neumeta_cli.cli.sizing import at_size_of
     from neumeta_cli.data import find_images
@@ -112,9 +112,12 @@ def evaluate(
         cost = Cost(recorded["parameters"], recorded["macs"], file.stat().st_size)
         place = "cpu"  # where these programs run
     elif kind_of(file, weights_key) == "checkpoint":
-        if asked is None and recipe is not None:
-            asked = load_recipe(recipe).model.input_size
-        opened = load_checkpoint(file, arch, asked, reporter, weights_key, trust_code)
+        made: Any = arch
+        if recipe is not None:
+            named = load_recipe(recipe)
+            asked = asked or named.model.input_size
+            made = arch or arch_of(named, file, weights_key)
+        opened = load_checkpoint(file, made, asked, reporter, weights_key, trust_code)
         loaded, size, told = opened.model, opened.input_size, {"source": opened.source()}
         own, recorded = preprocessing_for(opened), opened.weights.metadata
         method, width = CHECKPOINT, 1.0

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 Loaded = Union[bytes, "Image"]  # what lies in a file, or what a library made of it
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's names for grey images of more than 8 bits
 HIGHEST = {8: 0xFF, 16: 0xFFFF}  # value of a channel by its bits
+SIXTEEN = ("PPM", "PNG")  # formats of 16 bits that Pillow gives as 32
+STEPS = {
+    "L;2": 0xFF // 0b11,
+    "L;4": 0xFF // 0b1111,
+}  # by which Pillow multiplies values of few bits
 SKIP = "leave out what is broken with --skip-broken (data.skip_broken)"
 
 
@@ -68,6 +73,8 @@ def read_image(file: File, grey: bool) -> Tensor:
     content: str | Tensor
     try:
         if isinstance(file, Path):
+            if grey and file.suffix.lower() == ".webp":  # which torchvision gives in colour
+                return _by_pillow(file, grey)
             content = str(file)
         elif isinstance(loaded := file.load(), bytes):
             content = torch.frombuffer(bytearray(loaded), dtype=torch.uint8)
@@ -75,6 +82,8 @@ def read_image(file: File, grey: bool) -> Tensor:
             return _by_pillow(file, grey)
         image: Tensor = decode_image(content, mode=mode)
     except (RuntimeError, OSError, ValueError):  # of a kind that torchvision knows not, or broken
+        return _by_pillow(file, grey)
+    if len(image) != (1 if grey else 3):  # as it gives other kinds too
         return _by_pillow(file, grey)
     if image.dtype == torch.uint16:
         return (image.int() >> 8).to(torch.uint8)
@@ -122,6 +131,9 @@ def _eight_bits(picture: "Image") -> "Image":
     if picture.mode not in DEEP:
         return picture
     values = np.asarray(picture).astype(np.int64)
+    unclear = picture.mode == "I" and picture.format not in SIXTEEN
+    if unclear and 0 < values.max() <= HIGHEST[8]:
+        raise ValueError("its values may be of 8 or of 16 bits, kept in 32; save it with one")
     if values.min() < 0 or values.max() > HIGHEST[16]:
         raise ValueError("its values are not of 8 or 16 bits; save it with one of these")
     return Image.fromarray((values >> 8).astype(np.uint8))
@@ -131,7 +143,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     """Class numbers (H, W) uint8: the values of a grey image, or the indices of a palette.
 
     Raises:
-        NeumetaError: it cannot be read, has several channels, or a class number above 255.
+        NeumetaError: it cannot be read, has several channels or a class number above 255, or is a
+            JPEG, whose values are not those that were saved.
 
     """
     from PIL import Image
@@ -140,9 +153,13 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
 
     try:
         with Image.open(path) as picture:
-            values = np.array(picture)
+            lossy = picture.format == "JPEG"
+            kept_as = next((tile[3] for tile in picture.tile), None)
+            values = np.array(picture) // (STEPS.get(kept_as, 1) if isinstance(kept_as, str) else 1)
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead to
         raise NeumetaError(f"cannot read mask {path}: {error}; {SKIP}") from error
+    if lossy:
+        raise NeumetaError(f"{path} is a JPEG, which changes class numbers; save masks as PNG")
     if values.ndim != 2 or values.dtype.kind == "f":
         raise NeumetaError(
             f"{path} is no mask: it should be grey or have a palette, a class number a pixel"

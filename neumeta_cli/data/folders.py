@@ -21,6 +21,18 @@ SPLITS = {
     "test": ("test", "testing", "val", "valid", "validation"),
 }
 SHOWN = 4  # names in a message
+OF_SYSTEMS = frozenset(  # folders that archives, servers and tools leave beside those of a user
+    [
+        *("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"),
+        "System Volume Information",
+    ]
+)
+NOT_READ = frozenset(  # endings of images that are not taken for ones
+    [
+        *(".gif", ".jfif", ".jpe", ".jp2", ".jxl", ".avif", ".heic", ".heif", ".tga", ".svg"),
+        *(".dng", ".cr2", ".nef", ".exr", ".hdr", ".psd", ".ico", ".pbm", ".npy"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -96,11 +108,28 @@ def images_under(folder: Path) -> list[Path]:
 
     found = []
     for place, _, names in sorted(os.walk(folder, followlinks=True)):
-        if any(part.startswith(".") for part in Path(place).relative_to(folder).parts):
+        if any(map(_is_no_place, Path(place).relative_to(folder).parts)):
             continue
         wanted = (n for n in sorted(names) if n.lower().endswith(IMG_EXTENSIONS))
         found += [Path(place, name) for name in wanted if not name.startswith(".")]
     return found
+
+
+def _is_no_place(name: str) -> bool:
+    """Whether a folder is hidden, or made by a system or a tool."""
+    return name.startswith(".") or name in OF_SYSTEMS
+
+
+def _tell_left_out(folders: Sequence[Path], listed: Sequence[Sequence[Path]], to: Reporter) -> None:
+    """Say which class folders are empty, and images of which endings are not read."""
+    empty = [folder.name for folder, paths in zip(folders, listed, strict=True) if not paths]
+    if empty:
+        to.tell(f"class folders of {folders[0].parent} without images: {_named(empty)}")
+    files = (path for folder in folders for path in folder.iterdir())
+    other = [p.suffix.lower() for p in files if p.suffix.lower() in NOT_READ]
+    if other:
+        endings = ", ".join(sorted(set(other)))
+        to.tell(f"left out {len(other):,} files in {folders[0].parent} that end in {endings}")
 
 
 def image_folder(wanted: Wanted) -> Images:
@@ -116,6 +145,7 @@ def image_folder(wanted: Wanted) -> Images:
     folders = _class_folders(part.folder, wanted) if wanted.data.labels else []
     listed = [images_under(folder) for folder in folders]
     if any(listed):
+        _tell_left_out(folders, listed, wanted.reporter)
         labelled = [(path, label) for label, paths in enumerate(listed) for path in paths]
     else:
         folders, labelled = [], [(path, 0) for path in images_under(part.folder)]
@@ -136,7 +166,7 @@ def image_folder(wanted: Wanted) -> Images:
 
 def _class_folders(folder: Path, wanted: Wanted) -> list[Path]:
     """The folders of classes by class number."""
-    found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    found = [p for p in folder.iterdir() if p.is_dir() and not _is_no_place(p.name)]
     orders = {"text": sorted(found, key=lambda p: p.name)}
     orders["number"] = orders["text"]
     if all(p.name.isdecimal() for p in found):
@@ -164,7 +194,7 @@ def mask_folder(wanted: Wanted) -> Images:
     if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
         raise NeumetaError(f"{folder} lacks images/ or masks/")
     listed = [f for f in images_under(folder / "images") if f.parent == folder / "images"]
-    by_stem = {f.stem: f for f in (folder / "masks").iterdir() if not f.name.startswith(".")}
+    by_stem = {f.stem: f for f in images_under(folder / "masks") if f.parent == folder / "masks"}
     if not listed:
         raise NeumetaError(f"{folder / 'images'} holds no images")
     if lacking := [f.name for f in listed if f.stem not in by_stem]:

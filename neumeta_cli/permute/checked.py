@@ -91,7 +91,14 @@ def check_trace(checkpoint: Checkpoint, trace: Trace, seed: int = 0) -> None:
 def _checked(
     before: nn.Module, after: nn.Module, checkpoint: Checkpoint, inputs: Inputs | None
 ) -> float:
-    error = invariance_error(before, after, checkpoint.input_size if inputs is None else inputs)
+    given = checkpoint.input_size if inputs is None else inputs
+    error = invariance_error(before, after, given)
+    if not error < EXACT and not invariance_error(before, before, given) < EXACT:
+        raise NeumetaError(
+            f"{checkpoint.arch.name} gives other outputs each time that it runs, also in "
+            "evaluation mode, so that a permutation cannot be checked (such as F.dropout(x), which "
+            "needs training=self.training)"
+        )
     if not error < EXACT:
         raise NeumetaError(
             f"the permuted network computes something else (relative difference {error:.1e}); "

@@ -56,7 +56,7 @@ def resize_model(model: nn.Module, trace: Trace, sizes: Mapping[str, int]) -> nn
     Tables that the constructor computed and no state dict holds keep their values.
 
     """
-    small = on_meta(model)
+    small = on_meta(model, keep_loose=True)
     stored = model.state_dict()
     constants = resized_constants(trace, sizes)
     for name, constant in model.named_buffers():

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import check_hooks, loose_tensors
 from neumeta_cli.trace.cliques import (
     Trace,
     find_cliques,
@@ -25,9 +26,10 @@ def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
         inputs: the size of its input without the batch dimension, or example tensors.
 
     Raises:
-        NeumetaError: the network does not run on such inputs.
+        NeumetaError: the network does not run on such inputs, or a hook makes a weight of it.
 
     """
+    check_hooks(model)
     recording = record(on_meta(model), inputs, _uniform_constants(model))
     cliques, equal = find_cliques(recording)
     return Trace(
@@ -42,14 +44,23 @@ def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
     )
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in evaluation mode without weights."""
+def on_meta(model: nn.Module, keep_loose: bool = False) -> nn.Module:
+    """A copy of ``model`` in evaluation mode without weights.
+
+    Args:
+        model: any module.
+        keep_loose: tensors that are neither parameters nor buffers keep their values, and are
+            those of ``model``.
+
+    """
     memo: dict[int, Any] = {
         id(t): nn.Parameter(t.detach().to("meta"), requires_grad=False)
         if isinstance(t, nn.Parameter)
         else t.to("meta")
         for t in (*model.parameters(), *model.buffers())
     }
+    loose = [t for t in loose_tensors(model) if id(t) not in memo]
+    memo |= {id(t): t if keep_loose else t.detach().to("meta") for t in loose}
     for module in model.modules():  # with a dozen empty dictionaries of hooks each, slow to copy
         own = vars(module).values()
         memo |= {id(d): OrderedDict() for d in own if type(d) is OrderedDict and not d}
