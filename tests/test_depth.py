@@ -202,6 +202,7 @@ def test_export_with_a_depth(neumeta, tmp_path: Path) -> None:
     short, whole = neumeta_cli.load("s.pt"), neumeta_cli.load(file).sample(0.5)
     own, all_of = (sum(p.numel() for p in m.parameters()) for m in (short, whole))
     assert own == document["parameters"] < all_of
+    assert all(name in neumeta("info", "s.pt").stdout for name in document["dropped"])
     budget = neumeta(
         "export", file, "--depth", 0.5, "--max-params", "50k", "-o", "u.pt", "--json", "-"
     )

@@ -160,6 +160,11 @@ def _shapes(name: str) -> Callable[[Mapping[str, Any]], str]:
     return text
 
 
+def _dropped(document: Mapping[str, Any]) -> str:
+    blocks = document.get("dropped")
+    return ", ".join(map(str, blocks)) if isinstance(blocks, list) else ""
+
+
 FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("kind", _count("kind")),
     ("permuted", lambda d: "yes" if d.get("permuted") else ""),
@@ -171,6 +176,7 @@ FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("bytes", _count("bytes")),
     ("parameters", _count("parameters")),
     ("MACs", _count("macs")),
+    ("left out", _dropped),
     ("number format", _count("dtype")),
     ("stored", _stored),
     ("INR", _inr),

@@ -36,7 +36,8 @@ def measure(name: str) -> dict[str, Any]:
     runs = frame.runs
     row: dict[str, Any] = {
         "arch": name,
-        "runs": [run.as_dict() for run in runs],
+        "runs": {run.name: [run.fewest, len(run.blocks)] for run in runs},
+        "held": {run.name: run.held for run in runs if run.held},
         "trace_seconds": round(traced - begun, 2),
         "seconds": round(time.process_time() - traced, 2),
     }
@@ -48,7 +49,7 @@ def measure(name: str) -> dict[str, Any]:
         made = [
             tuple(t.shape) for t in tree_leaves(small(*args, **kwargs)) if isinstance(t, Tensor)
         ]
-    row |= {"gone": gone, "runs_at_half": made == list(frame.trace.output_shapes)}
+    row |= {"gone": len(gone), "runs_at_half": made == list(frame.trace.output_shapes)}
     parameters = (sum(p.numel() for p in m.parameters()) for m in (small, frame.model))
     row["parameters_left"] = round(next(parameters) / next(parameters), 4)
     return row
@@ -74,15 +75,15 @@ def main() -> None:
     for name in archs:
         rows.append(tried(name))
         last = rows[-1]
-        print(name, last.get("fault") or f"{len(last['gone'])} blocks", flush=True)
+        print(name, last.get("fault") or f"{last['gone']} blocks", flush=True)
         if options.json:
             options.json.write_text(json.dumps({"models": rows}, indent=1) + "\n", encoding="utf-8")
     table = Table(
         "network", "runs", "blocks", "can go", "at half depth", "of parameters", "seconds"
     )
     for row in rows:
-        runs = row.get("runs", [])
-        counts = (len(runs), sum(len(r["blocks"]) for r in runs), len(row.get("gone", [])))
+        runs = row.get("runs", {})
+        counts = (len(runs), sum(blocks for _, blocks in runs.values()), row.get("gone", 0))
         shown = "runs" if row.get("runs_at_half") else row.get("fault", "fails")
         left, took = row.get("parameters_left", ""), row.get("seconds", "")
         table.add_row(row["arch"], *map(str, counts), shown, str(left), str(took))

@@ -155,6 +155,7 @@ def fit(name: str, pixels: int, batch: int, steps: int) -> Stages:
         stepper.draws.generate(sizes, stepper.noise)
         stepper.padding.places(sizes)
         manifold.skeleton(stepper.padding.sizes(sizes))
+        loop.kept.after()  # as after the step that met it first
     stages.note("pool")
     take(2)
     loop.look()
