@@ -48,7 +48,7 @@ class Loops(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem(x)
         for number in range(self.count):
-            x = getattr(self, f"block{number}")(x, 0.5 + number)
+            x = getattr(self, f"block{number}")(x=x, scale=0.5 + number)
             if number == 1:
                 tapped = x
         return self.head(x), tapped

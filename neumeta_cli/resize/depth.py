@@ -27,9 +27,9 @@ class PassOn(nn.Module):
     the numbers that a forward pass counts blocks by, and the features that it takes out.
     """
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Return ``x``, whatever else the block took."""
-        return x
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the first argument, whatever else the block took."""
+        return _first(args, kwargs)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,10 @@ def find_runs(model: nn.Module, trace: Trace, inputs: Inputs) -> tuple[Run, ...]
 
     """
     small = on_meta(model)
-    seen = _Seen(small, trace, inputs)
+    try:
+        seen = _Seen(small, trace, inputs)
+    except Exception:  # it was traced with some of its operators replaced, and cannot change
+        return ()
     runs = list(_runs_below(small, "", seen))
     fault = _fault(small, [b for run in runs for b in _most(run)], trace, inputs)
     if fault:
@@ -195,21 +198,27 @@ class _Seen:
     def __init__(self, small: nn.Module, trace: Trace, inputs: Inputs) -> None:
         calls: dict[str, list[bool]] = {}
 
-        def look(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-            def note(_: nn.Module, args: tuple[Any, ...], made: Any) -> None:
-                calls.setdefault(name, []).append(bool(args) and _alike(args[0], made))
+        def look(name: str) -> Callable[..., None]:
+            def note(_: nn.Module, args: Any, kwargs: Any, made: Any) -> None:
+                calls.setdefault(name, []).append(_alike(_first(args, kwargs), made))
 
             return note
 
         with ExitStack() as hooks:
             for name, module in small.named_modules():
                 if name and _is_block(module):
-                    hooks.callback(module.register_forward_hook(look(name)).remove)
+                    hooks.callback(
+                        module.register_forward_hook(look(name), with_kwargs=True).remove
+                    )
             _outputs(small, inputs)
         self.passing = {name for name, alike in calls.items() if alike == [True]}
         added = [o for o in trace.operators if o.op in ADDING and not o.weights]
         self.adding = {operator.module for operator in added}
         self.residual = {o.module for o in added if _from_outside(o, o.module, trace.operators)}
+
+
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return next(iter((*args, *kwargs.values())), None)
 
 
 def _alike(given: Any, made: Any) -> bool:

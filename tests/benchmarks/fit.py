@@ -40,12 +40,7 @@ FITS = {
     "scope paper, its recipe": ["cifar10_resnet20"],
     "scope all, its recipe": ["cifar10_resnet20_all"],
     "scope all, its recipe in float32": ["cifar10_resnet20_all", "fit.precision=float32"],
-    "scope all, one network a step": [
-        *("cifar10_resnet20_all", "fit.anchors=[]", "fit.anchor_shares=[]"),
-    ],
-    "scope all, three networks a step": [
-        *("cifar10_resnet20_all", "fit.anchor_shares=[]"),
-    ],
+    "scope all, one network a step": ["cifar10_resnet20_all", "fit.anchors=[]"],
     "scope all, factorised": [
         *("cifar10_resnet20_all", "inr.kind=factorised", "inr.hidden=64", "inr.layers=3"),
         *("inr.frequencies=6", "inr.size_frequencies=1", "noise.channels=0.1", "loss.hint=0"),
