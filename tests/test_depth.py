@@ -14,11 +14,14 @@ from torch import Tensor, nn
 import neumeta_cli
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.cli.depths import parse_depth
+from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import export_network
-from neumeta_cli.export.choose.depth import expendable_blocks
+from neumeta_cli.export import Budget, Choice, Order, Wish, export_network
+from neumeta_cli.export.choose.budget import Meter, widest_within
+from neumeta_cli.export.choose.depth import best_depth, expendable_blocks
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.resize import find_runs, open_frame, without_blocks
+from neumeta_cli.tasks import load_task
 
 STAGES = ("layer1", "layer2", "layer3")
 WHOLE = open_frame(resolve(RESNET).build(), (3, 32, 32)).with_scope("all")
@@ -190,6 +193,7 @@ def test_an_export_to_onnx_computes_the_same(tmp_path: Path) -> None:
     assert exported.path.is_file()
 
 
+@pytest.mark.slow
 def test_export_with_a_depth(neumeta, tmp_path: Path) -> None:
     file = saved_manifold(tmp_path, RESNET)
     told = neumeta(
@@ -234,3 +238,33 @@ def test_trace_lists_runs(neumeta) -> None:
     assert "blocks (export --depth): layer1 1 to 3, layer2 1 to 3, layer3 1 to 3" in told.stdout
     (first, *_) = json.loads(neumeta("trace", RESNET, "--json", "-").stdout)["runs"]
     assert first["blocks"] == ["layer1.0", "layer1.1", "layer1.2"]
+
+
+@pytest.mark.slow
+def test_as_many_blocks_go_as_serve_a_budget_best(image_folder: Path) -> None:
+    manifold = tiny_manifold(RESNET)
+    data = DataSection(format="image_folder", root=str(image_folder))
+    task = load_task(data, manifold.sample(1.0), (3, 32, 32), train=False)
+    order = Order(Wish(), Budget(macs=15_000_000))
+    best, tried = best_depth(manifold, order, task)
+    values = [value for value in tried if value is not None]
+    assert tried[len(best.frame.dropped)] == max(values)
+    assert len(tried) <= len(best.frame.dropped) + 3
+    sizes = widest_within(Choice(best, order.wish), Meter(best, order.budget)).sizes
+    assert best.frame.cost(sizes).macs <= 15_000_000
+    with pytest.raises(NeumetaError, match="smallest"):
+        best_depth(manifold, Order(Wish(), Budget(macs=10)), task)
+
+
+@pytest.mark.slow
+def test_the_images_that_chose_a_depth_do_not_judge_it(
+    neumeta, tmp_path: Path, image_folder: Path
+) -> None:
+    asked = ["export", saved_manifold(tmp_path, RESNET), "--depth", "auto", "-o", "s.pt"]
+    fails(neumeta(*asked), "--depth auto needs a budget", code=2)
+    told = neumeta(*asked, "--max-macs", "15M", "--data", image_folder, "--json", "-")
+    assert told.code == 0, told.stderr
+    document = json.loads(told.stdout)
+    assert document["judged_images"] == 15  # of 30
+    assert document["macs"] <= 15_000_000
+    assert "on 15 images: 0: " in told.stderr

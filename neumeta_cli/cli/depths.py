@@ -11,17 +11,22 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.reporting import Reporter, counted
 
 if TYPE_CHECKING:
+    from neumeta_cli.export import Finish, Order
     from neumeta_cli.manifold import Manifold
     from neumeta_cli.resize import Run
+    from neumeta_cli.tasks import Task
+
+AUTO = "auto"
 
 DepthOption = Annotated[
     list[str] | None,
     typer.Option(
         "--depth",
-        metavar="D|RUN=N",
+        metavar="D|RUN=N|auto",
         help="Fraction of the blocks of every run to keep (neumeta trace lists the runs); RUN=N "
-        "keeps N blocks of one (layer3=1); several with commas. Fits do not train this: networks "
-        "lose much accuracy until they are fine-tuned.",
+        "keeps N blocks of one (layer3=1); several with commas. Fits do not train this: without "
+        "more than a block or two, networks have to be fine-tuned. auto: as many as serve a budget "
+        "best, by one half of the test images; the result is measured on the other half.",
     ),
 ]
 
@@ -75,6 +80,33 @@ def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "
         f"(outputs change least, judged by {images})"
     )
     return manifold.without(dropped)
+
+
+def shorten_within(
+    manifold: "Manifold", order: "Order", task: "Task", finish: "Finish", reporter: Reporter
+) -> "tuple[Manifold, Task]":
+    """The manifold without as many blocks as serve a budget best, and the images that judge it."""
+    import torch
+
+    from neumeta_cli.export.choose.depth import best_depth
+    from neumeta_cli.export.choose.search import halves
+    from neumeta_cli.export.precision import check_dtype
+
+    if not any(run.removable for run in manifold.frame.runs):
+        raise NeumetaError("--depth auto: no block of this network can go; see neumeta trace")
+    scale = check_dtype(finish.dtype).itemsize / torch.float32.itemsize
+    best, tried = best_depth(manifold, order, task, scale, reporter)
+    metric, (choosing, judging) = task.metrics[0], halves(task, order.seed)
+    told = ", ".join(
+        f"{n}: {'too large' if value is None else metric.show(value)}"
+        for n, value in enumerate(tried)
+    )
+    gone = ", ".join(best.frame.dropped) or "no block"
+    note(
+        f"depth: {metric.name} by how many blocks are left out, within the budget, on "
+        f"{counted(len(choosing.test), 'image')}: {told}; without {gone}"
+    )
+    return best, judging
 
 
 def _share(text: str) -> float:

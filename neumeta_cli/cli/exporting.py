@@ -1,7 +1,7 @@
 """``neumeta export``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from neumeta_cli.checkpoint import require_there
 from neumeta_cli.choices import FAMILY_INDEX, NUMBER_FORMATS, SEARCH_SAMPLES
 from neumeta_cli.cli.console import TerminalReporter, escape, note, say, table, write_json
 from neumeta_cli.cli.converting import convert
-from neumeta_cli.cli.depths import DepthOption, shorten
+from neumeta_cli.cli.depths import AUTO, DepthOption, shorten, shorten_within
 from neumeta_cli.cli.gains import (
     accuracy_line,
     how_much_is_left,
@@ -162,6 +162,8 @@ def export(
 
     Example: neumeta export --max-params 100k --max-latency 5ms --search --data cifar10/ -o small.pt
 
+    Example: neumeta export --max-macs 20M --depth auto --data cifar10/ -o small.pt
+
     Example: neumeta export --widths 1,0.75,0.5,0.25 -o family/
 
     Example: neumeta export trained.pt -o trained.onnx
@@ -195,8 +197,10 @@ def export(
         raise typer.BadParameter("a budget chooses the width; give --width for patterns only")
     if search and target_accuracy is not None:
         raise typer.BadParameter("--search goes with a budget, --target-accuracy has one width")
-    if search and not budget.limits:
-        raise typer.BadParameter("--search needs a budget: --max-params, --max-macs, …")
+    auto = depth == [AUTO]
+    if (search or auto) and (not budget.limits or (auto and target_accuracy is not None)):
+        one = "--search" if search else "--depth auto"
+        raise typer.BadParameter(f"{one} needs a budget: --max-params, --max-macs, …")
     family = None if widths is None else parse_widths(widths, force)
     path = manifold or latest_manifold()
     note(f"manifold: {path}")
@@ -205,15 +209,17 @@ def export(
     there = output if family is None else output / FAMILY_INDEX
     keep_what_is_there(there, overwrite)
     loaded = load_manifold(path, trust_code).to(choose_device(device))
-    if depth:
-        loaded = shorten(loaded, depth, TerminalReporter())
-    choice = Choice(loaded, wish)
     if not force:
-        refuse_absurd(choice)
+        refuse_absurd(Choice(loaded, wish))
     given_data = data is not None or recipe is not None
-    needs_data = search or target_accuracy is not None or given_data
+    needs_data = search or auto or target_accuracy is not None or given_data
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
     reporter = TerminalReporter()
+    if task is not None and auto:
+        loaded, task = shorten_within(loaded, order, task, finish, reporter)
+    elif depth:
+        loaded = shorten(loaded, depth, reporter)
+    choice = Choice(loaded, wish)
     if family is not None:
         measure = None if task is None else task.measure
         members = export_family(
@@ -232,6 +238,7 @@ def export(
     measured = planned.metrics
     if task is not None and measured is None:
         measured = task.measure(accept_float32(exported.model))
+        planned = replace(planned, judged=len(task.test) if auto else None)
     again = [] if data is None else ["--data", data]
     again += ["--trust-code"] if trust_code and output.suffix not in PROGRAMS else []
     _tell(path, loaded, planned, exported, measured, json, again)

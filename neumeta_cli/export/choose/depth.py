@@ -1,15 +1,25 @@
 """Which blocks a network of a smaller depth does without."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.errors import NeumetaError
+from neumeta_cli.export.choose.budget import Meter, widest_within
+from neumeta_cli.export.choose.search import halves
+from neumeta_cli.export.choose.wish import Choice
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import PassOn, Run, calibrate, calibration_batches
+from neumeta_cli.tasks import Task
 from neumeta_cli.training.outputs import tensors_of
 
+if TYPE_CHECKING:
+    from neumeta_cli.export.planning import Order
+
+PATIENCE = 2  # blocks that are tried after the best number
 IMAGES = 64  # that blocks are judged by, at most
 
 
@@ -32,7 +42,7 @@ def expendable_blocks(
         reporter: is told of the progress.
 
     Returns:
-        Names of the blocks, in the order of the network.
+        Names of the blocks, the one that is missed least first.
 
     """
     reporter = reporter or Silent()
@@ -58,7 +68,60 @@ def expendable_blocks(
         left[name] -= 1
         reporter.advance(1, f"without {block}")
     reporter.finish()
-    return tuple(block for run in runs for block in run.blocks if block in dropped)
+    return tuple(dropped)
+
+
+def best_depth(
+    manifold: Manifold,
+    order: "Order",
+    task: Task,
+    scale: float = 1.0,
+    reporter: Reporter | None = None,
+) -> tuple[Manifold, list[float | None]]:
+    """Find how many blocks to leave out within a budget, each time at the widest width within it.
+
+    One block after another goes, as ``expendable_blocks`` has them, until two more have not helped.
+
+    Args:
+        manifold: a fitted one.
+        order: with the budget, and the wish for widths.
+        task: test images, one half of which (of the order's seed) choose by the first metric.
+        scale: bytes of a number of the file over those of float32.
+        reporter: is told of the progress.
+
+    Returns:
+        The manifold without the best number of blocks, and the metric without 0, 1, 2, … blocks;
+        None where no width is within the budget.
+
+    Raises:
+        NeumetaError: no depth has a network within the budget.
+
+    """
+    reporter = reporter or Silent()
+    runs, metric = manifold.frame.runs, task.metrics[0]
+    gone = expendable_blocks(manifold, runs, {run.name: run.fewest for run in runs}, reporter)
+    choosing, _ = halves(task, order.seed)
+    tried: list[float | None] = []
+    best, place, refused = manifold, 0, None
+    for count in range(len(gone) + 1):
+        short = manifold.without(gone[:count])
+        try:
+            choice, meter = Choice(short, order.wish), Meter(short, order.budget, scale)
+            found = widest_within(choice, meter, reporter)
+        except NeumetaError as error:
+            tried.append(None)
+            refused = refused or error
+            continue
+        value = choosing.evaluate(short.sample(sizes=found.sizes))
+        tried.append(value)
+        before = tried[place]
+        if before is None or (value != before and metric.reaches(value, before)):
+            best, place = short, count
+        elif count - place == PATIENCE:
+            break
+    if refused and tried[place] is None:
+        raise refused
+    return best, tried
 
 
 def _images(manifold: Manifold) -> list[Tensor]:
