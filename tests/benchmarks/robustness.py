@@ -105,11 +105,15 @@ class Bench:
         folder: an empty one.
         counts: how many cases.
         only: the numbers of the cases to try, all if None.
+        sort: of commands that are disturbed, only the rows that begin so.
 
     """
 
-    def __init__(self, folder: Path, counts: Counts, only: range | None, quick: bool) -> None:
+    def __init__(
+        self, folder: Path, counts: Counts, only: range | None, quick: bool, sort: str = ""
+    ) -> None:
         self.folder, self.counts, self.only, self.quick = folder, counts, only, quick
+        self.sort = sort
         self.manifold = saved_manifold(folder)
         self._cases = 0
 
@@ -267,8 +271,10 @@ def chosen(bench: Bench) -> list[list[Command]]:
 def disturbed(bench: Bench) -> Iterator[Tally]:
     """Killed, on a full disk, twice at once."""
     for commands in chosen(bench):
-        given = [undisturbed(c, bench.manifold, bench.folder / c.name) for c in commands]
         name, rng = commands[0].name.split()[0], random.Random(commands[0].name)
+        if not bench.sort.startswith(name) and not name.startswith(bench.sort):
+            continue
+        given = [undisturbed(c, bench.manifold, bench.folder / c.name) for c in commands]
 
         def cases(
             case: Callable[[Undisturbed, Path], Outcome], count: int, given: Sequence = given
@@ -279,13 +285,18 @@ def disturbed(bench: Bench) -> Iterator[Tally]:
 
         place, counts = bench.manifold, bench.counts
         kill = partial(killed, place, rng)
-        yield bench.outcomes(f"{name}, killed at a random moment", cases(kill, counts.kills))
         shares = iter(SHARES * len(given))
         many = counts.disks * (1 if bench.quick else len(given))
         disk = partial(out_of_disk, place, shares)
-        yield bench.outcomes(f"{name}, disk full", cases(disk, many))
         double = partial(twice, place, rng)
-        yield bench.outcomes(f"{name}, twice in one folder", cases(double, counts.twice))
+        sorts = {
+            f"{name}, killed at a random moment": cases(kill, counts.kills),
+            f"{name}, disk full": cases(disk, many),
+            f"{name}, twice in one folder": cases(double, counts.twice),
+        }
+        for what, own in sorts.items():
+            if what.startswith(bench.sort):
+                yield bench.outcomes(what, own)
 
 
 PARTS = {"files": files, "hostile": hostile, "networks": networks, "disturbed": disturbed}
@@ -303,6 +314,7 @@ def main() -> None:
     parser.add_argument(
         "--only", type=span, metavar="N[-M]", help="only these cases of each sort, from 0 on"
     )
+    parser.add_argument("--sort", default="", help="of disturbed: rows that begin so, 'fit, disk'")
     parser.add_argument("--quick", action="store_true", help="a few cases of each sort")
     parser.add_argument("--json", type=Path)
     parser.add_argument(
@@ -323,7 +335,7 @@ def main() -> None:
     counts = QUICK if options.quick else Counts()
     tallies: list[Tally] = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), counts, options.only, options.quick)
+        bench = Bench(Path(folder), counts, options.only, options.quick, options.sort)
         for part in options.part or PARTS:
             for tally in PARTS[part](bench):
                 tallies.append(tally)
