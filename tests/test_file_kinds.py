@@ -36,12 +36,13 @@ def array() -> bytes:
     [
         (LFS, "is a Git LFS pointer, not the weights; run git lfs pull"),
         (b"\n<!DOCTYPE html><html>Not found", "is a web page"),
-        (gzip.compress(b"weights"), "is compressed by gzip; unpack it"),
+        (gzip.compress(b"weights", mtime=0), "is compressed by gzip; unpack it"),
         (b'{"model": "resnet18"}', "is JSON"),
         (array(), "is an array of numpy"),
         (b"\x89HDF\r\n\x1a\n", "is HDF5"),
         (b"GGUF\x03\x00", "is GGUF"),
     ],
+    ids=["lfs", "html", "gzip", "json", "numpy", "hdf5", "gguf"],
 )
 def test_what_a_file_is_instead_is_told(
     tmp_path: Path, content: bytes, said: str, suffix: str
