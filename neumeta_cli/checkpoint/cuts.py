@@ -30,13 +30,13 @@ class Cut:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return {
+        told: dict[str, Any] = {
             "input_size": list(self.input_size),
             "sizes": dict(self.sizes),
             "fold": self.fold,
             "heads": self.heads,
-            "dropped": list(self.dropped),
         }
+        return told | ({"dropped": list(self.dropped)} if self.dropped else {})
 
 
 def parse_cut(document: Mapping[str, Any]) -> Cut:

@@ -24,8 +24,8 @@ DepthOption = Annotated[
         "--depth",
         metavar="D|RUN=N|auto",
         help="Fraction of the blocks of every run to keep (neumeta trace lists the runs); RUN=N "
-        "keeps N blocks of one (layer3=1); several with commas. Fits do not train this: without "
-        "more than a block or two, networks have to be fine-tuned. auto: as many as serve a budget "
+        "keeps N blocks of one (layer3=1); several with commas. Fits do not train this: fine-tune "
+        "networks that lack more than a block. auto: as many as serve a budget "
         "best, by one half of the test images; the result is measured on the other half.",
     ),
 ]

@@ -119,7 +119,7 @@ def export_network(
         "fold": fold,
         "width": mean_width(manifold, chosen) if width is None else width,
         "sizes": chosen,
-        "dropped": list(frame.dropped),
+        **({"dropped": list(frame.dropped)} if frame.dropped else {}),
         "dtype": finish.dtype,
         "calibrated": None if images is None else {"images": len(images), "fitted": fitted},
         "parameters": cost.parameters,

@@ -75,7 +75,7 @@ class Run:
 
 
 def find_runs(model: nn.Module, trace: Trace, inputs: Inputs) -> tuple[Run, ...]:
-    """Find the runs of a network, outermost first where one lies in another's blocks.
+    """Find the runs of a network, in the order of its modules; none lies in another.
 
     Args:
         model: the network; it is left as it is.
