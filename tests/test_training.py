@@ -11,7 +11,7 @@ from tiny_fits import recipe_for
 from torch import Tensor, nn
 
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.tasks import Task, load_task
+from neumeta_cli.tasks import Classification, Task, load_task
 from neumeta_cli.training import METRICS_FILE, STATE_FILE, measure_plain_epoch, train_network
 from neumeta_cli.training.learner import Place
 from neumeta_cli.training.loop import BAD_STEPS, GOING_BACK
@@ -137,3 +137,38 @@ def test_a_rehearsal_and_a_measurement_leave_a_network_as_it_was(prepare, monkey
     plain, drawn, rehearsed, drawn_then = ends
     assert torch.equal(drawn, drawn_then)  # nothing draws from the generator that all code shares
     assert all(torch.equal(t, rehearsed.state_dict()[n]) for n, t in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixed_batches_train_the_same_after_an_interruption(
+    mix: str, prepare, monkeypatch, tmp_path: Path
+) -> None:
+    train = TrainSection(**SETTINGS, mix=mix, weight_decay=0.05)
+    whole = train_network(*prepare(), train).state_dict()
+    take = PlainStep.take
+
+    def ended(self: PlainStep, index: Tensor, place: Place) -> dict[str, float] | None:
+        if place.step == 4:
+            raise RuntimeError("cut off")
+        return take(self, index, place)
+
+    monkeypatch.setattr(PlainStep, "take", ended)
+    with pytest.raises(RuntimeError, match="cut off"):
+        train_network(*prepare(), train, folder=tmp_path)
+    monkeypatch.setattr(PlainStep, "take", take)
+    resumed = train_network(*prepare(), train, folder=tmp_path, resume=True).state_dict()
+    assert all(torch.equal(t, resumed[n]) for n, t in whole.items())
+    plain = train_network(*prepare(), TrainSection(**SETTINGS)).state_dict()
+    assert not torch.equal(whole["conv.weight"], plain["conv.weight"])
+
+
+def test_only_labels_of_classes_are_mixed(prepare) -> None:
+    model, task = prepare()
+
+    class Other(Task):
+        """A task of no classes."""
+
+        metrics, loss, meters = Classification.metrics, Classification.loss, Classification.meters
+
+    with pytest.raises(NeumetaError, match=r"train\.mix=cutmix mixes labels of classes"):
+        train_network(model, Other(task.data, task.train, task.test), TrainSection(mix="cutmix"))

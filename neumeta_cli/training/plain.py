@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.kernels import SafeConvolutions
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.seeding import seeded_on
-from neumeta_cli.tasks import Task
+from neumeta_cli.tasks import Classification, Task
 from neumeta_cli.training.footprint import Held
 from neumeta_cli.training.journal import Journal
 from neumeta_cli.training.kept import KeptMemory
@@ -28,6 +28,7 @@ from neumeta_cli.training.synced import SyncedNorms
 
 TIMED_STEPS = 5
 MOST_SEED = 1 << 31
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class PlainStep:
@@ -41,6 +42,7 @@ class PlainStep:
         seed: of order, augmentation and what the network draws.
         device: where to compute.
         processes: that share each batch.
+        mixed: mixes the images and labels of a batch, drawing from torch's own generator.
 
     Attributes:
         choices: draws order and augmentation; the same in every process.
@@ -60,7 +62,9 @@ class PlainStep:
         seed: int,
         device: torch.device,
         processes: Processes,
+        mixed: Mix | None = None,
     ) -> None:
+        self.mixed = mixed
         self.model = model.requires_grad_(True).train()
         self.task, self.optimizer, self.learning_rate = task, optimizer, learning_rate
         self.seed, self.device, self.processes = seed, device, processes
@@ -150,9 +154,12 @@ class PlainStep:
             self.batch_norms,
         ):
             x, targets = task.batch(task.train, index, self._draws(step), part)
+            x, targets = x.to(self.device), targets.to(self.device)
+            if self.mixed is not None:
+                x, targets = self.mixed(x, targets)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
-                outputs = self.model(x.to(self.device))
-            loss = task.loss(as_float(outputs), targets.to(self.device))
+                outputs = self.model(x)
+            loss = task.loss(as_float(outputs), targets)
             loss = loss * self.processes.share(len(index))
             loss.backward()  # here too: what is checkpointed runs forward again
         parts = {"loss": float(loss.detach())}
@@ -203,7 +210,7 @@ def train_network(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> nn.Module:
-    """Train all weights of a network in place, by Adam with a cosine decay.
+    """Train all weights of a network in place, by AdamW with a cosine decay.
 
     Args:
         model: with its first weights.
@@ -220,15 +227,19 @@ def train_network(
 
     Raises:
         StoppedRunError: by Ctrl-C or a signal to end; the state is saved.
-        NeumetaError: the loss stays not finite, or the state cannot be read or written.
+        NeumetaError: the loss stays not finite, the state cannot be read or written, or images
+            shall be mixed whose targets are no classes.
 
     """
     if task.train is None or len(task.train) == 0:
         raise NeumetaError("there are no training images")
     processes = Processes()
     place = processes.open(torch.device(device))
-    optimizer = torch.optim.Adam(model.to(place).parameters(), lr=train.learning_rate)
-    step = PlainStep(model, task, optimizer, train.learning_rate, seed, place, processes)
+    optimizer = torch.optim.AdamW(
+        model.to(place).parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
+    )
+    mixed = _mix(train.mix, task)
+    step = PlainStep(model, task, optimizer, train.learning_rate, seed, place, processes, mixed)
     journal = Journal(folder, processes.main)
     images = len(task.train)
     loop = Loop(step, "train", train, images, journal, processes, reporter or Silent())
@@ -236,6 +247,27 @@ def train_network(
         loop.resume()
     loop.run()
     return model.cpu().requires_grad_(False).eval()
+
+
+def _mix(name: str, task: Task) -> Mix | None:
+    """What mixes the batches of a task, None for ``none``.
+
+    MixUp (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) as torchvision has them.
+
+    Raises:
+        NeumetaError: the task's targets are no classes of images.
+
+    """
+    if name == "none":
+        return None
+    images = task.train
+    assert images is not None
+    if not isinstance(task, Classification) or images.labels is None or not images.classes:
+        raise NeumetaError(f"train.mix={name} mixes labels of classes; this task has none")
+    from torchvision.transforms import v2
+
+    made: Mix = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=len(images.classes))
+    return made
 
 
 def measure_plain_epoch(

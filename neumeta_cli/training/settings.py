@@ -13,6 +13,15 @@ class TrainSection(Section):
     learning_rate: float = Field(
         1e-3, gt=0, description="Adam's learning rate, decayed to 0 along a cosine"
     )
+    weight_decay: float = Field(
+        0.0, ge=0, description="Adam's decay of the weights, apart from the gradient (AdamW)"
+    )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none",
+        description="how the images of a batch are mixed in pairs, and their labels with them, for "
+        "networks that learn few images by heart (torchvision's MixUp and CutMix, alpha 1); "
+        "classification only",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="number format of matrix products and convolutions; auto: the same as in the "
