@@ -40,6 +40,7 @@ MODELS = [
     ("timm/swin_tiny_patch4_window7_224", (3, 224, 224), 0.99, 0.4),
     ("timm/cait_xxs24_224", (3, 224, 224), 0.99, 0.4),
     ("torchvision/shufflenet_v2_x0_5", (3, 64, 64), 0.99, 1.0),
+    ("torchvision/regnet_x_400mf", (3, 64, 64), 0.99, 0.4),  # does not build on meta tensors
     ("torchvision/mnasnet0_5", (3, 64, 64), 0.99, 0.45),
     ("torchvision/googlenet", (3, 64, 64), 0.99, 0.4),
     ("torchvision/lraspp_mobilenet_v3_large", (3, 64, 64), 0.99, 0.4),

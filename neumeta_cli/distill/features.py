@@ -121,12 +121,19 @@ def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
     return tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor
 
 
+def _groups(module: nn.Module) -> int:
+    return module.groups if isinstance(module, nn.Conv2d) else 1
+
+
 @torch.no_grad()
 def _best_layout(network: nn.Module, x: Tensor) -> torch.memory_format:
     """Channels last, which convolutions with odd numbers of channels need to be quick, if it works.
 
-    A forward that takes views of its activations refuses it.
+    A forward that takes views of its activations refuses it. On a GPU convolutions in groups, such
+    as depthwise ones, are far slower so.
     """
+    if x.device.type == "cuda" and any(_groups(module) > 1 for module in network.modules()):
+        return torch.contiguous_format
     weights = {n: _laid_out(t, torch.channels_last) for n, t in network.state_dict().items()}
     try:
         outputs = functional_call(network, weights, (_laid_out(x, torch.channels_last),))
