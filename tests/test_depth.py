@@ -18,7 +18,7 @@ from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import Budget, Choice, Order, Wish, export_network
 from neumeta_cli.export.choose.budget import Meter, widest_within
-from neumeta_cli.export.choose.depth import best_depth, expendable_blocks
+from neumeta_cli.export.choose.depth import best_depth, blocks_to_drop
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.resize import find_runs, open_frame, without_blocks
 from neumeta_cli.tasks import load_task
@@ -150,9 +150,8 @@ def test_the_block_that_does_nothing_goes_first(resnet: Manifold) -> None:
     silent = tiny_manifold(RESNET)
     for name in ("weight", "bias"):
         silent.inr.grids[f"layer2/2/bn2/{name}"].whole.zero_()
-    frame = silent.frame
     counts = {"layer1": 3, "layer2": 2, "layer3": 3}
-    assert expendable_blocks(silent, frame.runs, counts) == ("layer2.2",)
+    assert blocks_to_drop(silent, counts) == ("layer2.2",)
 
 
 @settings(max_examples=15, deadline=None)

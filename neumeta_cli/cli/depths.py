@@ -66,18 +66,21 @@ def parse_depth(given: Sequence[str], runs: "Sequence[Run]") -> dict[str, int]:
 
 def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "Manifold":
     """The manifold whose networks have so many blocks; says which ones they lack."""
-    from neumeta_cli.export.choose.depth import expendable_blocks
+    from neumeta_cli.export.choose.depth import blocks_to_drop
 
     runs = manifold.frame.runs
     counts = parse_depth(given, runs)
     if not counts:
         return manifold
-    dropped = expendable_blocks(manifold, runs, counts, reporter)
+    dropped = blocks_to_drop(manifold, counts, reporter)
     images = "calibration images" if len(manifold.calibration) else "noise, for want of images"
+    why = f"outputs change least, judged by {images}"
+    if manifold.inr.depths.blocks:
+        why = "the order of the fit, which trained depth"
     whole = sum(len(run.blocks) for run in runs)
     note(
         f"depth: {whole - len(dropped)} of {counted(whole, 'block')}, without {', '.join(dropped)} "
-        f"(outputs change least, judged by {images})"
+        f"({why})"
     )
     return manifold.without(dropped)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +16,21 @@ RARE = 20  # one in so many networks that are drawn is wider than what counts as
 TRIALS = 2  # of widths that differ, before a fit draws them
 OTHERS = 56  # sizes that a fit comes back to beside these: anchors, those that are watched
 MIXED = REMEMBERED - OTHERS  # networks with widths that differ
+
+
+class Drawn(NamedTuple):
+    """A network that a step trains.
+
+    Attributes:
+        sizes: of its cliques.
+        weight: of its loss.
+        dropped: blocks that it lacks.
+
+    """
+
+    sizes: dict[str, int]
+    weight: float
+    dropped: tuple[str, ...] = ()
 
 
 class WidthPool:
@@ -64,17 +80,17 @@ class WidthPool:
             return f"{error}".partition("\n")[0] or repr(error)
         return ""
 
-    def draw(self, generator: torch.Generator) -> list[tuple[dict[str, int], float]]:
+    def draw(self, generator: torch.Generator) -> list[Drawn]:
         """Sizes of the cliques of each network that the step trains, and its loss's weight.
 
         The drawn network comes first.
         """
-        drawn = self._draw_one(generator)
+        drawn = self.draw_one(generator)
         chances = torch.rand(len(self.anchors), generator=generator).tolist()
         shares = self.fit.anchor_shares or [1.0] * len(self.anchors)
         due = zip(self.anchors, chances, shares, strict=True)
         anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
-        return [(drawn, self.fit.drawn_weight), *((sizes, 1.0) for sizes in anchors)]
+        return [Drawn(drawn, self.fit.drawn_weight), *(Drawn(sizes, 1.0) for sizes in anchors)]
 
     @cached_property
     def largest(self) -> dict[str, int]:
@@ -89,7 +105,8 @@ class WidthPool:
         """Of a network of the pool, before they are rounded."""
         return sum(width * self.full[name] for name, width in self._widths(place).items())
 
-    def _draw_one(self, generator: torch.Generator) -> dict[str, int]:
+    def draw_one(self, generator: torch.Generator) -> dict[str, int]:
+        """Sizes of one network."""
         (low, high), fit = self.fit.gamma, self.fit
         mixed, place = torch.rand(2, generator=generator).tolist()
         if mixed >= fit.mixed:

@@ -73,7 +73,8 @@ class Hints:
 
             return module.register_forward_pre_hook(take, with_kwargs=True)
 
-        handles = [watch(w, network.get_submodule(name)) for w, name in self.readers.items()]
+        modules = dict(network.named_modules())  # a network that lacks blocks has fewer
+        handles = [watch(w, modules[name]) for w, name in self.readers.items() if name in modules]
         try:
             yield seen
         finally:

@@ -1,16 +1,19 @@
 """From a checkpoint and a recipe to a fitted manifold."""
 
+import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from neumeta_cli.checkpoint import Checkpoint, file_hash
+from neumeta_cli.distill.blocks import JUDGING, expendable_blocks
 from neumeta_cli.distill.fit import FitResult, Fitter
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
 from neumeta_cli.permute import check_trace
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import Frame, open_frame
+from neumeta_cli.resize import Frame, has_statistics, open_frame
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
 
@@ -33,6 +36,13 @@ def open_fit(
     if frame is None:
         frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
         check_trace(checkpoint, frame.trace)
+    inr = recipe.inr
+    if recipe.fit.depths and not inr.blocks:
+        inr = inr.model_copy(
+            update={
+                "blocks": _order_of_blocks(checkpoint, task, frame, device, recipe.seed, reporter)
+            }
+        )
     with seeded(recipe.seed):  # the INR's first weights
         manifold, original = build_manifold(
             checkpoint.model,
@@ -40,7 +50,7 @@ def open_fit(
             checkpoint.input_size,
             recipe.scope,
             recipe.norm.fold,
-            recipe.inr,
+            inr,
             recipe.noise,
             frame=frame,
         )
@@ -48,6 +58,25 @@ def open_fit(
     told["model"]["checkpoint"] = checkpoint.path.name  # where it lay is nobody's business
     manifold.provenance = Provenance(checkpoint.path.name, file_hash(checkpoint.path), told)
     return Fitter(manifold, original, task, recipe, device, folder, reporter), original
+
+
+def _order_of_blocks(
+    checkpoint: Checkpoint,
+    task: Task,
+    frame: Frame,
+    device: str,
+    seed: int,
+    reporter: Reporter | None,
+) -> list[str]:
+    """All blocks that can go, the one that is missed least first, judged by training images."""
+    network = copy.deepcopy(checkpoint.model).to(device).requires_grad_(False).eval()
+    assert task.train is not None
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(len(task.train), generator=generator)[:JUDGING]
+    images = task.inputs(task.train, index, None).to(device)
+    norms = [name for name, module in network.named_modules() if has_statistics(module)]
+    fewest = {run.name: run.fewest for run in frame.runs}
+    return list(expendable_blocks(network, frame.runs, fewest, images, norms, reporter))
 
 
 def distill_checkpoint(

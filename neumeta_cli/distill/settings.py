@@ -82,6 +82,11 @@ class FitSection(Section):
     drawn_weight: float = Field(
         0.2, gt=0, description="weight of the random network's loss relative to an anchor's"
     )
+    depths: tuple[float, float] | None = Field(
+        None,
+        description="range of depth, the share of its blocks that each run keeps, of one more "
+        "network that each step trains; null: depth is not trained",
+    )
     update: float = Field(
         1.0,
         gt=0,
@@ -121,6 +126,13 @@ class FitSection(Section):
     def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] <= value[1] < 1:
             raise ValueError("a range of γ goes from low to high, both below 1")
+        return value
+
+    @field_validator("depths")
+    @classmethod
+    def _range_of_depth(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("a range of depth goes from low to high, above 0 and at most to 1")
         return value
 
     @field_validator("anchors")

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from neumeta_cli.distill.draws import WidthPool
+from neumeta_cli.cache import Cache
+from neumeta_cli.distill.depths import DepthPool
+from neumeta_cli.distill.draws import Drawn, WidthPool
 from neumeta_cli.distill.fast.norms import QuickNorms
 from neumeta_cli.distill.fast.padding import Padding
 from neumeta_cli.distill.features import Batch, FeatureSource, ImageSource
@@ -69,8 +71,10 @@ class Step:
         self.original = {s.name: tensors[s.name].to(self.device) for s in manifold.specs}
         self.norms = {name: w.square().sum() for name, w in self.original.items()}
         self.widths = WidthPool(manifold, recipe.fit, recipe.seed)
+        self.depths = DepthPool(manifold, self.widths, recipe.fit, recipe.seed)
         self.padding = Padding(manifold, self.original, self._few_images())
         self.draws = RepeatedDraws(manifold)
+        self._shorter: Cache[RepeatedDraws] = Cache(most_bytes=None)
         rated = inr.rated()
         self.factors = [factor for _, factor in rated]
         groups = [{"params": parameters} for parameters, _ in rated]
@@ -120,7 +124,12 @@ class Step:
         parts = _summed(terms)
         self.processes.average_gradients(parameters, parts)
         most = math.inf if self.recipe.fit.clip is None else self.recipe.fit.clip
-        norm = torch.nn.utils.clip_grad_norm_(parameters, most)
+        deep = self.manifold.inr.changes_by_depth()
+        apart = {id(parameter) for parameter in deep}
+        rest = [parameter for parameter in parameters if id(parameter) not in apart]
+        norm = torch.nn.utils.clip_grad_norm_(rest, most)
+        if deep:
+            norm = norm + torch.nn.utils.clip_grad_norm_(deep, most)
         total = sum(parts.values())
         if not math.isfinite(float(norm) + total):
             return None
@@ -153,7 +162,7 @@ class Step:
 
     def footprint(self, precision: str, images: int) -> int:
         """Bytes that the tensors of a step's largest network take at their most."""
-        pool, pieces, held = [(self.widths.largest, 1.0)], self.pieces, Held()
+        pool, pieces, held = [Drawn(self.widths.largest, 1.0)], self.pieces, Held()
         self.pieces = 1
         try:
             with self._unchanged(precision), held:
@@ -210,18 +219,21 @@ class Step:
         index: Tensor,
         warm: bool,
         terms: list[Term],
-        pool: Sequence[tuple[dict[str, int], float]] = (),
+        pool: Sequence[Drawn] = (),
     ) -> Iterator[Tensor]:
-        """The loss at each width of a step times its share of the weights; notes its terms.
+        """The loss of each network of a step times its share of the weights; notes its terms.
 
         One after another, so that one network at a time is held. Where the batch is split, every
         part of it meets the same widths, noise and augmentation as the whole would.
         """
         if not pool:
-            pool = [(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
+            pool = [Drawn(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
+            weights = sum(drawn.weight for drawn in pool)
+            pool = pool if warm else [*pool, *self.depths.draw(self.place.step)]
+        else:
+            weights = sum(drawn.weight for drawn in pool)
         # The largest first: memory that it leaves holds the others.
-        pool = sorted(pool, key=lambda drawn: sum(drawn[0].values()), reverse=True)
-        weights = sum(weight for _, weight in pool)
+        pool = sorted(pool, key=lambda drawn: sum(drawn.sizes.values()), reverse=True)
         trained = self._draw_trained(warm)
         generators = (self.choices, self.noise.generator)
         begun = [g.get_state() for g in generators]
@@ -231,16 +243,16 @@ class Step:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
                 batch = None if warm else self._batch(index, part)
             counts = self._share(part, len(index))
-            for sizes, weight in pool:
-                share = weight / weights
+            for drawn in pool:
+                share = drawn.weight / weights
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
-                    generated = self.draws.generate(sizes, self.noise, trained)
+                    generated = self._generate(drawn, trained)
                     if not any(w.requires_grad for w in generated.values()):
                         continue  # the full width of an INR that keeps the checkpoint there
-                    own = {} if batch is None else self._task_loss(sizes, generated, batch)
+                    own = {} if batch is None else self._task_loss(drawn, generated, batch)
                 own = {n: value * counts for n, value in own.items()}
                 if number == 0:
-                    own |= self._weight_loss(sizes, generated)
+                    own |= self._weight_loss(drawn, generated)
                 terms += [(name, value.detach(), share) for name, value in own.items()]
                 yield torch.stack(list(own.values())).sum() * share
 
@@ -266,14 +278,31 @@ class Step:
         assert self.task.train is not None
         return self.task.train.generator(self.choices, self.recipe.seed, step)
 
+    def _draws_for(self, dropped: tuple[str, ...]) -> RepeatedDraws:
+        """What evaluates the INR for networks that lack some blocks, or none."""
+        if not dropped:
+            return self.draws
+        manifold = self.manifold
+        return self._shorter.get(dropped, lambda: RepeatedDraws(manifold.without(dropped)))
+
+    def _generate(self, drawn: Drawn, trained: set[str] | None) -> dict[str, Tensor]:
+        draws, noise = self._draws_for(drawn.dropped), self.noise
+        if drawn.dropped:  # noise of its own: that of the others is as it would be without it
+            seed = self.recipe.seed + self.place.step
+            generator = torch.Generator(self.device).manual_seed(seed)
+            noise = Noise(noise.channels, noise.sizes, generator)
+            if drawn.sizes != self.widths.full:  # these seldom come again
+                return draws.manifold.generate(drawn.sizes, noise, trained)
+        return draws.generate(drawn.sizes, noise, trained)
+
     def _task_loss(
-        self, sizes: dict[str, int], generated: dict[str, Tensor], batch: Batch
+        self, drawn: Drawn, generated: dict[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
-        weights, task = self.recipe.loss, self.task
-        wider = self.padding.sizes(sizes)
-        fixed = self.manifold.fixed_at(wider, statistics=False)
+        weights, task, sizes = self.recipe.loss, self.task, drawn.sizes
+        manifold, wider = self._draws_for(drawn.dropped).manifold, self.padding.sizes(sizes)
+        fixed = manifold.fixed_at(wider, statistics=False)
         tensors = fixed | self.padding.pad(generated, sizes)
-        network = self.manifold.skeleton(wider)
+        network = manifold.skeleton(wider)
         watching: AbstractContextManager[Features] = nullcontext({})
         if self.hints:
             watching = self.hints.watching(network)
@@ -291,19 +320,17 @@ class Step:
         if weights.distill and batch.teacher is not None:
             divergence = task.divergence(outputs, as_float(batch.teacher), weights.temperature)
             parts["distill"] = weights.distill * divergence
-        if self.hints and sizes != self.widths.full:
+        if self.hints and (drawn.dropped or sizes != self.widths.full):
             apart = self.hints.loss(features, batch.hints, sizes, self.padding)
             parts["hint"] = weights.hint * self.place.decay * apart
         return parts
 
-    def _weight_loss(
-        self, sizes: dict[str, int], generated: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _weight_loss(self, drawn: Drawn, generated: dict[str, Tensor]) -> dict[str, Tensor]:
         """λ1 ‖W0‖²·‖W − W0‖² at full width, and λ2 ‖W‖², over the tensors that this step trains."""
         loss = self.recipe.loss
         trained = {name: w for name, w in generated.items() if w.requires_grad}
         parts = {}
-        if sizes == self.widths.full:
+        if drawn.sizes == self.widths.full and not drawn.dropped:
             apart = [
                 self.norms[n] * (w - self.original[n]).square().sum() for n, w in trained.items()
             ]

@@ -108,7 +108,7 @@ class Manifold(nn.Module):
 
     def targets(self, sizes: Sizes) -> Sequence[Target]:
         """What is to be generated at these sizes."""
-        return self.inr.targets(sizes)
+        return self.inr.targets(sizes, self.frame.dropped)
 
     def generate(
         self, sizes: Sizes, noise: Noise | None = None, trained: Iterable[str] | None = None
@@ -208,7 +208,7 @@ class Manifold(nn.Module):
         return {
             name: _resampled(tensor, shapes[name]) if name in shapes else tensor
             for name, tensor in self.fixed.items()
-            if statistics or name.rpartition(".")[0] not in self.norms
+            if self.frame.has(name) and (statistics or name.rpartition(".")[0] not in self.norms)
         }
 
     @torch.no_grad()

@@ -1,43 +1,38 @@
 """Which blocks a network of a smaller depth does without."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from neumeta_cli.distill import JUDGING, expendable_blocks
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export.choose.budget import Meter, widest_within
 from neumeta_cli.export.choose.search import halves
 from neumeta_cli.export.choose.wish import Choice
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
-from neumeta_cli.resize import PassOn, Run, calibrate, calibration_batches
 from neumeta_cli.tasks import Task
-from neumeta_cli.training.outputs import tensors_of
 
 if TYPE_CHECKING:
     from neumeta_cli.export.planning import Order
 
 PATIENCE = 2  # blocks that are tried after the best number
-IMAGES = 64  # that blocks are judged by, at most
 
 
-@torch.no_grad()
-def expendable_blocks(
+def blocks_to_drop(
     manifold: Manifold,
-    runs: Sequence[Run],
     counts: Mapping[str, int],
     reporter: Reporter | None = None,
 ) -> tuple[str, ...]:
-    """Choose blocks to leave out, one after another: the one without which outputs change least.
+    """The blocks to leave out: those that the fit says, or those without which least changes.
 
-    Judged at full width by the squared distance of outputs from the checkpoint's, on the images
-    that the manifold keeps to calibrate norms, whose statistics follow; on noise where it has none.
+    A manifold that was fitted for depth has its order of blocks. Of another they are judged by
+    ``expendable_blocks`` on the images that it keeps to calibrate norms, on noise if it keeps none.
 
     Args:
         manifold: a fitted one.
-        runs: of its network.
         counts: for each run by name, how many blocks are to be left; others stay whole.
         reporter: is told of the progress.
 
@@ -45,30 +40,13 @@ def expendable_blocks(
         Names of the blocks, the one that is missed least first.
 
     """
-    reporter = reporter or Silent()
+    runs, depths = manifold.frame.runs, manifold.inr.depths
+    if depths.blocks:
+        whole = {run.name: len(run.blocks) for run in runs}
+        return depths.gone({name: whole[name] - count for name, count in counts.items()})
     network = manifold.sample(1.0, samples=0)
-    images = _images(manifold)
-    norms = [name for name in manifold.norms if len(manifold.calibration)]
-    if norms:
-        calibrate(network, norms, images)
-    wanted = _outputs(network, images)
-    left = {run.name: len(run.blocks) - counts.get(run.name, len(run.blocks)) for run in runs}
-    dropped: list[str] = []
-    reporter.start("choose blocks", sum(left.values()))
-    while any(left.values()):
-        apart: dict[tuple[str, str], float] = {}
-        for run in runs:
-            for block in run.removable if left[run.name] else ():
-                if block not in dropped:
-                    apart[run.name, block] = _apart(network, block, norms, images, wanted)
-        name, block = min(apart, key=lambda one: apart[one])
-        network.set_submodule(block, PassOn())
-        norms = [norm for norm in norms if not norm.startswith(f"{block}.")]
-        dropped.append(block)
-        left[name] -= 1
-        reporter.advance(1, f"without {block}")
-    reporter.finish()
-    return tuple(dropped)
+    norms = manifold.norms if len(manifold.calibration) else ()
+    return expendable_blocks(network, runs, counts, _images(manifold), norms, reporter)
 
 
 def best_depth(
@@ -80,7 +58,7 @@ def best_depth(
 ) -> tuple[Manifold, list[float | None]]:
     """Find how many blocks to leave out within a budget, each time at the widest width within it.
 
-    One block after another goes, as ``expendable_blocks`` has them, until two more have not helped.
+    One block after another goes, as ``blocks_to_drop`` has them, until two more have not helped.
 
     Args:
         manifold: a fitted one.
@@ -99,7 +77,7 @@ def best_depth(
     """
     reporter = reporter or Silent()
     runs, metric = manifold.frame.runs, task.metrics[0]
-    gone = expendable_blocks(manifold, runs, {run.name: run.fewest for run in runs}, reporter)
+    gone = blocks_to_drop(manifold, {run.name: run.fewest for run in runs}, reporter)
     choosing, _ = halves(task, order.seed)
     tried: list[float | None] = []
     best, place, refused = manifold, 0, None
@@ -124,38 +102,8 @@ def best_depth(
     return best, tried
 
 
-def _images(manifold: Manifold) -> list[Tensor]:
+def _images(manifold: Manifold) -> Tensor:
     if len(manifold.calibration):
-        kept = torch.cat(list(manifold.calibration.batches()))[:IMAGES]
-    else:
-        noise = torch.Generator().manual_seed(0)
-        kept = torch.randn(IMAGES, *manifold.input_size, generator=noise)
-        kept = kept.to(next(manifold.inr.parameters()).device)
-    return [kept[part] for part in calibration_batches(len(kept), kept[:1].numel())]
-
-
-def _apart(
-    network: nn.Module,
-    block: str,
-    norms: Sequence[str],
-    images: Sequence[Tensor],
-    wanted: Sequence[Tensor],
-) -> float:
-    """How far outputs are without a block, which is put back."""
-    whole = network.get_submodule(block)
-    state = {n: t.clone() for n, t in network.state_dict().items()} if norms else {}
-    network.set_submodule(block, PassOn())
-    try:
-        own = [norm for norm in norms if not norm.startswith(f"{block}.")]
-        if own:
-            calibrate(network, own, images)
-        made = _outputs(network, images)
-    finally:
-        network.set_submodule(block, whole)
-        if state:
-            network.load_state_dict(state)
-    return sum(float((m - w).square().sum()) for m, w in zip(made, wanted, strict=True))
-
-
-def _outputs(network: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor for batch in images for tensor in tensors_of(network(batch))]
+        return torch.cat(list(manifold.calibration.batches()))
+    noise = torch.Generator().manual_seed(0)
+    return torch.randn(JUDGING, *manifold.input_size, generator=noise).to(manifold.inr.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
+from neumeta_cli.manifold.inr.depths import Depths
 from neumeta_cli.manifold.inr.moments import Measure
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.settings import Section
@@ -39,6 +40,11 @@ class InrSettings(Section):
 
     kind: str
     store: Store = Field("float32", description=STORED)
+    blocks: list[str] = Field(
+        [],
+        description="blocks that shorter networks lack, in the order in which they go; empty: a "
+        "fit with fit.depths finds them",
+    )
 
     @property
     def pieces(self) -> int:
@@ -69,6 +75,7 @@ class Inr(nn.Module):
 
     Attributes:
         space: how coordinates are scaled.
+        depths: which blocks go, and what of the network follows.
 
     """
 
@@ -89,6 +96,7 @@ class Inr(nn.Module):
         largest = max(max(spec.shape[:2]) for spec in specs)
         self.space = Space(len(specs), largest)
         self._targets: Cache[Sequence[Target]] = Cache()
+        self.depths = Depths(frame, settings.blocks)
         self.begin(tensors)
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
@@ -110,20 +118,30 @@ class Inr(nn.Module):
         """The parameters, and the factor of the learning rate at which each group is fitted."""
         return [(list(self.parameters()), 1.0)]
 
-    def targets(self, sizes: "Sizes") -> Sequence[Target]:
-        """What is to be generated at these sizes, a target for each spec."""
-        key = (self.device, *sizes.items())
-        return self._targets.get(key, lambda: self.make_targets(sizes))
+    def targets(self, sizes: "Sizes", dropped: Sequence[str] = ()) -> Sequence[Target]:
+        """What is to be generated at these sizes.
 
-    def make_targets(self, sizes: "Sizes") -> Sequence[Target]:
+        Args:
+            sizes: channels of each clique in scope.
+            dropped: names of blocks that the network lacks.
+
+        Returns:
+            A target for each spec, but for those in these blocks.
+
+        """
+        key = (self.device, *dropped, *sizes.items())
+        return self._targets.get(key, lambda: self.make_targets(sizes, dropped))
+
+    def make_targets(self, sizes: "Sizes", dropped: Sequence[str]) -> Sequence[Target]:
         """The same, made anew."""
-        shapes = self.turned_shapes(sizes)
+        shapes, short = self.turned_shapes(sizes), self.frame.without(dropped)
+        left = [spec for spec in self.specs if short.has(spec.name)]
         made = []
-        for spec in self.specs:
+        for place, spec in enumerate(left):
             shape = shapes[spec.name]
             c_in = 1 if spec.is_vector else shape[1]
             size_in = c_in if spec.sibling is None else shapes[spec.sibling][1]
-            made.append(Target(spec, shape[0], c_in, size_in))
+            made.append(Target(spec, shape[0], c_in, size_in, place, len(left)))
         return made
 
     def chosen(self, sizes: "Sizes") -> Mapping[tuple[str, int], Tensor]:
@@ -191,6 +209,10 @@ class Inr(nn.Module):
         if draws != 1:
             raise ValueError("one draw at once")
         return self.generate(target, noise).clone()
+
+    def changes_by_depth(self) -> list[nn.Parameter]:
+        """The parameters that networks with all blocks have nothing of."""
+        return []
 
     @property
     def device(self) -> torch.device:

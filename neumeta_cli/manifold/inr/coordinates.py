@@ -66,6 +66,7 @@ class Target:
         spec: which tensor.
         c_out, c_in: rows and columns of weights; a vector has one column.
         size_in: C_in as the coordinates say it; for a vector that of its sibling.
+        place, layers: l and L, where the network lacks blocks and they are not the spec's and all.
 
     """
 
@@ -73,6 +74,8 @@ class Target:
     c_out: int
     c_in: int
     size_in: int
+    place: int | None = None
+    layers: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,7 +136,9 @@ class Space:
             size_in = size_in + noise.sizes * jitter[2]
             size_out = size_out + noise.sizes * jitter[3]
         points = torch.empty(6, draws, target.c_out * target.c_in, device=device)
-        points[0], points[3] = target.spec.layer / self.layers, self.layers / self.largest
+        place = target.spec.layer if target.place is None else target.place
+        layers = self.layers if target.layers is None else target.layers
+        points[0], points[3] = place / layers, layers / self.largest
         points[1], points[2] = c_in / size_in, c_out / size_out
         points[4], points[5] = size_in / self.largest, size_out / self.largest
         return points.flatten(1).T

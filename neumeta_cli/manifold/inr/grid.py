@@ -9,17 +9,27 @@ from neumeta_cli.manifold.inr.coordinates import Noise
 
 
 class Grid(nn.Module):
-    """The checkpoint's tensor, learnt itself where there are no changes, and the changes."""
+    """The checkpoint's tensor, learnt itself where there are no changes, and the changes.
+
+    Args:
+        weight: the tensor.
+        changes: as channels go missing.
+        deep: as blocks go missing.
+
+    """
 
     whole: Tensor
 
-    def __init__(self, weight: Tensor, changes: Sequence[Tensor]) -> None:
+    def __init__(
+        self, weight: Tensor, changes: Sequence[Tensor], deep: Sequence[Tensor] = ()
+    ) -> None:
         super().__init__()
         if changes:
             self.register_buffer("whole", weight.clone())
         else:
             self.whole = nn.Parameter(weight.clone())
         self.changes = nn.ParameterList(changes)
+        self.deep = nn.ParameterList(deep)
 
 
 def along(weight: Tensor, dim: int, size: int, kept: Tensor | None, noise: Noise | None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.base import STORED, Inr, InrSettings, Rated, Store, entry
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
+from neumeta_cli.manifold.inr.depths import come_in
 from neumeta_cli.manifold.inr.grid import Grid, along
 from neumeta_cli.manifold.inr.moments import Measure, Moments
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, Planned, make_plan
@@ -48,11 +49,24 @@ class SelectedSettings(InrSettings):
         "all 1",
     )
 
+    depth_knots: list[float] = Field(
+        [0.5, 1.0],
+        description="the same for blocks: shares of a run's blocks that may go at which each "
+        "change is complete; with none, shorter networks have the weights of longer ones",
+    )
+
     @field_validator("knots")
     @classmethod
     def _ascending(cls, value: list[float]) -> list[float]:
         if any(not 0 < knot < 1 for knot in value) or sorted(set(value)) != value:
             raise ValueError("knots ascend between 0 and 1")
+        return value
+
+    @field_validator("depth_knots")
+    @classmethod
+    def _ascending_to_one(cls, value: list[float]) -> list[float]:
+        if any(not 0 < knot <= 1 for knot in value) or sorted(set(value)) != value:
+            raise ValueError("knots of depth ascend, above 0 and at most to 1")
         return value
 
     @model_validator(mode="after")
@@ -63,7 +77,7 @@ class SelectedSettings(InrSettings):
 
     @property
     def pieces(self) -> int:
-        return len(self.knots)
+        return len(self.knots) + len(self.depth_knots)
 
 
 @dataclass(frozen=True)
@@ -72,12 +86,18 @@ class SelectedTarget(Target):
 
     Attributes:
         kept: places along the checkpoint's output and input dimension; None for all.
-        rooms: for the change at each knot, by dimension, the places of the channels that it has.
+        rooms: for the change at each knot, by dimension, the places of the channels that it has;
+            then for each knot of depth.
+        depth: what the change at each knot of depth counts; empty where no block of its run is
+            missing.
+        short: whether the network lacks blocks, here or elsewhere, and has changes for that.
 
     """
 
     kept: Kept = (None, None)
     rooms: tuple[Mapping[int, Tensor], ...] = ()
+    depth: tuple[float, ...] = ()
+    short: bool = False
 
     @cached_property
     def met(self) -> tuple[tuple["Met", ...], ...]:
@@ -140,6 +160,10 @@ class SelectedInr(Inr):
     third and the last, m = 1/4 and half of G_1 is added; two are the first and the third, and all
     of it is.
 
+    Blocks go in a measured order. As they do, ``Σ_k φ_k(d) · D_k`` is added to W_0 in the blocks of
+    their run that stay and in the layers between that run and the next, with d the share that is
+    missing of the run's blocks that may go (knots of depth): full depth stays the checkpoint too.
+
     Without knots W_0 itself is learnt: the slices of a slimmable network (Yu et al., 2019).
     """
 
@@ -153,8 +177,12 @@ class SelectedInr(Inr):
         self.gammas = (0.0, *knots[:-1]) if knots else ()  # where the changes have their channels
         rooms = [self.turned_shapes(self.frame.sizes(1 - gamma)) for gamma in self.gammas]
         self.grids = nn.ModuleDict()
+        follows = self.keeps_checkpoint and self.settings.depth_knots
+        self.runs = self.depths.governing(self.specs) if follows else {}
         for name, weight in self.turned(tensors).items():
-            self.grids[entry(name)] = Grid(weight, [weight.new_zeros(r[name]) for r in rooms])
+            changes = [weight.new_zeros(r[name]) for r in rooms]
+            deep = [torch.zeros_like(weight) for _ in range(self._deep(name))]
+            self.grids[entry(name)] = Grid(weight, changes, deep)
         for number, clique in enumerate(self.frame.cliques):
             if any(tensors[member.weight].is_meta for member in clique.members):
                 ranks = torch.empty(clique.rows, dtype=torch.int32, device="meta")
@@ -164,6 +192,16 @@ class SelectedInr(Inr):
             self.register_buffer(f"rank_{number}", ranks)
         self._chosen: Cache[Places] = Cache()
         self._rooms: Cache[list[Places]] = Cache()
+
+    def _deep(self, name: str) -> int:
+        """At how many knots of depth a tensor has a change: those before its block is gone."""
+        run = self.runs.get(name)
+        last = self.depths.last_coordinate(name, run) if run else 0.0
+        begins = [0.0, *self.settings.depth_knots[:-1]][: len(self.settings.depth_knots)]
+        return sum(begin < last for begin in begins)
+
+    def changes_by_depth(self) -> list[nn.Parameter]:
+        return [change for grid in self.grids.values() for change in cast(Grid, grid).deep]
 
     def check(self) -> None:
         for number, clique in enumerate(self.frame.cliques):
@@ -196,7 +234,7 @@ class SelectedInr(Inr):
             for part in PARTS:
                 sizes = self.frame.sizes(1 - before - part * (knot - before))
                 target = cast(SelectedTarget, self.targets(sizes)[place])
-                *others, share = self._shares(_missing(target, None))[: len(made) + 1]
+                *others, share = self._shares(target, None)[: len(made) + 1]
                 kept = target.kept[1]
                 if kept is None or share < LEAST_SHARE:
                     continue
@@ -215,7 +253,9 @@ class SelectedInr(Inr):
         grids = [cast(Grid, grid) for grid in self.grids.values()]
         changes = zip(*(grid.changes for grid in grids), strict=True)
         rates = self.settings.knot_rates
-        return [(list(at), rate) for at, rate in zip(changes, rates, strict=True)]
+        rated = [(list(at), rate) for at, rate in zip(changes, rates, strict=True)]
+        deep = self.changes_by_depth()
+        return [*rated, (deep, 1.0)] if deep else rated
 
     def chosen(self, sizes: "Sizes") -> Places:
         key = (self.device, *sizes.items())
@@ -230,10 +270,11 @@ class SelectedInr(Inr):
         places = kept_places(self.frame.trace.shapes, self.frame.trace, kept)
         return {place: torch.from_numpy(p).to(self.device) for place, p in places.items()}
 
-    def make_targets(self, sizes: "Sizes") -> Sequence[SelectedTarget]:
+    def make_targets(self, sizes: "Sizes", dropped: Sequence[str]) -> Sequence[SelectedTarget]:
         chosen, rooms = self.chosen(sizes), self._rooms.get(self.device, self._make_rooms)
+        knots, missing = self.settings.depth_knots, self.depths.missing(dropped)
         made = []
-        for plain in super().make_targets(sizes):
+        for plain in super().make_targets(sizes, dropped):
             name, layout = plain.spec.name, plain.spec.layout
             dims = [d for d in (layout.out, layout.into) if d is not None]
             places = [chosen.get((name, d)) for d in dims] + [None]
@@ -241,8 +282,12 @@ class SelectedInr(Inr):
                 {n: room[name, d] for n, d in enumerate(dims) if (name, d) in room}
                 for room in rooms
             )
-            size = (plain.spec, plain.c_out, plain.c_in, plain.size_in)
-            made.append(SelectedTarget(*size, (places[0], places[1]), own))
+            at = missing.get(self.runs.get(name, ""), 0.0)
+            depth = tuple(come_in(knots, at)[: self._deep(name)]) if at else ()
+            size = (plain.spec, plain.c_out, plain.c_in, plain.size_in, plain.place, plain.layers)
+            everywhere: tuple[Mapping[int, Tensor], ...] = ({},) * len(depth)
+            kept, short = (places[0], places[1]), bool(dropped and self.runs)
+            made.append(SelectedTarget(*size, kept, (*own, *everywhere), depth, short))
         return made
 
     def _make_rooms(self) -> list[Places]:
@@ -256,8 +301,10 @@ class SelectedInr(Inr):
         if not all(target.selects_only for target in own):
             return None
         grids = [self._grid(target) for target in own]
-        changes = [list(grid.changes) for grid in grids]
-        shares = [self._shares(_missing(target, None)) for target in own]
+        changes = [self._changes(target) for target in own]
+        shares = [self._shares(target, None) for target in own]
+        most = max(map(len, shares))
+        shares = [[*some, *[0.0] * (most - len(some))] for some in shares]
         kept, rooms = [t.kept for t in own], [t.rooms for t in own]
         plan = make_plan([grid.whole for grid in grids], changes, shares, kept, rooms)
         return Planned(plan, changes, tuple(target.shape for target in own))
@@ -265,21 +312,28 @@ class SelectedInr(Inr):
     def _grid(self, target: Target) -> Grid:
         return cast(Grid, self.grids[entry(target.spec.name)])
 
-    def _shares(self, missing: float) -> list[float]:
-        """φ_k at a share of channels that is missing, for each knot."""
-        before = (0.0, *self.settings.knots)
-        return [
-            min(1.0, max(0.0, (missing - low) / (knot - low)))
-            for low, knot in zip(before, self.settings.knots, strict=False)
-        ]
+    def _changes(self, target: SelectedTarget) -> list[Tensor]:
+        """The changes of a tensor at each knot, and at each of depth where blocks are missing.
+
+        Of a network that lacks blocks only those of depth are learnt, so that networks with all of
+        them are what they would be without it.
+        """
+        grid = self._grid(target)
+        if not target.short:
+            return list(grid.changes)
+        return [*(c.detach() for c in grid.changes), *grid.deep[: len(target.depth)]]
+
+    def _shares(self, target: SelectedTarget, noise: Noise | None) -> list[float]:
+        """φ_k for each of these."""
+        return [*come_in(self.settings.knots, _missing(target, noise)), *target.depth]
 
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         assert isinstance(target, SelectedTarget)
-        grid = self._grid(target)
-        weight, shares = grid.whole, self._shares(_missing(target, noise))
+        weight, changes = self._grid(target).whole, self._changes(target)
+        shares = self._shares(target, noise)
         if noise is None and target.selects_only:
-            return _select(weight, grid.changes, shares, target)
-        for share, change, room in zip(shares, grid.changes, target.rooms, strict=True):
+            return _select(weight, changes, shares, target)
+        for share, change, room in zip(shares, changes, target.rooms, strict=True):
             if share > 0:
                 some = change if share == 1 else share * change
                 weight = weight + place_channels(some, room, weight.shape)

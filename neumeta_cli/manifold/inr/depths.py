@@ -1,0 +1,93 @@
+"""Depth as a coordinate: which blocks go, and how many of those that may a run lacks."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neumeta_cli.manifold.inr.coordinates import TensorSpec
+    from neumeta_cli.resize import Frame
+
+
+class Depths:
+    """The blocks of a network that go, run by run.
+
+    The depth coordinate of a run is the share that is missing of those of its blocks that may go: 0
+    for the checkpoint, 1 where none of them is left.
+
+    Args:
+        frame: the network.
+        blocks: in the order in which they go.
+
+    Attributes:
+        order: for each run that has any, its own in this order.
+
+    """
+
+    def __init__(self, frame: "Frame", blocks: Sequence[str]) -> None:
+        self.order: dict[str, tuple[str, ...]] = {}
+        self._inside: dict[str, tuple[str, ...]] = {}
+        if not blocks:  # finding runs takes a moment
+            return
+        for run in frame.runs:
+            going = [block for block in blocks if block in run.removable]
+            if most := min(len(going), len(run.blocks) - run.fewest):
+                self.order[run.name] = tuple(going[:most])
+                self._inside[run.name] = run.blocks
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """All blocks that go."""
+        return tuple(block for order in self.order.values() for block in order)
+
+    def gone(self, counts: Mapping[str, int]) -> tuple[str, ...]:
+        """The blocks that are missing.
+
+        Args:
+            counts: of the blocks that each run lacks, by its name; others lack none.
+
+        """
+        return tuple(b for run, order in self.order.items() for b in order[: counts.get(run, 0)])
+
+    def missing(self, dropped: Sequence[str]) -> dict[str, float]:
+        """The depth coordinate of each run."""
+        gone = set(dropped)
+        return {run: len(gone.intersection(o)) / len(o) for run, o in self.order.items()}
+
+    def governing(self, specs: Sequence["TensorSpec"]) -> dict[str, str]:
+        """The run whose depth a tensor follows: the one that it lies in, or the last before it.
+
+        Args:
+            specs: in the order of the forward pass.
+
+        Returns:
+            The run for each name; tensors before the first run have none.
+
+        """
+        found, last = {}, ""
+        for spec in specs:
+            for run, blocks in self._inside.items():
+                if any(spec.name.startswith(f"{block}.") for block in blocks):
+                    last = run
+            if last:
+                found[spec.name] = last
+        return found
+
+    def last_coordinate(self, name: str, run: str) -> float:
+        """Up to which depth coordinate of its run a tensor is there; 1 if its block never goes."""
+        order = self.order[run]
+        for number, block in enumerate(order):
+            if name.startswith(f"{block}."):
+                return number / len(order)
+        return 1.0
+
+
+def come_in(knots: Sequence[float], at: float) -> list[float]:
+    """What the change at each knot counts: a line from 0 at the knot before to 1 at its own.
+
+    >>> come_in([0.25, 0.5], 0.375)
+    [1.0, 0.5]
+    """
+    return [
+        min(1.0, max(0.0, (at - low) / (knot - low)))
+        for low, knot in zip((0.0, *knots), knots, strict=False)
+    ]

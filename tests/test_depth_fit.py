@@ -1,0 +1,177 @@
+"""Fits that train depth: what networks with fewer blocks become, and that others stay."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import randomise_norms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from manifolds import RESNET
+from test_cli import fails
+from tiny_fits import prepared, recipe_for
+from torch import Tensor
+
+import neumeta_cli
+from neumeta_cli.checkpoint import resolve
+from neumeta_cli.distill import fit_manifold
+from neumeta_cli.manifold import Manifold, build_manifold, load_manifold, save_manifold
+from neumeta_cli.manifold.inr import inr_settings
+from neumeta_cli.manifold.inr.depths import Depths, come_in
+from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.recipe import Recipe
+from neumeta_cli.resize import open_frame
+
+ORDER = ["layer1.1", "layer3.2", "layer1.0", "layer3.1", "layer2.2"]
+SELECTED = {"kind": "selected", "store": "float32", "blocks": ORDER}
+STEPS = {"epochs": 1, "batch_size": 40, "anchors": [0.5], "update": 1.0}
+FRAME = open_frame(resolve(RESNET).build(), (3, 32, 32)).with_scope("all")
+
+
+def recipe(image_folder: Path, kind: dict = SELECTED, **fit: object) -> Recipe:
+    return recipe_for(
+        image_folder,
+        model={"arch": RESNET},
+        scope="all",
+        inr=kind,
+        loss={"task": 0.0, "recon": 0.0, "reg": 0.0, "distill": 1.0},
+        noise={"channels": 0.0, "sizes": 0.0, "samples": 1},
+        fit=STEPS | fit,
+    )
+
+
+def fitted(build, made: Recipe) -> tuple[Manifold, dict[str, Tensor]]:
+    manifold, tensors, task = prepared(build, made)
+    before = {n: t.clone() for n, t in manifold.inr.state_dict().items()}
+    fit_manifold(manifold, tensors, task, made)
+    return manifold, before
+
+
+@pytest.fixture(scope="module")
+def build():
+    def make(name: str):
+        torch.manual_seed(0)
+        arch = resolve(name)
+        model = arch.build("cpu")
+        randomise_norms(model)
+        return model.requires_grad_(False), arch
+
+    return make
+
+
+def test_networks_with_all_blocks_are_as_they_are_without_depth(build, image_folder: Path) -> None:
+    plain, _ = fitted(build, recipe(image_folder))
+    deep, before = fitted(build, recipe(image_folder, depths=(0.3, 1.0)))
+    own, after = plain.inr.state_dict(), deep.inr.state_dict()
+    kept = [name for name in own if ".deep." not in name]
+    assert all(torch.equal(own[name], after[name]) for name in kept)
+    moved = {name for name in after if ".deep." in name and bool((after[name] != 0).any())}
+    assert {name.split("/")[0] for name in (n.removeprefix("grids.") for n in moved)} >= {
+        "layer1",
+        "layer2",
+        "layer3",
+    }
+    assert not any(bool(before[name].any()) for name in moved)
+
+
+def test_a_fit_brings_short_networks_closer(build, image_folder: Path) -> None:
+    manifold, tensors, task = prepared(
+        build, recipe(image_folder, depths=(0.3, 1.0), epochs=8, ema=0.9)
+    )
+    x = task.inputs(task.train, torch.arange(60), None)
+    wanted = manifold.sample(1.0)(x)
+    assert not torch.equal(wanted, manifold.sample(0.5)(x))
+    gone = manifold.inr.depths.gone({"layer1": 2, "layer2": 1, "layer3": 2})
+
+    def apart() -> float:
+        return float(task.divergence(manifold.without(gone).sample(1.0)(x), wanted, 1.0))
+
+    begun = apart()
+    fit_manifold(
+        manifold, tensors, task, recipe(image_folder, depths=(0.3, 1.0), epochs=8, ema=0.9)
+    )
+    assert apart() < 0.7 * begun
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.permutations(ORDER),
+    st.dictionaries(st.sampled_from(["layer1", "layer2"]), st.integers(0, 3)),
+)
+def test_a_run_keeps_its_own_order_and_one_block(order: list[str], counts: dict[str, int]) -> None:
+    depths = Depths(FRAME, order)
+    gone = depths.gone(counts)
+    for run in ("layer1", "layer2", "layer3"):
+        own = [block for block in order if block.startswith(run)][:2]
+        assert list(depths.order[run]) == own
+        taken = [block for block in gone if block.startswith(run)]
+        assert taken == own[: counts.get(run, 0)]
+        assert depths.missing(gone)[run] == len(taken) / len(own)
+
+
+@given(st.floats(0, 1))
+def test_changes_come_in_one_after_another(at: float) -> None:
+    first, second = come_in([0.5, 1.0], at)
+    assert 0 <= second <= first <= 1
+    assert first + second == pytest.approx(2 * at)
+
+
+def test_coordinates_of_a_shorter_network_are_its_own() -> None:
+    """l/L and L/N of equation 1: the layers that are left, and how many there are."""
+    arch = resolve(RESNET)
+    settings, noise = inr_settings("mlp", hidden=8, layers=2), NoiseSection()
+    manifold, _ = build_manifold(arch.build("cpu"), arch, (3, 32, 32), "all", True, settings, noise)
+    short = manifold.without(["layer1.0", "layer3.2"])
+    device = torch.device("cpu")
+    space = manifold.inr.space
+    rows = [space.coordinates(t, None, device)[0, [0, 3]] for t in short.targets(short.frame.full)]
+    count = len(rows)
+    assert count < len(manifold.specs)
+    for place, row in enumerate(rows):
+        torch.testing.assert_close(row, torch.tensor([place / count, count / space.largest]))
+
+
+def test_a_file_keeps_order_and_changes(build, tmp_path: Path) -> None:
+    model, arch = build(RESNET)
+    made = inr_settings(**SELECTED)
+    manifold, _ = build_manifold(model, arch, (3, 32, 32), "all", True, made, NoiseSection())
+    with torch.no_grad():
+        for change in manifold.inr.changes_by_depth():
+            change.normal_(std=0.01)
+    again = load_manifold(save_manifold(tmp_path / "m.safetensors", manifold))
+    gone = again.inr.depths.gone({"layer1": 1, "layer3": 2})
+    assert gone == ("layer1.1", "layer3.2", "layer3.1")
+    x = torch.randn(2, 3, 32, 32)
+    one, other = (m.without(gone).sample(0.5, samples=0)(x) for m in (manifold, again))
+    assert torch.equal(one, other)
+    dropped = manifold.without(gone).sample(1.0, samples=0).state_dict()
+    own = manifold.sample(1.0, samples=0).state_dict()
+    changed = {n.split(".")[0] for n, t in dropped.items() if not torch.equal(t, own[n])}
+    assert changed == {"layer1", "layer3", "fc"}  # of layer2 no block is missing
+
+
+def test_what_goes_with_depth_and_what_does_not(build, image_folder: Path) -> None:
+    with pytest.raises(neumeta_cli.NeumetaError, match=r"no block of this network can go"):
+        fitted(build, recipe(image_folder, SELECTED | {"blocks": []}, depths=(0.5, 1.0)))
+    with pytest.raises(neumeta_cli.NeumetaError, match=r"fit\.views=0"):
+        fitted(build, recipe(image_folder, depths=(0.5, 1.0), views=1))
+
+
+@pytest.mark.slow
+def test_fit_and_export_with_depth(neumeta, tmp_path: Path, image_folder: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(resolve(RESNET).build("cpu").state_dict(), file := tmp_path / "net.pth")
+    told = neumeta(
+        "fit", "--checkpoint", file, "--data", image_folder, "--epochs", 1, "--run", "r",
+        "--set", "fit.depths=[0.34,1.0]", "--set", "fit.precision=float32",
+    )  # fmt: skip
+    assert told.code == 0, told.stderr
+    manifold = load_manifold(Path("r/manifold.safetensors"))
+    assert len(manifold.inr.depths.blocks) == 6
+    told = neumeta("export", "r/manifold.safetensors", "--width", 1, "--depth", 0.34, "-o", "s.pt")
+    assert told.code == 0, told.stderr
+    assert "the order of the fit" in told.stderr
+    short = neumeta_cli.load("s.pt")
+    assert sum(len(layer) for layer in (short.layer1, short.layer2, short.layer3)) == 9
+    assert all(name in neumeta("info", "s.pt").stdout for name in manifold.inr.depths.blocks)
+    fails(neumeta("export", "r/manifold.safetensors", "--depth", "2", "-o", "t.pt"), "at most 1")
