@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -45,9 +46,29 @@ def measured_rows(
     rows = [evaluate_network(model, CHECKPOINT, 1.0, task, TIMED)]
     rows += sweep(manifold, task, running, pruned, (), reporter, TIMED, look)
     # Times are of one moment: two fits that are alike write files that are.
-    table = {"table": [replace(row, latency={}).as_dict() for row in rows]}
+    table: dict[str, Any] = {"table": [replace(row, latency={}).as_dict() for row in rows]}
+    if recipe.fit.depths:
+        table["depths"] = _by_depth(manifold, task, recipe.fit.depths[0], reporter)
     manifold.provenance = replace(manifold.provenance, metrics=table)
     return rows
+
+
+def _by_depth(
+    manifold: Manifold, task: Task, lowest: float, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """The metrics at full width and two depths, that half-way to the lowest one and this one."""
+    found = []
+    for depth in ((1 + lowest) / 2, lowest):
+        runs = manifold.frame.runs
+        missing = {run.name: len(run.blocks) - run.count(depth) for run in runs}
+        gone = manifold.inr.depths.gone(missing)
+        metrics = task.measure(manifold.without(gone).sample(1.0))
+        named = [metric for metric in task.metrics if metric.name in metrics]
+        values = ", ".join(f"{metric.name} {metric.show(metrics[metric.name])}" for metric in named)
+        whole = sum(len(run.blocks) for run in runs)
+        reporter.tell(f"depth {depth:.2g} ({whole - len(gone)} of {whole} blocks): {values}")
+        found.append({"depth": depth, "dropped": list(gone), "metrics": metrics})
+    return found
 
 
 def _runs(manifold: Manifold, width: float, reporter: Reporter) -> bool:

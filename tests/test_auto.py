@@ -18,7 +18,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import load_manifold
 from neumeta_cli.pipeline import preprocessing_for
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, suited
-from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, NEITHER, NOT_MIXED
+from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, DEPTHS, NEITHER, NOT_MIXED
 from neumeta_cli.resize import Frame, open_frame
 
 SMALL = {  # a network of each family, and the base that serves it
@@ -81,8 +81,10 @@ def test_steps_are_about_as_many_for_any_number_of_images(tmp_path: Path, images
 def test_the_recipe_by_hand_for_the_same_network_says_the_same(tmp_path: Path) -> None:
     found = chosen_for("cifar_resnet20", tmp_path, 50_000).recipe
     shipped = load_recipe("cifar10_resnet20_all")
-    for section in ("inr", "loss", "fit", "noise", "permute"):
+    for section in ("inr", "loss", "noise", "permute"):
         assert getattr(found, section) == getattr(shipped, section)
+    assert found.fit.depths == DEPTHS  # which changes nothing of width
+    assert found.fit.model_copy(update={"depths": None}) == shipped.fit
 
 
 def test_a_network_that_is_neither_has_the_base_of_all(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch
 from neumeta_cli.distill import Fitter
-from neumeta_cli.distill.draws import WidthPool
+from neumeta_cli.distill.draws import Drawn, WidthPool
 from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import build_manifold, inr_settings
@@ -25,7 +25,7 @@ def test_cliques_draw_widths_of_their_own_and_anchors_come_along(build, image_fo
     kinds = {"alike": 0, "mixed": 0}
     for _ in range(100):
         pool = pools.draw(choices)
-        drawn, *anchors = [sizes for sizes, _ in pool]
+        drawn, *anchors = [sizes for sizes, *_ in pool]
         assert anchors == ([half] if drawn != half else [])
         widths = [drawn[name] / full[name] for name in full]
         wide = [n for n, w in zip(full, widths, strict=True) if full[n] == 64 and w > 0.51]
@@ -51,7 +51,7 @@ def test_cliques_that_a_forward_pass_needs_alike_draw_one_width(build) -> None:
     assert len(pool.groups) > 10  # the MLPs' hidden channels are free
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
-        ((sizes, _),) = pool.draw(generator)
+        ((sizes, *_),) = pool.draw(generator)
         manifold.skeleton(sizes)(torch.empty(1, *size, device="meta"))
 
 
@@ -116,8 +116,8 @@ def test_anchors_are_trained_in_their_share_of_the_steps(build, image_folder) ->
     pool, frame = fitter.stepper.widths, fitter.manifold.frame
     quarter, half = frame.sizes(0.75), frame.sizes(0.5)
     steps = [pool.draw(fitter.stepper.choices)[1:] for _ in range(2000)]
-    assert all(step[-1] == (half, 1.0) for step in steps)
-    with_both = [step for step in steps if step[0] == (quarter, 1.0)]
+    assert all(step[-1] == Drawn(half, 1.0) for step in steps)
+    with_both = [step for step in steps if step[0] == Drawn(quarter, 1.0)]
     assert len(with_both) == pytest.approx(400, rel=0.2)
     assert all(len(step) == 1 + (step in with_both) for step in steps)
 

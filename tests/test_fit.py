@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from neumeta_cli.data.augmentation import augment
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import Fitter
+from neumeta_cli.distill.draws import Drawn
 from neumeta_cli.distill.features import FeatureSource, ImageSource, _best_layout
 from neumeta_cli.distill.frozen import find_split, run_live
 from neumeta_cli.errors import NeumetaError
@@ -86,7 +87,7 @@ def test_losses_have_the_papers_weights(build, image_folder) -> None:
     fitter = Fitter(*prepared(build, recipe), recipe)
     assert (recipe.loss.recon, recipe.loss.reg) == (1.0, 1e-4)
     generated = fitter.manifold.generate(fitter.stepper.widths.full)
-    parts = fitter.stepper._weight_loss(fitter.stepper.widths.full, generated)
+    parts = fitter.stepper._weight_loss(Drawn(fitter.stepper.widths.full, 1.0), generated)
     recon = sum(
         (w0**2).sum() * ((generated[n] - w0) ** 2).sum()
         for n, w0 in fitter.stepper.original.items()
@@ -94,7 +95,9 @@ def test_losses_have_the_papers_weights(build, image_folder) -> None:
     torch.testing.assert_close(parts["recon"], recon)
     torch.testing.assert_close(parts["reg"], 1e-4 * sum((w**2).sum() for w in generated.values()))
     half = fitter.manifold.frame.sizes(0.5)
-    assert "recon" not in fitter.stepper._weight_loss(half, fitter.manifold.generate(half))
+    assert "recon" not in fitter.stepper._weight_loss(
+        Drawn(half, 1.0), fitter.manifold.generate(half)
+    )
 
 
 def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_folder) -> None:
@@ -104,7 +107,7 @@ def test_a_step_trains_a_random_subset_and_widths_stay_in_range(build, image_fol
     assert {len(s) for s in subsets} == {2}  # half of the four tensors
     assert len(subsets) > 1
     drawn = [fitter.stepper.widths.draw(fitter.stepper.choices) for _ in range(200)]
-    sizes = [only["layer3.1.conv1"] for ((only, _),) in drawn]
+    sizes = [only["layer3.1.conv1"] for ((only, *_),) in drawn]
     assert min(sizes) >= round(0.6 * 64)
     assert max(sizes) <= round(0.9 * 64)
 

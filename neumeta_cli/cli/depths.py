@@ -24,9 +24,10 @@ DepthOption = Annotated[
         "--depth",
         metavar="D|RUN=N|auto",
         help="Fraction of the blocks of every run to keep (neumeta trace lists the runs); RUN=N "
-        "keeps N blocks of one (layer3=1); several with commas. Fits do not train this: fine-tune "
-        "networks that lack more than a block. auto: as many as serve a budget "
-        "best, by one half of the test images; the result is measured on the other half.",
+        "keeps N blocks of one (layer3=1); several with commas. For fits that trained depth "
+        "(fit.depths, which an automatic recipe has); of others, fine-tune networks that lack more "
+        "than a block. auto (export): as many as serve a budget best, by one half of the test "
+        "images; the result is measured on the other half.",
     ),
 ]
 

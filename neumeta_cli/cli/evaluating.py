@@ -7,6 +7,7 @@ import typer
 
 from neumeta_cli.checkpoint import require_there
 from neumeta_cli.cli.console import TerminalReporter, say, write_json
+from neumeta_cli.cli.depths import AUTO, DepthOption, shorten
 from neumeta_cli.cli.gains import tell_export_next
 from neumeta_cli.cli.options import (
     ArchOption,
@@ -50,6 +51,7 @@ def evaluate(
         ),
     ] = "1,0.75,0.5,0.25",
     force: Force = False,
+    depth: DepthOption = None,
     recipe: DataRecipeOption = None,
     arch: ArchOption = None,
     input_size: ImageSizeOption = None,
@@ -79,6 +81,8 @@ def evaluate(
     Example: neumeta eval manifold.safetensors --data cifar10/ --widths 0.25:1:0.25 --samples 1,50
     """
     chosen = parse_widths(widths, force)
+    if AUTO in (depth or ()):
+        raise NeumetaError("--depth auto looks for what serves a budget: it is for neumeta export")
     counts = [] if samples is None else parse_counts(samples)
     asked = parse_image_size(input_size)
     require_there(file)
@@ -124,6 +128,7 @@ def evaluate(
     elif isinstance(loaded := load(file, arch, trust_code), Manifold):
         for narrow in chosen:
             loaded.frame.sizes(narrow)  # refuses a bad width before any data is read
+        loaded = shorten(loaded, depth or [], reporter)
         size, recorded = loaded.input_size, loaded.provenance.recipe
         own = own_preprocessing(loaded.arch, size)
     else:
@@ -131,6 +136,8 @@ def evaluate(
         recorded = describe(file)
         size, method, width = tuple(recorded["input_size"]), MANIFOLD, recorded["width"]
         own = own_preprocessing(Arch(recorded["arch"]["name"]), size)
+    if depth and not isinstance(loaded, Manifold):
+        raise NeumetaError(f"--depth is for a manifold, and {file} is one network")
     if asked is not None and opened is None:
         raise NeumetaError(f"{file} knows the size of its input; leave out --input-size")
     section, kind, by = how_to_read(said, recorded, trust_code)

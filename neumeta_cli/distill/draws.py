@@ -81,16 +81,14 @@ class WidthPool:
         return ""
 
     def draw(self, generator: torch.Generator) -> list[Drawn]:
-        """Sizes of the cliques of each network that the step trains, and its loss's weight.
-
-        The drawn network comes first.
-        """
+        """The networks that the step trains; the one with a random width comes first."""
         drawn = self.draw_one(generator)
         chances = torch.rand(len(self.anchors), generator=generator).tolist()
         shares = self.fit.anchor_shares or [1.0] * len(self.anchors)
         due = zip(self.anchors, chances, shares, strict=True)
         anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
-        return [Drawn(drawn, self.fit.drawn_weight), *(Drawn(sizes, 1.0) for sizes in anchors)]
+        first = [Drawn(drawn, self.fit.drawn_weight)] if self.fit.drawn_weight else []
+        return first + [Drawn(sizes, 1.0) for sizes in anchors]
 
     @cached_property
     def largest(self) -> dict[str, int]:

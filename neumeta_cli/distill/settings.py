@@ -80,7 +80,9 @@ class FitSection(Section):
         0.3, gt=0, description="the same as gamma_power, for these; below 1 favours narrow networks"
     )
     drawn_weight: float = Field(
-        0.2, gt=0, description="weight of the random network's loss relative to an anchor's"
+        0.2,
+        ge=0,
+        description="weight of the random network's loss relative to an anchor's; 0: there is none",
     )
     depths: tuple[float, float] | None = Field(
         None,

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -155,10 +156,13 @@ class Step:
             images: how many training images, the first ones.
 
         """
+        place = self.place
         with self._unchanged(precision):
             self.choices.manual_seed(number)
+            self.place = replace(place, step=number)
             for loss in self._losses(torch.arange(images), False, []):
                 loss.backward()
+        self.place = place
 
     def footprint(self, precision: str, images: int) -> int:
         """Bytes that the tensors of a step's largest network take at their most."""
@@ -228,7 +232,7 @@ class Step:
         """
         if not pool:
             pool = [Drawn(self.widths.full, 1.0)] if warm else self.widths.draw(self.choices)
-            weights = sum(drawn.weight for drawn in pool)
+            weights = sum(drawn.weight for drawn in pool) or 1.0
             pool = pool if warm else [*pool, *self.depths.draw(self.place.step)]
         else:
             weights = sum(drawn.weight for drawn in pool)
@@ -244,7 +248,7 @@ class Step:
                 batch = None if warm else self._batch(index, part)
             counts = self._share(part, len(index))
             for drawn in pool:
-                share = drawn.weight / weights
+                share = drawn.weight / (1.0 if drawn.dropped else weights)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
                     generated = self._generate(drawn, trained)
                     if not any(w.requires_grad for w in generated.values()):

@@ -17,6 +17,8 @@ from neumeta_cli.resize import Frame, has_statistics
 CONVOLUTIONS, ATTENTION, NEITHER = "_convolutions", "_attention", "_whole_network"
 STEPS = 2400  # six epochs of CIFAR-10 in batches of 128, after which little is gained
 LEAST_EPOCHS, MOST_EPOCHS = 2, 60
+DEPTHS = (0.33, 1.0)  # of the blocks of a run that are kept
+SHOWN = 4  # runs that are named
 SMALL, MIDDLE = 64, 128  # pixels of a side, up to which a batch has 128 and 64 images; else 32
 LEAST_BATCHES = 8  # in an epoch; a batch has fewer images rather than an epoch fewer steps
 CALIBRATION_BYTES = 16 << 20  # of the images that are kept to calibrate norms, before JPEG
@@ -97,6 +99,13 @@ def auto_recipe(
     if not _runs_mixed(frame):
         own["fit"]["mixed"] = 0.0
         reasons["fit.mixed"] = f"0: {NOT_MIXED}"
+    if able := [run for run in frame.runs if run.residual and run.removable]:
+        own["fit"]["depths"] = list(DEPTHS)
+        named = ", ".join(f"{len(run.blocks)} of {run.name}" for run in able[:SHOWN])
+        more = f" and {counted(len(able) - SHOWN, 'run')} more" if len(able) > SHOWN else ""
+        reasons["fit.depths"] = (
+            f"{DEPTHS[0]} to {DEPTHS[1]:g}: blocks in a row can go ({named}{more})"
+        )
     if any(has_statistics(module) for module in frame.model.modules()):
         kept = _calibration_images(size, images)
         own["norm"] = {"images": kept}
