@@ -1,6 +1,7 @@
 """A network's own preprocessing: pixel by pixel what timm and torchvision do, kept in all files."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 import torchvision.models as tv_models
 import yaml
 from conftest import Told
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
@@ -30,7 +33,7 @@ from neumeta_cli.data.preprocessing import (
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 
-SHAPES = [(300, 420), (411, 260), (224, 224), (90, 70)]  # (height, width): larger, equal, smaller
+SHAPES = [(300, 420), (411, 260), (224, 224), (90, 70), (256, 341)]  # larger, equal, smaller
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,49 @@ def test_inputs_are_those_of_timms_own_pipeline(
     section = resolved(DataSection(**said), own)
     found = inputs_of(pictures, section, config["input_size"][1:])
     assert torch.equal(found, by(create_transform(**config), pictures))
+
+
+@given(
+    mode=st.sampled_from(["center", "squash", "border"]),
+    size=st.tuples(st.integers(5, 40), st.integers(5, 40)),
+    square=st.booleans(),
+    fraction=st.floats(0.5, 1.3),
+    off=st.tuples(st.integers(-1, 1), st.integers(-1, 1)),
+    longer=st.integers(0, 20),
+    grey=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_images_that_are_cut_alone_are_as_if_timm_had_looked_for_what_to_resize(
+    mode: str, size: tuple, square: bool, fraction: float, off: tuple, longer: int, grey: bool,
+    seed: int,
+) -> None:  # fmt: skip
+    """Sides about those that timm resizes to, one of them longer, some of them off by one."""
+    size = (size[0], size[0]) if square else size
+    sides = [max(1, math.floor(n / fraction) + more) for n, more in zip(size, off, strict=True)]
+    sides[seed % 2] += longer
+    drawn = np.random.default_rng(seed).integers(0, 256, (*sides, 1 if grey else 3), dtype=np.uint8)
+    picture = Image.fromarray(drawn[..., 0] if grey else drawn)
+    options = {"interpolation": "bicubic", "crop_pct": fraction, "crop_mode": mode}
+    wanted = create_transform(size, normalize=False, mean=(0.5,) * (1 if grey else 3), **options)
+    prepared = Preprocessing(size, (0.5,) * (1 if grey else 3), (0.5,), "bicubic", fraction, mode)
+    assert torch.equal(prepared(TF.pil_to_tensor(picture)), wanted(picture))
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 8, 8), (1, 1, 1, 1), (5, 3, 224, 224), (2, 3, 400, 500), (301, 3, 24, 24)]
+)
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_pieces_are_normalised_to_the_bits_of_the_whole(shape: tuple, order: object) -> None:
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng)
+    pixels = pixels.contiguous(memory_format=order)
+    given, channels = pixels.clone(), shape[1]
+    own = DataSection(mean=[0.485, 0.456, 0.406][:channels], std=[0.229, 0.224, 0.225][:channels])
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in own.normalisation)
+    found = normalise(pixels, own)
+    assert torch.equal(found, (given.float() / 255 - mean) / std)
+    assert torch.equal(pixels, given)
+    assert found.is_contiguous(memory_format=order)
 
 
 def test_the_networks_that_are_compared_with_timm_differ() -> None:
