@@ -27,6 +27,7 @@ SLICES: Changes = {
         "drawn_weight": 1.0,
         "update": 1.0,
         "warmup_steps": 0,
+        "depths": None,
     },
 }
 
