@@ -216,12 +216,12 @@ def test_export_with_a_depth(neumeta, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("depth", "said"),
     [
-        ("1.5", "blocks cannot be added yet"),
+        ("4.5", "above 0 and at most 4"),
         ("0", "above 0"),
         ("half", "is not a number"),
         ("layer9=1", "no run of blocks has this name (layer1, layer2, layer3)"),
-        ("layer1=0", "layer1 can have 1 to 3 blocks"),
-        ("layer1=4", "layer1 can have 1 to 3 blocks"),
+        ("layer1=0", "layer1 can have 1 to 12 blocks"),
+        ("layer1=13", "layer1 can have 1 to 12 blocks"),
         ("layer1=x", "write it as RUN=N"),
         ("0.5,0.6", "twice"),
     ],

@@ -1,12 +1,13 @@
 """How a network was narrowed, so that it can be built again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 InputSize = tuple[int, int, int]
 MOST_PIXELS = 1 << 14  # of a side of an input
 MOST_CHANNELS = 1 << 16  # of a clique
+MOST_ADDED = 256  # copies of a block
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Cut:
         fold: whether batch norms are folded into the layers before them.
         heads: what of attention heads a width changes, ``width`` or ``count``.
         dropped: names of the blocks that were left out.
+        added: how many copies follow a block, by its name.
 
     """
 
@@ -27,6 +29,7 @@ class Cut:
     fold: bool = False
     heads: str = "width"
     dropped: tuple[str, ...] = ()
+    added: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -36,7 +39,8 @@ class Cut:
             "fold": self.fold,
             "heads": self.heads,
         }
-        return told | ({"dropped": list(self.dropped)} if self.dropped else {})
+        told |= {"dropped": list(self.dropped)} if self.dropped else {}
+        return told | ({"added": dict(self.added)} if self.added else {})
 
 
 def parse_cut(document: Mapping[str, Any]) -> Cut:
@@ -51,7 +55,11 @@ def parse_cut(document: Mapping[str, Any]) -> Cut:
         raise ValueError("its sizes are no channels of its architecture's cliques")
     heads = str(document.get("heads", "width"))
     dropped = tuple(map(str, document.get("dropped", ())))
-    return Cut(parse_size(document["input_size"]), sizes, bool(document["fold"]), heads, dropped)
+    added = {str(name): int(count) for name, count in document.get("added", {}).items()}
+    if not all(1 <= count <= MOST_ADDED for count in added.values()):
+        raise ValueError("it has too many blocks after another")
+    size, fold = parse_size(document["input_size"]), bool(document["fold"])
+    return Cut(size, sizes, fold, heads, dropped, added)
 
 
 def parse_size(numbers: Any) -> InputSize:

@@ -23,8 +23,9 @@ DepthOption = Annotated[
     typer.Option(
         "--depth",
         metavar="D|RUN=N|auto",
-        help="Fraction of the blocks of every run to keep (neumeta trace lists the runs); RUN=N "
-        "keeps N blocks of one (layer3=1); several with commas. For fits that trained depth "
+        help="Blocks of every run over the checkpoint's (neumeta trace lists the runs); RUN=N "
+        "gives one of them N (layer3=1); several with commas. Above 1, blocks are added that "
+        "change nothing until they are trained. Below, for fits that trained depth "
         "(fit.depths, which an automatic recipe has); of others, fine-tune networks that lack more "
         "than a block. auto (export): as many as serve a budget best, by one half of the test "
         "images; the result is measured on the other half.",
@@ -33,7 +34,7 @@ DepthOption = Annotated[
 
 
 def parse_depth(given: Sequence[str], runs: "Sequence[Run]") -> dict[str, int]:
-    """How many blocks of each run are to be left, for those that are to change.
+    """How many blocks each run is to have, for those that are to change.
 
     Raises:
         NeumetaError: it cannot be read, or the network cannot have it.
@@ -62,15 +63,23 @@ def parse_depth(given: Sequence[str], runs: "Sequence[Run]") -> dict[str, int]:
     counts = {run.name: run.count(bare[0]) for run in runs} if bare else {}
     counts |= named
     whole = {run.name: len(run.blocks) for run in runs}
-    return {name: count for name, count in counts.items() if count < whole[name]}
+    return {name: count for name, count in counts.items() if count != whole[name]}
 
 
 def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "Manifold":
-    """The manifold whose networks have so many blocks; says which ones they lack."""
+    """The manifold whose networks have so many blocks; says which ones they lack, or have twice."""
     from neumeta_cli.export.choose.depth import blocks_to_drop
 
     runs = manifold.frame.runs
-    counts = parse_depth(given, runs)
+    asked = parse_depth(given, runs)
+    sizes = {run.name: len(run.blocks) for run in runs}
+    counts = {name: count for name, count in asked.items() if count < sizes[name]}
+    after = {run.name: run.removable[-1] for run in runs if run.removable}
+    added = {after[n]: count - sizes[n] for n, count in asked.items() if count > sizes[n]}
+    if added:
+        manifold = manifold.longer(added)
+        told = ", ".join(f"{count} after {name}" for name, count in added.items())
+        note(f"depth: {told} added, copies that change nothing until they are trained")
     if not counts:
         return manifold
     dropped = blocks_to_drop(manifold, counts, reporter)
@@ -78,7 +87,7 @@ def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "
     why = f"outputs change least, judged by {images}"
     if manifold.inr.depths.blocks:
         why = "the order of the fit, which trained depth"
-    whole = sum(len(run.blocks) for run in runs)
+    whole = sum(sizes.values())
     note(
         f"depth: {whole - len(dropped)} of {counted(whole, 'block')}, without {', '.join(dropped)} "
         f"({why})"
@@ -114,10 +123,12 @@ def shorten_within(
 
 
 def _share(text: str) -> float:
+    from neumeta_cli.resize.depth import MOST_DEPTH
+
     depth = parse_width(text, force=True)
-    if not 0 < depth <= 1:
+    if not 0 < depth <= MOST_DEPTH:
         raise NeumetaError(
-            f"--depth {text.strip()}: give a fraction of the blocks, above 0 and at most 1, or "
-            "RUN=N; blocks cannot be added yet"
+            f"--depth {text.strip()}: give a fraction of the blocks, above 0 and at most "
+            f"{MOST_DEPTH}, or RUN=N"
         )
     return depth

@@ -286,6 +286,7 @@ def _tell(
         "gamma": round(1 - width, 6),
         "sizes": exported.sizes,
         "dropped": list(manifold.frame.dropped),
+        "added": dict(manifold.frame.added),
         "parameters": cost.parameters,
         "macs": cost.macs,
         "bytes": taken,

@@ -107,6 +107,8 @@ def how_much_is_left(manifold: "Manifold", sizes: Mapping[str, int]) -> str:
     told = ", ".join(f"{n} of {cliques} cliques {how}" for how, n in counts.items() if n)
     if gone := len(manifold.frame.dropped):
         told = f"{told or 'full width'}, without {counted(gone, 'block')}"
+    if more := sum(manifold.frame.added.values()):
+        told = f"{told or 'full width'}, with {counted(more, 'more block')}"
     share = share_of_parameters(manifold, sizes)
     return f"{told or 'full width'}: {share:.0%} of the parameters"
 

@@ -165,6 +165,12 @@ def _dropped(document: Mapping[str, Any]) -> str:
     return ", ".join(map(str, blocks)) if isinstance(blocks, list) else ""
 
 
+def _added(document: Mapping[str, Any]) -> str:
+    blocks = document.get("added")
+    named = blocks.items() if isinstance(blocks, dict) else ()
+    return ", ".join(f"{count} after {name}" for name, count in named)
+
+
 FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("kind", _count("kind")),
     ("permuted", lambda d: "yes" if d.get("permuted") else ""),
@@ -177,6 +183,7 @@ FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("parameters", _count("parameters")),
     ("MACs", _count("macs")),
     ("left out", _dropped),
+    ("added", _added),
     ("number format", _count("dtype")),
     ("stored", _stored),
     ("INR", _inr),

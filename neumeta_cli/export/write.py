@@ -112,7 +112,7 @@ def export_network(
     model = convert(model, finish.dtype, size, wanted)
     cost = measure_cost(model, size)
     untouched = fitted is None and samples is None and finish.dtype == "float32"
-    untouched = untouched and not frame.dropped
+    untouched = untouched and not (frame.dropped or frame.added)
     metrics = _metrics(manifold, chosen) if untouched else []
     metadata = {
         **_of_manifold(manifold),
@@ -120,6 +120,7 @@ def export_network(
         "width": mean_width(manifold, chosen) if width is None else width,
         "sizes": chosen,
         **({"dropped": list(frame.dropped)} if frame.dropped else {}),
+        **({"added": dict(frame.added)} if frame.added else {}),
         "dtype": finish.dtype,
         "calibrated": None if images is None else {"images": len(images), "fitted": fitted},
         "parameters": cost.parameters,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.cache import Cache
 from neumeta_cli.checkpoint import Arch, InputSize, other_names
@@ -83,11 +84,37 @@ class Manifold(nn.Module):
         It shares everything with this one. Norms behind a block that is gone see other features, so
         their statistics are calibrated anew where it has images for that.
         """
-        shorter = copy.copy(self)
-        shorter.frame = self.frame.without(blocks)
-        shorter.norms = tuple(name for name in self.norms if shorter.frame.has(name))
-        shorter._skeletons = Cache()
-        return shorter
+        return self._with(self.frame.without(blocks))
+
+    def longer(self, added: Mapping[str, int]) -> "Manifold":
+        """The same manifold, whose networks have copies of some blocks that change nothing yet.
+
+        Args:
+            added: how many copies follow a block, by its name.
+
+        Raises:
+            NeumetaError: it cannot be seen how a copy would change nothing.
+
+        """
+        made = self._with(self.frame.longer(added))
+        noise = torch.Generator().manual_seed(SAMPLING_SEED)
+        x = torch.randn(2, *self.input_size, generator=noise).to(self.inr.device)
+        try:
+            outputs = [m.sample(1.0, samples=0)(x) for m in (self, made)]
+        except ValueError as error:
+            raise NeumetaError(f"no block can be added: {error}") from error
+        pairs = zip(tree_leaves(outputs[0]), tree_leaves(outputs[1]), strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs if isinstance(one, Tensor)):
+            blocks = ", ".join(added)
+            raise NeumetaError(f"no block can be added after {blocks}: it would change outputs")
+        return made
+
+    def _with(self, frame: Frame) -> "Manifold":
+        made = copy.copy(self)
+        made.frame = frame
+        made.norms = tuple(name for name in self.norms if frame.has(name))
+        made._skeletons = Cache()
+        return made
 
     @property
     def blueprint(self) -> Blueprint:

@@ -20,4 +20,4 @@ def cut_down(model: nn.Module, cut: Cut) -> nn.Module:
     frame = open_folded(model, cut.input_size, cut.heads, cut.fold)
     if cut.sizes.keys() - {clique.name for clique in frame.trace.cliques}:
         raise ValueError("its sizes are no channels of its architecture's cliques")
-    return frame.without(cut.dropped).skeleton(cut.sizes).eval()
+    return frame.without(cut.dropped).longer(cut.added).skeleton(cut.sizes).eval()

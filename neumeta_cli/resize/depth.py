@@ -15,6 +15,7 @@ from neumeta_cli.trace import FastShapes, Inputs, Operator, Trace, meta_inputs, 
 
 ADDING = ("add", "add_")
 SAME_VALUES = ("view", "_unsafe_view", "permute", "transpose", "clone", "alias", "unsqueeze")
+MOST_DEPTH = 4  # times as many blocks as the checkpoint has
 UNLIKE = "no block gives one tensor of the shape that it is given"
 Shape = tuple[int, ...]
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -60,14 +61,21 @@ class Run:
         """Blocks that have to stay."""
         return max(1, len(self.blocks) - len(self.removable))
 
+    @property
+    def most(self) -> int:
+        """Blocks that it can have: copies of one that adds change nothing at first."""
+        return (
+            MOST_DEPTH * len(self.blocks) if self.residual and self.removable else len(self.blocks)
+        )
+
     def count(self, depth: float) -> int:
-        """How many blocks a depth leaves: the nearest number, and no fewer than have to stay.
+        """How many blocks a depth gives: the nearest number, within what it can have.
 
         Args:
-            depth: blocks kept over blocks, above 0 and at most 1.
+            depth: blocks over the checkpoint's, above 0.
 
         """
-        return max(self.fewest, min(len(self.blocks), round(depth * len(self.blocks))))
+        return max(self.fewest, min(self.most, round(depth * len(self.blocks))))
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -128,11 +136,10 @@ def check_depth(runs: Sequence[Run], counts: Mapping[str, int]) -> None:
         if run is None:
             known = ", ".join(run.name for run in runs) or "none"
             raise NeumetaError(f"--depth {name}={count}: no run of blocks has this name ({known})")
-        if not run.fewest <= count <= len(run.blocks):
+        if not run.fewest <= count <= run.most:
             why = f": {run.held}" if run.held else ""
             raise NeumetaError(
-                f"--depth {name}={count}: {name} can have {run.fewest} to {len(run.blocks)} "
-                f"blocks{why}"
+                f"--depth {name}={count}: {name} can have {run.fewest} to {run.most} blocks{why}"
             )
 
 

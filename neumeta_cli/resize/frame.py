@@ -15,6 +15,7 @@ from neumeta_cli.resize.cost import Cost, measure_cost
 from neumeta_cli.resize.depth import Run, find_runs, without_blocks
 from neumeta_cli.resize.fold import fold_batch_norm, foldable_pairs
 from neumeta_cli.resize.layouts import Layout, weight_layouts
+from neumeta_cli.resize.longer import add_blocks, added_names, added_weights
 from neumeta_cli.resize.network import put_weights, resize_model, resized_shapes
 from neumeta_cli.resize.scope import resolve_scope
 from neumeta_cli.resize.sizes import linked_cliques, sizes_at
@@ -46,6 +47,7 @@ class Frame:
         heads: what of attention heads a width changes, ``width`` or ``count``.
         scope: names of the cliques that morph; none until ``with_scope``.
         dropped: names of the blocks that its networks lack.
+        added: how many copies follow a block, by its name.
 
     """
 
@@ -56,6 +58,7 @@ class Frame:
     heads: str = "width"
     scope: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    added: Mapping[str, int] = field(default_factory=dict)
     _shapes: Cache[dict[str, tuple[int, ...]]] = field(
         default_factory=Cache, repr=False, compare=False
     )
@@ -88,6 +91,10 @@ class Frame:
     def without(self, blocks: Sequence[str]) -> "Frame":
         """The same network with none but these blocks left out: see ``find_runs``."""
         return replace(self, dropped=tuple(blocks), _faults=Cache())
+
+    def longer(self, added: Mapping[str, int]) -> "Frame":
+        """The same network with copies after some blocks: see ``add_blocks``."""
+        return replace(self, added=dict(added), _faults=Cache())
 
     def has(self, name: str) -> bool:
         """Whether a module or weight belongs to no block that is left out."""
@@ -126,7 +133,8 @@ class Frame:
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device."""
-        return without_blocks(resize_model(self.model, self.trace, sizes), self.dropped)
+        network = without_blocks(resize_model(self.model, self.trace, sizes), self.dropped)
+        return add_blocks(network, self.added)
 
     def check_wider(self, sizes: Sizes) -> None:
         """Refuse sizes above the checkpoint's with which the network does not run.
@@ -165,8 +173,12 @@ class Frame:
         return self._faults.get(sizes, tried)
 
     def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """The network at these sizes around ``tensors``, which it shares."""
+        """The network at these sizes around ``tensors``, which it shares.
+
+        Blocks that were added are given copies of them, with which they change nothing.
+        """
         own = {name: tensor for name, tensor in tensors.items() if self.has(name)}
+        own |= added_weights(own, self.added, self.trace.operators)
         return put_weights(self.skeleton(sizes), own)
 
     def cost(self, sizes: Sizes) -> Cost:
@@ -180,8 +192,15 @@ class Frame:
     @property
     def norm_of(self) -> dict[str, str]:
         """Each layer whose output a batch norm alone reads, and that norm."""
-        pairs = foldable_pairs(self.model, self.trace)
-        return {layer: norm for layer, norm in pairs if self.has(layer)}
+        pairs = [pair for pair in foldable_pairs(self.model, self.trace) if self.has(pair[0])]
+        pairs += [
+            pair
+            for layer, norm in pairs
+            for pair in zip(
+                added_names(layer, self.added), added_names(norm, self.added), strict=True
+            )
+        ]
+        return dict(pairs)
 
     def output(self, weight: str) -> int:
         """Along which dimension of a parameter its output channels run."""

@@ -1,7 +1,9 @@
 """Runs of blocks in the architectures of the coverage table, each network tried at half depth.
 
 On meta tensors: half of every run's blocks are left out (the last ones that can go) and the outputs
-must have their shapes. Seconds are processor time, of finding the runs and of the trace before it.
+must have their shapes. With random weights: a network that has all its blocks again gives the
+outputs of the architecture's own, bit for bit. Seconds are processor time, of finding the runs and
+of the trace before it.
 
     python tests/benchmarks/depth.py --json depth.json
 """
@@ -31,7 +33,8 @@ def measure(name: str) -> dict[str, Any]:
     arch = resolve(name)
     size = arch.default_input_size()
     begun = time.process_time()
-    frame = open_frame(arch.build("cpu"), size)
+    model = arch.build("cpu")
+    frame = open_frame(model, size)
     traced = time.process_time()
     runs = frame.runs
     row: dict[str, Any] = {
@@ -49,6 +52,11 @@ def measure(name: str) -> dict[str, Any]:
         made = [
             tuple(t.shape) for t in tree_leaves(small(*args, **kwargs)) if isinstance(t, Tensor)
         ]
+    with torch.no_grad():
+        x = torch.randn(1, *size)
+        again = half.whole.build({}, model.state_dict())
+        pairs = zip(tree_leaves(model(x)), tree_leaves(again(x)), strict=True)
+        row["full_depth_same_bits"] = all(torch.equal(one, other) for one, other in pairs)
     row |= {"gone": len(gone), "runs_at_half": made == list(frame.trace.output_shapes)}
     parameters = (sum(p.numel() for p in m.parameters()) for m in (small, frame.model))
     row["parameters_left"] = round(next(parameters) / next(parameters), 4)
@@ -79,17 +87,22 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps({"models": rows}, indent=1) + "\n", encoding="utf-8")
     table = Table(
-        "network", "runs", "blocks", "can go", "at half depth", "of parameters", "seconds"
+        "network", "runs", "blocks", "can go", "at half depth", "of parameters", "full depth", "s"
     )
     for row in rows:
         runs = row.get("runs", {})
         counts = (len(runs), sum(blocks for _, blocks in runs.values()), row.get("gone", 0))
         shown = "runs" if row.get("runs_at_half") else row.get("fault", "fails")
         left, took = row.get("parameters_left", ""), row.get("seconds", "")
-        table.add_row(row["arch"], *map(str, counts), shown, str(left), str(took))
+        whole = "same bits" if row.get("full_depth_same_bits") else "DIFFERS"
+        table.add_row(row["arch"], *map(str, counts), shown, str(left), whole, str(took))
     able = [row for row in rows if row.get("gone") and row["runs_at_half"]]
     Console(width=120).print(table)
-    print(f"{len(able)} of {len(rows)} run at half depth; torch {torch.__version__}")
+    same = sum(row.get("full_depth_same_bits", False) for row in rows)
+    print(
+        f"{len(able)} of {len(rows)} run at half depth, {same} have the same bits at full depth; "
+        f"torch {torch.__version__}"
+    )
 
 
 if __name__ == "__main__":
