@@ -12,17 +12,16 @@ from neumeta_cli.manifold import Manifold
 
 EACH = 0.5  # of the networks drawn: each run has a depth of its own; and so many are narrow too
 APART = 24  # networks whose runs have depths of their own, from which they come
-FIXED = 1 / 3  # of the steps: the shortest network at full width; and as many the middle one
+LOWEST = 0.5  # of the steps: they train the shortest network at full width instead
 
 
 class DepthPool:
     """Draws networks that lack blocks, one for each step, beside those of ``WidthPool``.
 
-    In a third of the steps it is the shortest one of the range, in another third that in the middle
-    of it, both at full width; in the others one of a depth drawn uniformly from it. Half of these
-    have a depth of their own in each run (from a pool of few), and half are as narrow as a network
-    that ``WidthPool`` draws. What is drawn depends on seed and step alone, so that a fit draws the
-    same widths with and without it.
+    In half of the steps it is the shortest one of the range at full width, in the others one of a
+    depth drawn uniformly from it. Half of these have a depth of their own in each run (from a pool
+    of few), and half are as narrow as a network that ``WidthPool`` draws. What is drawn depends on
+    seed and step alone, so that a fit draws the same widths with and without it.
 
     Args:
         manifold: whose INR knows in which order blocks go.
@@ -51,10 +50,9 @@ class DepthPool:
         (low, high), full = self.fit.depths, self.widths.full
         generator = torch.Generator().manual_seed(self.seed)
         generator.manual_seed(int(torch.randint(1 << 62, (), generator=generator)) + step)
-        kind, each, narrow, depth = torch.rand(4, generator=generator).tolist()
-        if kind < 2 * FIXED:
-            at = low if kind < FIXED else (low + high) / 2
-            return [Drawn(full, 1.0, self.lacking(dict.fromkeys(self._blocks, at)))]
+        lowest, each, narrow, depth = torch.rand(4, generator=generator).tolist()
+        if lowest < LOWEST:
+            return [Drawn(full, 1.0, self.lacking(dict.fromkeys(self._blocks, low)))]
         drawn = [depth] * len(self._blocks)
         if each < EACH:
             place = int(torch.randint(APART, (), generator=generator))

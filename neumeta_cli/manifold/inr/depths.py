@@ -1,6 +1,6 @@
 """Depth as a coordinate: which blocks go, and how many of those that may a run lacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ class Depths:
 
     Attributes:
         order: for each run that has any, its own in this order.
+        blocks: of all runs, in this order.
 
     """
 
     def __init__(self, frame: "Frame", blocks: Sequence[str]) -> None:
         self.order: dict[str, tuple[str, ...]] = {}
         self._inside: dict[str, tuple[str, ...]] = {}
+        self.blocks: tuple[str, ...] = ()
         if not blocks:  # finding runs takes a moment
             return
         for run in frame.runs:
@@ -33,20 +35,22 @@ class Depths:
             if most := min(len(going), len(run.blocks) - run.fewest):
                 self.order[run.name] = tuple(going[:most])
                 self._inside[run.name] = run.blocks
+        self.blocks = self._in_order(blocks, self.order.values())
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """All blocks that go."""
-        return tuple(block for order in self.order.values() for block in order)
+    @staticmethod
+    def _in_order(blocks: Sequence[str], some: Iterable[Sequence[str]]) -> tuple[str, ...]:
+        chosen = {block for group in some for block in group}
+        return tuple(block for block in blocks if block in chosen)
 
     def gone(self, counts: Mapping[str, int]) -> tuple[str, ...]:
-        """The blocks that are missing.
+        """The blocks that are missing, in the order in which they go.
 
         Args:
             counts: of the blocks that each run lacks, by its name; others lack none.
 
         """
-        return tuple(b for run, order in self.order.items() for b in order[: counts.get(run, 0)])
+        missing = (order[: counts.get(run, 0)] for run, order in self.order.items())
+        return self._in_order(self.blocks, missing)
 
     def missing(self, dropped: Sequence[str]) -> dict[str, float]:
         """The depth coordinate of each run."""
