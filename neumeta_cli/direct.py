@@ -127,8 +127,13 @@ def foresee(
         NeumetaError: memory does not hold a step.
 
     """
+    recipe = job.recipe
+    if recipe.fit.depths and not recipe.inr.blocks:  # in which order they go takes long to find out
+        going = [block for run in job.frame.runs for block in run.removable]
+        inr = recipe.inr.model_copy(update={"blocks": going})
+        recipe = recipe.model_copy(update={"inr": inr})
     fitter, _ = open_fit(
-        job.checkpoint, job.task, job.recipe, device, None, reporter or Silent(), job.frame
+        job.checkpoint, job.task, recipe, device, None, reporter or Silent(), job.frame
     )
     outlook, manifold = fitter.loop.prepare(), fitter.manifold
     each = outlook.step_seconds

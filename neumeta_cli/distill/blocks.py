@@ -9,7 +9,8 @@ from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import PassOn, Run, calibrate, calibration_batches
 from neumeta_cli.training.outputs import tensors_of
 
-JUDGING = 64  # images that blocks are judged by, at most
+LEAST, JUDGING = 8, 64  # images that blocks are judged by: at least, and at most
+PIXELS = 1 << 18  # of all of them
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def expendable_blocks(
         network: it loses these blocks.
         runs: of its blocks.
         counts: for each run by name, how many blocks are to be left; others stay whole.
-        images: (n, C, H, W), of which the first ones judge.
+        images: (n, C, H, W), of which the first ones judge: 64, of larger images fewer.
         norms: names of the norms whose statistics are calibrated on these images; may be none.
         reporter: is told of the progress.
 
@@ -38,7 +39,8 @@ def expendable_blocks(
         Names of the blocks, the one that is missed least first.
 
     """
-    reporter, few = reporter or Silent(), images[:JUDGING]
+    reporter, pixels = reporter or Silent(), images[0, 0].numel()
+    few = images[: max(LEAST, min(JUDGING, PIXELS // pixels))]
     parts = [few[part] for part in calibration_batches(len(few), few[:1].numel())]
     if norms:
         calibrate(network, norms, parts)
