@@ -153,6 +153,8 @@ def test_a_file_keeps_order_and_changes(build, tmp_path: Path) -> None:
 def test_what_goes_with_depth_and_what_does_not(build, image_folder: Path) -> None:
     with pytest.raises(neumeta_cli.NeumetaError, match=r"no block of this network can go"):
         fitted(build, recipe(image_folder, SELECTED | {"blocks": []}, depths=(0.5, 1.0)))
+    with pytest.raises(neumeta_cli.NeumetaError, match=r"layer2\.0 is no block that can go \(lay"):
+        prepared(build, recipe(image_folder, SELECTED | {"blocks": ["layer2.0"]}))
     with pytest.raises(neumeta_cli.NeumetaError, match=r"fit\.views=0"):
         fitted(build, recipe(image_folder, depths=(0.5, 1.0), views=1))
 

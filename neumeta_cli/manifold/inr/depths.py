@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from neumeta_cli.errors import NeumetaError
+
 if TYPE_CHECKING:
     from neumeta_cli.manifold.inr.coordinates import TensorSpec
     from neumeta_cli.resize import Frame
@@ -22,6 +24,9 @@ class Depths:
         order: for each run that has any, its own in this order.
         blocks: of all runs, in this order.
 
+    Raises:
+        NeumetaError: one of them is no block that can go.
+
     """
 
     def __init__(self, frame: "Frame", blocks: Sequence[str]) -> None:
@@ -30,6 +35,11 @@ class Depths:
         self.blocks: tuple[str, ...] = ()
         if not blocks:  # finding runs takes a moment
             return
+        able = [block for run in frame.runs for block in run.removable]
+        for block in blocks:
+            if block not in able:
+                there = ", ".join(able) or "none"
+                raise NeumetaError(f"inr.blocks: {block} is no block that can go ({there})")
         for run in frame.runs:
             going = [block for block in blocks if block in run.removable]
             if most := min(len(going), len(run.blocks) - run.fewest):
