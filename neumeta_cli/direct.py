@@ -19,7 +19,7 @@ from neumeta_cli.pipeline import (
     preprocessing_for,
     with_data,
 )
-from neumeta_cli.recipe import Recipe, suited
+from neumeta_cli.recipe import Recipe, in_any_order, suited
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.runs import point_latest
@@ -127,11 +127,7 @@ def foresee(
         NeumetaError: memory does not hold a step.
 
     """
-    recipe = job.recipe
-    if recipe.fit.depths and not recipe.inr.blocks:  # in which order they go takes long to find out
-        going = [block for run in job.frame.runs for block in run.removable]
-        inr = recipe.inr.model_copy(update={"blocks": going})
-        recipe = recipe.model_copy(update={"inr": inr})
+    recipe = in_any_order(job.recipe, job.frame)  # to find out in which takes long
     fitter, _ = open_fit(
         job.checkpoint, job.task, recipe, device, None, reporter or Silent(), job.frame
     )

@@ -1,4 +1,9 @@
-from .auto import AutoRecipe as AutoRecipe, auto_recipe as auto_recipe, suited as suited
+from .auto import (
+    AutoRecipe as AutoRecipe,
+    auto_recipe as auto_recipe,
+    in_any_order as in_any_order,
+    suited as suited,
+)
 from .load import (
     changed as changed,
     field_paths as field_paths,

@@ -127,6 +127,15 @@ def auto_recipe(
     return AutoRecipe(over_base(own, "the automatic recipe"), own, lines)
 
 
+def in_any_order(recipe: Recipe, frame: Frame) -> Recipe:
+    """A recipe that says which blocks go, so that no fit has to find out in which order."""
+    if not recipe.fit.depths or recipe.inr.blocks:
+        return recipe
+    going = [block for run in frame.runs for block in run.removable]
+    inr = recipe.inr.model_copy(update={"blocks": going})
+    return recipe.model_copy(update={"inr": inr})
+
+
 def suited(recipe: Recipe, frame: Frame, reporter: Reporter) -> Recipe:
     """A recipe without a default that its network does not run with, which is told."""
     asked = "mixed" in recipe.fit.model_fields_set  # then the fit refuses it

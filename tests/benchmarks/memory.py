@@ -36,7 +36,7 @@ from neumeta_cli.distill.draws import MIXED
 from neumeta_cli.evaluate import sweep
 from neumeta_cli.hardware import give_back_memory, keep_freed_memory
 from neumeta_cli.manifold import build_manifold
-from neumeta_cli.recipe.auto import auto_recipe
+from neumeta_cli.recipe.auto import auto_recipe, in_any_order
 from neumeta_cli.resize import open_frame
 
 CASES = {  # architecture, pixels, batch
@@ -128,6 +128,7 @@ def fit(name: str, pixels: int, batch: int, steps: int) -> Stages:
     data = {"mean": [0.5] * CHANNELS, "std": [0.5] * CHANNELS}
     said = [f"fit.batch_size={batch}", "fit.epochs=1"]
     recipe = auto_recipe(checkpoint, frame, 50_000, data, overrides=said).recipe
+    recipe = in_any_order(recipe, frame)
     with torch.no_grad():
         classes = checkpoint.model(torch.zeros(1, *checkpoint.input_size)).shape[1]
     task = noise_task(recipe.data, checkpoint.input_size, classes, BATCHES * batch)
