@@ -14,7 +14,7 @@ from torch import Tensor
 
 import neumeta_cli
 from neumeta_cli.checkpoint import resolve
-from neumeta_cli.distill import fit_manifold
+from neumeta_cli.distill import Fitter, fit_manifold
 from neumeta_cli.manifold import Manifold, build_manifold, load_manifold, save_manifold
 from neumeta_cli.manifold.inr import inr_settings
 from neumeta_cli.manifold.inr.depths import Depths, come_in
@@ -91,6 +91,15 @@ def test_a_fit_brings_short_networks_closer(build, image_folder: Path) -> None:
         manifold, tensors, task, recipe(image_folder, depths=(0.3, 1.0), epochs=8, ema=0.9)
     )
     assert apart() < 0.7 * begun
+
+
+def test_the_memory_told_is_that_of_the_largest_short_network_too(build, image_folder) -> None:
+    told = []
+    for depths in (None, (0.3, 1.0)):
+        made = recipe(image_folder, depths=depths)
+        fitter = Fitter(*prepared(build, made), made)
+        told.append(fitter.stepper.footprint("float32", 16))
+    assert told[1] > told[0]  # it is as wide as the checkpoint, the anchor half as wide
 
 
 @settings(max_examples=30, deadline=None)

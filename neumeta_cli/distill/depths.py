@@ -63,6 +63,13 @@ class DepthPool:
         gone = self.lacking(depths)
         return [Drawn(sizes, 1.0, gone)] if gone else []
 
+    @property
+    def largest(self) -> list[Drawn]:
+        """The network that takes most memory: at full width, without the first block that goes."""
+        if not self.fit.depths:
+            return []
+        return [Drawn(self.widths.full, 1.0, self.manifold.inr.depths.blocks[:1])]
+
     def lacking(self, depths: Mapping[str, float]) -> tuple[str, ...]:
         """The blocks that a network lacks, with a depth (kept over all blocks) for each run."""
         missing = {run: self._blocks[run] * (1 - depth) for run, depth in depths.items()}

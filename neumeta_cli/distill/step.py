@@ -166,7 +166,8 @@ class Step:
 
     def footprint(self, precision: str, images: int) -> int:
         """Bytes that the tensors of a step's largest network take at their most."""
-        pool, pieces, held = [Drawn(self.widths.largest, 1.0)], self.pieces, Held()
+        pool = [Drawn(self.widths.largest, 1.0), *self.depths.largest]
+        pieces, held = self.pieces, Held()
         self.pieces = 1
         try:
             with self._unchanged(precision), held:
