@@ -16,7 +16,7 @@ from neumeta_cli.checkpoint import resolve
 from neumeta_cli.cli.depths import parse_depth
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.export import Budget, Choice, Order, Wish, export_network
+from neumeta_cli.export import Budget, Choice, Exported, Order, Wish, export_network
 from neumeta_cli.export.choose.budget import Meter, widest_within
 from neumeta_cli.export.choose.depth import best_depth, blocks_to_drop
 from neumeta_cli.manifold import Manifold
@@ -169,13 +169,20 @@ def test_any_number_of_blocks_at_any_width(counts: dict[str, int], width: float)
     assert short.cost(short.sizes(width)).parameters <= frame.cost(frame.sizes(width)).parameters
 
 
+def exported_and_loaded(manifold: Manifold, folder: Path) -> tuple[Exported, nn.Module]:
+    """At half the width, in each kind of checkpoint: what is loaded computes what was exported."""
+    x = small_images(manifold, 2)
+    for ending in (".pt", ".safetensors"):
+        exported = export_network(manifold, folder / f"network{ending}", 0.5)
+        loaded = neumeta_cli.load(exported.path)
+        assert torch.equal(loaded(x), exported.model(x))
+    return exported, loaded
+
+
 @pytest.mark.parametrize("fold", [False, True])
 def test_an_export_loads_and_computes_the_same(tmp_path: Path, fold: bool) -> None:
     manifold = tiny_manifold(RESNET, fold).without(["layer1.0", "layer2.2"])
-    x = small_images(manifold, 2)
-    for ending in (".pt", ".safetensors"):
-        exported = export_network(manifold, tmp_path / f"short{ending}", 0.5)
-        assert torch.equal(neumeta_cli.load(exported.path)(x), exported.model(x))
+    exported, _ = exported_and_loaded(manifold, tmp_path)
     checkpoint = neumeta_cli.load_checkpoint(exported.path)  # and is a checkpoint like any other
     again = open_frame(checkpoint.model, checkpoint.input_size)
     assert {run.name: len(run.blocks) for run in again.runs} == {
