@@ -244,6 +244,23 @@ def test_trace_lists_runs(neumeta) -> None:
     assert "blocks (export --depth): layer1 1 to 3, layer2 1 to 3, layer3 1 to 3" in told.stdout
     (first, *_) = json.loads(neumeta("trace", RESNET, "--json", "-").stdout)["runs"]
     assert first["blocks"] == ["layer1.0", "layer1.1", "layer1.2"]
+    assert first["follows"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "follows"),
+    [
+        ("timm/vit_tiny_patch16_224", ("features",)),
+        ("timm/eva02_tiny_patch14_224", ("features", "what blocks are given")),
+        ("timm/swin_tiny_patch4_window7_224", ("drop-path", "tables of relative positions")),
+        ("torchvision/convnext_tiny", ("drop-path",)),
+    ],
+)
+def test_runs_tell_what_hangs_on_their_blocks(name: str, follows: tuple[str, ...]) -> None:
+    arch = resolve(name)
+    for run in open_frame(arch.build_with_tables(), arch.default_input_size()).runs:
+        assert len(run.follows) == len(follows)
+        assert all(map(str.startswith, run.follows, follows))
 
 
 @pytest.mark.slow

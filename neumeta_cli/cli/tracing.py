@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from neumeta_cli.trace import Clique, Trace
 
 SHOWN_MEMBERS = 1
+PLACES = "a block that goes leaves its place: the others keep their numbers and names"
 SHOWN_NAMES = 3  # of cliques that are held for the same reason
 SHOWN_OTHERS = 6  # architectures that fit as well
 COLUMNS = ("clique", "channels", "weights", "can shrink", "what is tied")
@@ -165,10 +166,15 @@ def _told_runs(runs: "Sequence[Run]") -> list[str]:
     """How many blocks of each run ``export --depth`` can leave, and why it can change no other."""
     able = [run for run in runs if not run.held]
     told = [f"{run.name} {run.fewest} to {len(run.blocks)}" for run in able]
-    lines = [f"blocks (export --depth): {', '.join(told)}"] if told else []
+    lines = [f"blocks (export --depth): {', '.join(told)}", PLACES] if told else []
     plain = [run.name for run in able if not run.residual]
     if plain:
         lines.append(f"{_some(plain)}: blocks do not add to what they are given; few can be spared")
+    follows: dict[str, list[str]] = {}
+    for run in able:
+        for line in run.follows:
+            follows.setdefault(line, []).append(run.name)
+    lines += [f"{_some(names)}: {line}" for line, names in follows.items()]
     held: dict[str, list[str]] = {}
     for run in runs:
         if run.held:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from neumeta_cli.checkpoint import first_line
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.resize.follow import what_follows
 from neumeta_cli.trace import FastShapes, Inputs, Operator, Trace, meta_inputs, on_meta
 
 ADDING = ("add", "add_")
@@ -47,6 +48,7 @@ class Run:
         residual: whether each of these adds to what it is given, which is what makes a network
             likely to do without it.
         held: why none can go; empty if some can.
+        follows: what hangs on its blocks, and what becomes of it; see ``what_follows``.
 
     """
 
@@ -55,6 +57,7 @@ class Run:
     removable: tuple[str, ...] = ()
     residual: bool = False
     held: str = ""
+    follows: tuple[str, ...] = ()
 
     @property
     def fewest(self) -> int:
@@ -104,7 +107,9 @@ def find_runs(model: nn.Module, trace: Trace, inputs: Inputs) -> tuple[Run, ...]
             replace(run, removable=(), held=f"without some of its blocks: {why}") if why else run
             for run, why in zip(runs, alone, strict=True)
         ]
-    return tuple(runs)
+    return tuple(
+        replace(run, follows=what_follows(model, run.blocks, seen.given_more)) for run in runs
+    )
 
 
 def without_blocks(network: nn.Module, blocks: Collection[str]) -> nn.Module:
@@ -199,15 +204,20 @@ class _Seen:
         passing: names of those that run once, and give back a tensor like their first argument.
         adding: that add something to something.
         residual: that add what they were given, as it was.
+        given_more: that are given tensors beside their first argument.
 
     """
 
     def __init__(self, small: nn.Module, trace: Trace, inputs: Inputs) -> None:
         calls: dict[str, list[bool]] = {}
+        self.given_more: set[str] = set()
 
         def look(name: str) -> Callable[..., None]:
             def note(_: nn.Module, args: Any, kwargs: Any, made: Any) -> None:
                 calls.setdefault(name, []).append(_alike(_first(args, kwargs), made))
+                given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+                if len(given) > 1:
+                    self.given_more.add(name)
 
             return note
 
