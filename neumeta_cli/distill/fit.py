@@ -14,7 +14,7 @@ from neumeta_cli.distill.inputs import Inputs
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.distill.step import Step
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.manifold import Manifold
+from neumeta_cli.manifold import Manifold, Noise
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.tasks import Task
 from neumeta_cli.training import Journal, Loop, Processes
@@ -110,17 +110,20 @@ class Fitter:
             self.manifold.calibration.to(self.device)
 
     def start(self) -> None:
-        """Let the INR begin with what the checkpoint's features tell, where it makes use of them.
+        """Let the INR begin with the checkpoint's weights and with what its features tell.
 
         Every process looks at the same images, and takes the numbers that the first one found.
         """
         begun, count = time.perf_counter(), self.recipe.fit.start_images
+        inr, noise = self.manifold.inr, self.stepper.noise
+        generator = torch.Generator(self.device).manual_seed(self.recipe.seed)
+        own_noise = Noise(noise.channels, noise.sizes, generator)
+        inr.learn(self.stepper.original, own_noise, self.reporter)
         if count:
-            inr, average = self.manifold.inr, self.stepper.average.module
             images = self.manifold, self.tensors, self.task, count, self.recipe.seed
             inr.start(Inputs(*images, self.device, self.reporter))
-            self.processes.share_first(inr.parameters())
-            average.load_state_dict(inr.state_dict())
+        self.processes.share_first(inr.parameters())
+        self.stepper.average.module.load_state_dict(inr.state_dict())
         self.preparation_seconds += time.perf_counter() - begun
 
     def run(self, resume: bool = False) -> FitResult:

@@ -156,6 +156,16 @@ class Inr(nn.Module):
         """
         raise ValueError(f"inr.kind {self.settings.kind} does not choose channels")
 
+    def learn(self, tensors: Mapping[str, Tensor], noise: Noise, reporter: Reporter) -> None:
+        """Learn the checkpoint's weights before a fit, where it does not begin with them.
+
+        Args:
+            tensors: W0.
+            noise: of the fit's coordinates.
+            reporter: is told of the progress.
+
+        """
+
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
         """Generate tensors.
 

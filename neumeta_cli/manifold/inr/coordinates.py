@@ -113,19 +113,31 @@ class Space:
     largest: int
 
     def coordinates(
-        self, target: Target, noise: Noise | None, device: torch.device, draws: int = 1
+        self,
+        target: Target,
+        noise: Noise | None,
+        device: torch.device,
+        draws: int = 1,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Coordinates of every weight of a tensor, ``draws`` times over.
 
+        Args:
+            target: which tensor, at which size.
+            noise: perturbation, none if None.
+            device: where they are made.
+            draws: how often each is perturbed.
+            places: (n,) among the c_out · c_in pairs of channels, those that are wanted; all if
+                None.
+
         Returns:
-            (draws · c_out · c_in, 6), rows
-            ``[l/L, c_in/C_in, c_out/C_out, L/N, C_in/N, C_out/N]``, the kernel's elements sharing
-            a row.
+            (draws · n, 6), rows ``[l/L, c_in/C_in, c_out/C_out, L/N, C_in/N, C_out/N]``, the
+            kernel's elements sharing a row.
 
         """
-        rows = torch.arange(target.c_out, dtype=torch.float32, device=device)
-        columns = torch.arange(target.c_in, dtype=torch.float32, device=device)
-        c_out, c_in = (g.flatten() for g in torch.meshgrid(rows, columns, indexing="ij"))
+        if places is None:
+            places = torch.arange(target.c_out * target.c_in, device=device)
+        c_out, c_in = (places // target.c_in).float(), (places % target.c_in).float()
         size_in = torch.full_like(c_in, target.size_in)
         size_out = torch.full_like(c_out, target.c_out)
         if noise is not None:
@@ -135,7 +147,7 @@ class Space:
                 c_in = c_in + noise.channels * jitter[1]
             size_in = size_in + noise.sizes * jitter[2]
             size_out = size_out + noise.sizes * jitter[3]
-        points = torch.empty(6, draws, target.c_out * target.c_in, device=device)
+        points = torch.empty(6, draws, len(places), device=device)
         place = target.spec.layer if target.place is None else target.place
         layers = self.layers if target.layers is None else target.layers
         points[0], points[3] = place / layers, layers / self.largest
