@@ -232,8 +232,9 @@ class Manifold(nn.Module):
         Without ``statistics`` those of norms in scope are left out, as ``skeleton`` has none.
         """
         shapes = self.frame.shapes(sizes)
+        places = self.inr.chosen(sizes) if self.inr.settings.chooses else {}
         return {
-            name: _resampled(tensor, shapes[name]) if name in shapes else tensor
+            name: _resampled(name, tensor, shapes[name], places) if name in shapes else tensor
             for name, tensor in self.fixed.items()
             if self.frame.has(name) and (statistics or name.rpartition(".")[0] not in self.norms)
         }
@@ -266,8 +267,9 @@ class Manifold(nn.Module):
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)
-        full = self.inr.keeps_checkpoint and chosen == self.frame.full and not self.frame.dropped
-        exact = full and (samples == 0 or not (self.noise.channels or self.noise.sizes))
+        full = all(chosen[name] >= count for name, count in self.frame.full.items())
+        same = self.inr.keeps_checkpoint and full and not self.frame.dropped
+        exact = same and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:
             calibrate(network, self.norms, self.calibration.batches())
         return network
@@ -339,9 +341,14 @@ def _own(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
-def _resampled(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+def _resampled(
+    name: str, tensor: Tensor, shape: Sequence[int], places: Mapping[tuple[str, int], Tensor]
+) -> Tensor:
+    """A tensor at a shape: its channels in these places, or evenly spread ones."""
     for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
         if old != new:
-            index = torch.arange(new, device=tensor.device) * old // new
-            tensor = tensor.index_select(dim, index)
+            index = places.get((name, dim))
+            if index is None or len(index) != new:
+                index = torch.arange(new, device=tensor.device) * old // new
+            tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor

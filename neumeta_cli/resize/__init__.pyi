@@ -45,3 +45,4 @@ from .sizes import (
     linked_cliques as linked_cliques,
     sizes_at as sizes_at,
 )
+from .widen import channel_counts as channel_counts, widened_places as widened_places

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -17,8 +15,15 @@ from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.depths import come_in
 from neumeta_cli.manifold.inr.grid import Grid, along
 from neumeta_cli.manifold.inr.moments import Measure, Moments
-from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Kept, Planned, make_plan
-from neumeta_cli.resize import kept_places, place_channels, rank_channels
+from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Planned, make_plan
+from neumeta_cli.manifold.inr.selection import SelectedTarget, times_there
+from neumeta_cli.resize import (
+    channel_counts,
+    kept_places,
+    place_channels,
+    rank_channels,
+    widened_places,
+)
 
 if TYPE_CHECKING:
     from neumeta_cli.resize import Sizes
@@ -80,71 +85,6 @@ class SelectedSettings(InrSettings):
         return len(self.knots) + len(self.depth_knots)
 
 
-@dataclass(frozen=True)
-class SelectedTarget(Target):
-    """A tensor to generate, and which of the checkpoint's channels it begins with.
-
-    Attributes:
-        kept: places along the checkpoint's output and input dimension; None for all.
-        rooms: for the change at each knot, by dimension, the places of the channels that it has;
-            then for each knot of depth.
-        depth: what the change at each knot of depth counts; empty where no block of its run is
-            missing.
-        short: whether the network lacks blocks, here or elsewhere, and has changes for that.
-
-    """
-
-    kept: Kept = (None, None)
-    rooms: tuple[Mapping[int, Tensor], ...] = ()
-    depth: tuple[float, ...] = ()
-    short: bool = False
-
-    @cached_property
-    def met(self) -> tuple[tuple["Met", ...], ...]:
-        """For the change at each knot, dimension by dimension, where it and the tensor meet."""
-        dims = range(min(2, len(self.spec.shape)))
-        return tuple(
-            tuple(_meet(room.get(dim), self.kept[dim], self.spec.shape[dim]) for dim in dims)
-            for room in self.rooms
-        )
-
-    @property
-    def selects_only(self) -> bool:
-        """Whether it has channels that are kept, and none between two of them."""
-        sizes = (self.c_out, self.c_in)
-        return all(
-            size == (full if kept is None else len(kept))
-            for size, full, kept in zip(sizes, self.spec.shape, self.kept, strict=False)
-        )
-
-
-@dataclass(frozen=True)
-class Met:
-    """Which channels of a change a tensor has, along one dimension.
-
-    Attributes:
-        own: their places in the change; None for all, in order.
-        there: their places in the tensor; None for all, in order.
-        size: channels of the tensor.
-
-    """
-
-    own: Tensor | None
-    there: Tensor | None
-    size: int
-
-
-def _meet(room: Tensor | None, kept: Tensor | None, full: int) -> Met:
-    """Of a change with the channels ``room`` and a tensor with ``kept``; None: all ``full``."""
-    if room is None:
-        return Met(kept, None, full if kept is None else len(kept))
-    if kept is None:
-        return Met(None, room, full)
-    shared = torch.isin(kept, room, assume_unique=True)
-    own = torch.searchsorted(room, kept[shared])
-    return Met(own, None if bool(shared.all()) else shared.nonzero().flatten(), len(kept))
-
-
 class SelectedInr(Inr):
     """A choice among the checkpoint's channels, and what their number changes in them.
 
@@ -153,8 +93,9 @@ class SelectedInr(Inr):
     each knot adds a change to those before it. W_0 is the checkpoint, whose function at full width
     therefore stays as it is. G_k begins at zero and has the channels that are left at the knot
     before its own. At a size p and q give the places of the channels of largest norm, in the
-    checkpoint's (smooth) order; between two of them, as under noise, weights are interpolated, and
-    above the checkpoint's size p and q are lines. Before any training it prunes by ℓ1 norm.
+    checkpoint's (smooth) order; between two of them, as under noise, weights are interpolated.
+    Above the checkpoint's size the largest channels are there twice, with half of the weights for
+    each where they are read: see ``widened_places``. Before any training it prunes by ℓ1 norm.
 
     With one knot at 1/2 and four channels of norms 3, 1, 4 and 2: three channels are the first, the
     third and the last, m = 1/4 and half of G_1 is added; two are the first and the third, and all
@@ -262,12 +203,15 @@ class SelectedInr(Inr):
         return self._chosen.get(key, lambda: self._choose(sizes))
 
     def _choose(self, sizes: "Sizes") -> Places:
-        kept = {}
+        kept, more = {}, {}
         for number, clique in enumerate(self.frame.cliques):
-            ranks = self.get_buffer(f"rank_{number}").cpu().numpy()
-            if sizes[clique.name] < clique.channels:
-                kept[clique.name] = np.flatnonzero(ranks < sizes[clique.name])
-        places = kept_places(self.frame.trace.shapes, self.frame.trace, kept)
+            ranks, size = self.get_buffer(f"rank_{number}").cpu().numpy(), sizes[clique.name]
+            if size < clique.channels:
+                kept[clique.name] = np.flatnonzero(ranks < size)
+            elif size > clique.channels:
+                more[clique.name] = channel_counts(ranks.reshape(clique.copies, -1), size)
+        shapes, trace = self.frame.trace.shapes, self.frame.trace
+        places = widened_places(shapes, trace, more) | kept_places(shapes, trace, kept)
         return {place: torch.from_numpy(p).to(self.device) for place, p in places.items()}
 
     def make_targets(self, sizes: "Sizes", dropped: Sequence[str]) -> Sequence[SelectedTarget]:
@@ -287,7 +231,9 @@ class SelectedInr(Inr):
             size = (plain.spec, plain.c_out, plain.c_in, plain.size_in, plain.place, plain.layers)
             everywhere: tuple[Mapping[int, Tensor], ...] = ({},) * len(depth)
             kept, short = (places[0], places[1]), bool(dropped and self.runs)
-            made.append(SelectedTarget(*size, kept, (*own, *everywhere), depth, short))
+            wide = not plain.spec.is_vector and plain.c_in > plain.spec.shape[1]
+            times = times_there(places[1], plain.c_in) if wide else None
+            made.append(SelectedTarget(*size, kept, (*own, *everywhere), times, depth, short))
         return made
 
     def _make_rooms(self) -> list[Places]:
@@ -298,7 +244,7 @@ class SelectedInr(Inr):
         if not (self.keeps_checkpoint and few):
             return None
         own = [cast(SelectedTarget, target) for target in targets]
-        if not all(target.selects_only for target in own):
+        if not all(target.selects_only and target.times is None for target in own):
             return None
         grids = [self._grid(target) for target in own]
         changes = [self._changes(target) for target in own]
@@ -332,7 +278,7 @@ class SelectedInr(Inr):
         weight, changes = self._grid(target).whole, self._changes(target)
         shares = self._shares(target, noise)
         if noise is None and target.selects_only:
-            return _select(weight, changes, shares, target)
+            return target.shared(_select(weight, changes, shares, target))
         for share, change, room in zip(shares, changes, target.rooms, strict=True):
             if share > 0:
                 some = change if share == 1 else share * change
@@ -340,9 +286,7 @@ class SelectedInr(Inr):
         sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
         for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
             weight = along(weight, dim, size, kept, noise)
-        if len(sizes) == 2 and sizes[1] > target.spec.shape[1]:
-            weight = weight * (target.spec.shape[1] / sizes[1])
-        return weight
+        return target.shared(weight)
 
 
 def _select(
@@ -373,7 +317,7 @@ def _missing(target: SelectedTarget, noise: Noise | None) -> float:
     shares = [
         1 - size / full
         for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
-        if kept is not None
+        if kept is not None and len(kept) < full
     ]
     return sum(shares) / max(1, len(shares))
 

@@ -1,0 +1,93 @@
+"""What a selected INR is asked for: a tensor, and which of the checkpoint's channels it has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from neumeta_cli.manifold.inr.coordinates import Target
+from neumeta_cli.manifold.inr.plan import Kept
+
+
+@dataclass(frozen=True)
+class SelectedTarget(Target):
+    """A tensor to generate, and which of the checkpoint's channels it begins with.
+
+    Attributes:
+        kept: places along the checkpoint's output and input dimension; None for all.
+        rooms: for the change at each knot, by dimension, the places of the channels that it has;
+            then for each knot of depth.
+        times: (c_in,) how often each input channel is there, where some are more than once.
+        depth: what the change at each knot of depth counts; empty where no block of its run is
+            missing.
+        short: whether the network lacks blocks, here or elsewhere, and has changes for that.
+
+    """
+
+    kept: Kept = (None, None)
+    rooms: tuple[Mapping[int, Tensor], ...] = ()
+    times: Tensor | None = None
+    depth: tuple[float, ...] = ()
+    short: bool = False
+
+    @cached_property
+    def met(self) -> tuple[tuple["Met", ...], ...]:
+        """For the change at each knot, dimension by dimension, where it and the tensor meet."""
+        dims = range(min(2, len(self.spec.shape)))
+        return tuple(
+            tuple(_meet(room.get(dim), self.kept[dim], self.spec.shape[dim]) for dim in dims)
+            for room in self.rooms
+        )
+
+    def shared(self, weight: Tensor) -> Tensor:
+        """The weight, where inputs that are there more than once share what one of them had."""
+        if self.times is not None:
+            return weight / self.times.view(-1, *(1,) * (weight.dim() - 2))
+        if not self.spec.is_vector and self.c_in > self.spec.shape[1]:
+            return weight * (self.spec.shape[1] / self.c_in)
+        return weight
+
+    @property
+    def selects_only(self) -> bool:
+        """Whether it has channels that are kept, and none between two of them."""
+        sizes = (self.c_out, self.c_in)
+        return all(
+            size == (full if kept is None else len(kept))
+            for size, full, kept in zip(sizes, self.spec.shape, self.kept, strict=False)
+        )
+
+
+@dataclass(frozen=True)
+class Met:
+    """Which channels of a change a tensor has, along one dimension.
+
+    Attributes:
+        own: their places in the change; None for all, in order.
+        there: their places in the tensor; None for all, in order.
+        size: channels of the tensor.
+
+    """
+
+    own: Tensor | None
+    there: Tensor | None
+    size: int
+
+
+def _meet(room: Tensor | None, kept: Tensor | None, full: int) -> Met:
+    """Of a change with the channels ``room`` and a tensor with ``kept``; None: all ``full``."""
+    if room is None:
+        return Met(kept, None, full if kept is None else len(kept))
+    if kept is None:
+        return Met(None, room, full)
+    shared = torch.isin(kept, room)
+    own = torch.searchsorted(room, kept[shared])
+    return Met(own, None if bool(shared.all()) else shared.nonzero().flatten(), len(kept))
+
+
+def times_there(places: Tensor | None, count: int) -> Tensor | None:
+    """How often each of ``count`` places is among them; None: they are others."""
+    if places is None or len(places) != count:
+        return None
+    return torch.bincount(places)[places]
