@@ -56,7 +56,7 @@ def test_a_browser_shows_what_the_json_says(neumeta, tmp_path: Path) -> None:
         ]
         assert shown[method.method][:5] == [method.label, *expected]
         assert shown[method.method][7] == f"{method.stored_bytes:,}"
-    assert len(sizes) == len(captions) == 7
+    assert len(sizes) == len(captions) == 8
     assert all(width > 300 for width in sizes)
 
 

@@ -143,23 +143,42 @@ def cka_curves(compared: Sequence[Compared]) -> Figure:
 def divergence_maps(compared: Sequence[Compared], shown: Sequence[str]) -> Figure:
     """KL divergence of outputs between all widths, one map a method, in one scale."""
     known = [(m, found.gammas, np.array(found.kl)) for m, found in compared if found.kl]
-    maps = [one for one in known if one[0].method in shown] or known[:3]
+    return _maps(known, shown, "KL(row ‖ column)", lowest=0)
+
+
+def cka_maps(compared: Sequence[Compared], shown: Sequence[str]) -> Figure:
+    """Linear CKA of features between all widths, one map a method, in one scale."""
+    known = [(m, f.gammas, np.array(f.cka_pairs)) for m, f in compared if f.cka_pairs]
+    return _maps(known, shown, "linear CKA", lowest=None)
+
+
+def _maps(
+    known: Sequence[tuple[MethodResult, Sequence[float | None], np.ndarray]],
+    shown: Sequence[str],
+    label: str,
+    lowest: float | None,
+) -> Figure:
+    """Numbers between all widths: the methods that are asked for, or the first three."""
+    maps = [one for one in known if one[0].method in shown] or list(known[:3])
     largest = max(float(values.max()) for _, _, values in maps) or 1.0
+    if lowest is None:
+        lowest = min(float(values.min()) for _, _, values in maps)
     figure = Figure(figsize=(3.4 * len(maps) + 0.8, 3.6), layout="constrained")
     panels = []
     for place, (method, gammas, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(1, len(maps), place)
         panels.append(axes)
-        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=largest)
+        image = axes.imshow(values, cmap="viridis", vmin=lowest, vmax=largest)
         labels = ["checkpoint" if gamma is None else f"{gamma:.0%}" for gamma in gammas]
         axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=30)
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         for row, column in np.ndindex(values.shape):
-            colour = "white" if values[row, column] < 0.6 * largest else "black"
+            dark = values[row, column] < lowest + 0.6 * (largest - lowest)
             text = f"{values[row, column]:.2f}"
+            colour = "white" if dark else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
         axes.set_title(method.label, fontsize=9)
-    figure.colorbar(image, ax=panels, shrink=0.8, label="KL(row ‖ column)")
+    figure.colorbar(image, ax=panels, shrink=0.8, label=label)
     return figure
 
 

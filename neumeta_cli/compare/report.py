@@ -29,7 +29,7 @@ SPENT = {  # columns at the end of a table
     "bytes": "stored (bytes)",
     "numbers": "stored numbers",
 }
-KL_METHODS = ("neumeta", "individual", "distilled")
+MAPPED_METHODS = ("neumeta", "individual", "distilled")
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,19 @@ def _charts(comparison: Comparison, run: Path) -> Iterator[Chart]:
             f"Linear CKA of {layer} with the checkpoint's, {images:,} test images, first seed.",
             lambda: charts.cka_curves(compared),
         )
+    if any(found.cka_pairs for _, found in compared):
+        yield Chart(
+            "cka_pairs",
+            "Similarity of features between widths",
+            "Linear CKA of the same features between all widths, first seed.",
+            lambda: charts.cka_maps(compared, MAPPED_METHODS),
+        )
     if any(found.kl for _, found in compared):
         yield Chart(
             "kl",
             "Similarity of outputs",
             "Mean KL divergence between the outputs of all widths, first seed.",
-            lambda: charts.divergence_maps(compared, KL_METHODS),
+            lambda: charts.divergence_maps(compared, MAPPED_METHODS),
         )
 
 

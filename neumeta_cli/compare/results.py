@@ -92,12 +92,14 @@ class Similarity(Record):
         gammas: of the networks.
         cka: of each one's features with the checkpoint's.
         kl: KL(row ‖ column) of their outputs, where these are distributions.
+        cka_pairs: of the features of each two; None in older files.
 
     """
 
     gammas: list[float | None]
     cka: list[float]
     kl: list[list[float]] | None = None
+    cka_pairs: list[list[float]] | None = None
 
 
 class LatencyRow(Record):

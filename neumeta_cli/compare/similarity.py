@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ def observe(model: nn.Module, task: Task, count: int, layer: str | None = None) 
 def similarity(
     gammas: Sequence[float | None], observed: Sequence[Observed], full: Observed
 ) -> Similarity:
-    """CKA of each network with the full one, and KL(row ‖ column) of each pair.
+    """CKA of each network with the full one and of each pair, and KL(row ‖ column) of each pair.
 
     Args:
         gammas: of the networks, None for the checkpoint.
@@ -96,10 +97,15 @@ def similarity(
 
     """
     scores = [o.scores for o in observed if o.scores is not None]
+    pairs = [[1.0] * len(observed) for _ in observed]  # symmetric, 1 with itself
+    for row, column in combinations(range(len(observed)), 2):
+        value = linear_cka(observed[row].features, observed[column].features)
+        pairs[row][column] = pairs[column][row] = value
     return Similarity(
         gammas=list(gammas),
         cka=[linear_cka(o.features, full.features) for o in observed],
         kl=[[output_divergence(a, b) for b in scores] for a in scores] if scores else None,
+        cka_pairs=pairs,
     )
 
 

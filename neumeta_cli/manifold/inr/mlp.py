@@ -21,7 +21,7 @@ from neumeta_cli.manifold.inr.network import (
 from neumeta_cli.reporting import Reporter
 
 START_RATE = 2e-3  # Adam's, while the checkpoint's weights are learnt by heart
-START_PLACES = 256  # weights of each tensor (but for the kernel) in a step of that
+START_PLACES, START_PART = 256, 16  # of each tensor in a step of that: so many, or one in so many
 
 
 class MlpSettings(NetworkSettings):
@@ -42,8 +42,8 @@ class MlpSettings(NetworkSettings):
     start_steps: int = Field(
         2000,
         ge=0,
-        description="steps before the fit in which it learns the checkpoint's weights by heart, "
-        "256 places of each tensor at a time; 0: it begins with random weights",
+        description="steps before the fit in which it learns the checkpoint's weights by heart; 0: "
+        "it begins with random weights",
     )
 
 
@@ -103,12 +103,11 @@ class MlpInr(Inr):
 
     def _some(self, count: int, generator: torch.Generator) -> Tensor:
         """Random places of a tensor; all of a small one."""
-        if count <= START_PLACES:
+        some = max(START_PLACES, count // START_PART)
+        if count <= some:
             return torch.arange(count, device=self.device)
         device = generator.device
-        return torch.randint(count, (START_PLACES,), generator=generator, device=device).to(
-            self.device
-        )
+        return torch.randint(count, (some,), generator=generator, device=device).to(self.device)
 
     def _wanted(self, target: Target, tensors: Mapping[str, Tensor]) -> Tensor:
         """What the MLP is to give for the checkpoint's tensor: a row for each pair of channels."""
