@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
-    FORMAT_VERSION,
+    COMPACT_VERSION,
     MANIFOLD,
     NETWORK,
     Checkpoint,
@@ -63,9 +63,9 @@ def describe(
             opening = partial(load_checkpoint, path, arch, None, reporter, weights_key)
             known = _weights(path, read_weights(path, weights_key), opening)
     version = known.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > COMPACT_VERSION:
         known["warnings"].append(
-            f"format version {version} is newer than this neumeta reads ({FORMAT_VERSION})"
+            f"format version {version} is newer than this neumeta reads ({COMPACT_VERSION})"
         )
     return {"file": str(path), "bytes": path.stat().st_size, **known}
 
@@ -143,6 +143,7 @@ def _of_manifold(
     full = manifold.frame.full
     cost = measure_cost(manifold.skeleton(full), manifold.input_size)
     known: dict[str, Any] = {
+        "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "sizes": full,
         "parameters": cost.parameters,
         "macs": cost.macs,

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    COMPACT_VERSION,
     FORMAT_VERSION,
     MANIFOLD,
     Weights,
@@ -28,8 +29,11 @@ from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.inr import KINDS, InrSettings, inr_settings, own_fields
 from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.settings import NoiseSection
-from neumeta_cli.manifold.storage import unpack
+from neumeta_cli.manifold.storage import under
+from neumeta_cli.manifold.stream import decode, encode
 
+STREAM = "stream"  # the one tensor that a compact file has of the INR and what is out of scope
+CALIBRATION = "calibration."  # begins the names of the tensors of calibration images
 MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for more
 
 
@@ -72,16 +76,17 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise NeumetaError(f"cannot write {path}: a manifold's file ends in .safetensors")
-    tensors = {f"inr.{name}": t.cpu() for name, t in manifold.packed().items()}
-    tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
+    compact = manifold.inr.settings.store == "compact"
+    tensors = {name: tensor.cpu() for name, tensor in manifold.packed().items()}
+    if compact:
+        tensors = {STREAM: encode(tensors, manifold.part)}
     if len(manifold.calibration):
         calibration = manifold.calibration.packed()
-        tensors |= {f"calibration.{name}": t.cpu() for name, t in calibration.items()}
+        tensors |= {f"{CALIBRATION}{name}": t.cpu() for name, t in calibration.items()}
     metadata = {
         "kind": MANIFOLD,
-        "format_version": FORMAT_VERSION,
+        "format_version": COMPACT_VERSION if compact else FORMAT_VERSION,
         **blueprint_to_json(manifold.blueprint),
-        "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "normalisation": {
             "layers": manifold.inr.space.layers,
             "largest": manifold.inr.space.largest,
@@ -90,6 +95,8 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         "noise": manifold.noise.model_dump(),
         "provenance": asdict(manifold.provenance),
     }
+    if not compact:  # which lacks what a reader finds out again
+        metadata["cliques"] = [clique.as_dict() for clique in manifold.frame.cliques]
     return write_weights(path, Weights(tensors, metadata))
 
 
@@ -140,23 +147,22 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     blueprint = blueprint_from_json(metadata, trust_code)
     inr, noise = _inr_settings(weights), NoiseSection(**metadata["noise"])
     frame = rebuild_frame(blueprint)
-    parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
-    for name, tensor in weights.tensors.items():
-        part, _, inner = name.partition(".")
-        parts[part][inner] = tensor
     with torch.device("meta"):
         own = frame.model.state_dict()
         empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in own.items()}
-        tensors = empty | parts["fixed"]
-        manifold = Manifold(blueprint.arch, frame, blueprint.fold, tensors, inr, noise)
+        manifold = Manifold(blueprint.arch, frame, blueprint.fold, empty, inr, noise)
+    packed = weights.tensors
+    if inr.store == "compact":
+        packed = decode(packed[STREAM], manifold.packed(), manifold.part)[0]
+    stored, fixed = manifold.unpacked(packed)
     wanted = manifold.inr.state_dict()
-    stored = unpack(parts["inr"])
-    for name, tensor in (stored | parts["fixed"]).items():
+    for name, tensor in (stored | fixed).items():
         _check_numbers(name, tensor, wanted.get(name, own.get(name)), name in stored)
     manifold.inr.load_state_dict(stored, assign=True)
+    manifold.put_fixed(fixed)
     manifold.calibration = CalibrationSet()
-    if parts["calibration"]:
-        manifold.calibration.unpack(parts["calibration"])
+    if images := under(CALIBRATION, weights.tensors):
+        manifold.calibration.unpack(images)
         if tuple(manifold.calibration.pixels.shape[1:]) != blueprint.input_size:
             raise ValueError("its calibration images are not of its input size")
     manifold.inr.check()

@@ -46,6 +46,9 @@ class FactorisedInr(Inr):
                 pair["in"] = Axis(right, self.space, self.settings)
             self.factors[entry(name)] = pair
 
+    def part(self, name: str) -> str:
+        return "grids" if name.endswith(".grid") else "corrections"
+
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         return self.total(target, noise, 1)
 
