@@ -1,5 +1,7 @@
 """The manifold's file: one ``.safetensors`` with the INR, the fixed tensors and JSON metadata."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,27 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
         provenance = TypeAdapter(Provenance)
         manifold.provenance = provenance.validate_python(weights.metadata["provenance"])
     return manifold
+
+
+def bytes_by_part(path: Path, tensors: Mapping[str, Tensor], manifold: Manifold) -> dict[str, int]:
+    """What a manifold's file is made of, in bytes that add up to its size.
+
+    Args:
+        path: the file.
+        tensors: in it.
+        manifold: that it gives.
+
+    """
+    taken: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if name == STREAM:
+            taken.update(decode(tensor, manifold.packed(), manifold.part)[1])
+        else:
+            images = name.startswith(CALIBRATION)
+            part = "calibration images" if images else manifold.part(name)
+            taken[part] += tensor.numel() * tensor.element_size()
+    rest = path.stat().st_size - taken.total()
+    return dict(sorted(taken.items())) | {"header and metadata": rest}
 
 
 def check_opens(path: Path) -> None:

@@ -246,7 +246,9 @@ class Manifold(nn.Module):
     def part(self, name: str) -> str:
         """What a tensor of ``packed`` is part of."""
         kind, _, inner = name.partition(".")
-        return f"INR: {self.inr.part(plain_name(inner))}" if kind == "inr" else "out of scope"
+        return (
+            f"INR: {self.inr.part(plain_name(inner))}" if kind == "inr" else "tensors out of scope"
+        )
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.

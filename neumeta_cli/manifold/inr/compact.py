@@ -13,13 +13,15 @@ DEEP = 20.0
 MOST = 127  # of 8 bits
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, knots: Sequence[float]) -> str:
     """What a tensor of the INR's state is, for people."""
-    if name.endswith(".whole"):
-        return "weights"
     stem, _, number = name.rpartition(".")
-    kinds = {"changes": f"changes {number}", "deep": "changes by depth"}
-    return kinds.get(stem.rpartition(".")[2], "order of channels")
+    kind = stem.rpartition(".")[2]
+    if kind == "changes":
+        return f"changes to γ {knots[int(number)]:g}"
+    if kind == "deep":
+        return "changes by depth"
+    return "weights" if number == "whole" else "order of channels"
 
 
 def levels_of(name: str, tensor: Tensor, largest: int) -> int:

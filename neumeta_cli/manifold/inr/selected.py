@@ -206,7 +206,7 @@ class SelectedInr(Inr):
         return [change for grid in self.grids.values() for change in cast(Grid, grid).deep]
 
     def part(self, name: str) -> str:
-        return part_of(name)
+        return part_of(name, self.settings.knots)
 
     def levels(self, name: str, tensor: Tensor) -> int:
         return levels_of(name, tensor, self._largest)
