@@ -176,6 +176,8 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
         manifold = Manifold(blueprint.arch, frame, blueprint.fold, empty, inr, noise)
     packed = weights.tensors
     if inr.store == "compact":
+        if STREAM not in packed:
+            raise ValueError("it has no stream of weights")
         packed = decode(packed[STREAM], manifold.packed(), manifold.part)[0]
     stored, fixed = manifold.unpacked(packed)
     wanted = manifold.inr.state_dict()

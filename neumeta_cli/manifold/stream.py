@@ -105,9 +105,10 @@ def _planes(tensors: Iterable[Tensor]) -> bytes:
 
 
 def _from_planes(content: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    first = next(iter(like.values()))
-    planes = np.frombuffer(content, np.uint8).reshape(first.element_size(), -1)
-    values = torch.from_numpy(planes.T.flatten())
-    parts = values.view(first.dtype).split([tensor.numel() for tensor in like.values()])
+    counts = [tensor.numel() for tensor in like.values()]
+    values = torch.empty(sum(counts), dtype=next(iter(like.values())).dtype)
+    planes = np.frombuffer(content, np.uint8).reshape(values.element_size(), -1)
+    values.view(torch.uint8).view(-1, len(planes)).copy_(torch.from_numpy(planes.T.copy()))
+    parts = values.split(counts)
     pairs = zip(like.items(), parts, strict=True)
     return {name: part.view(tensor.shape).clone() for (name, tensor), part in pairs}
