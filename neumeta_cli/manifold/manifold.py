@@ -216,7 +216,11 @@ class Manifold(nn.Module):
         self.put_fixed(fixed)
 
     def store_as(self, store: Store) -> "Manifold":
-        """Let its file have another number format, and its tensors that precision."""
+        """Let its file have another number format, and its tensors that precision.
+
+        With ``compact`` the tensors out of scope are rounded too; the network at full width is then
+        the checkpoint up to rounding.
+        """
         self.inr.settings = self.inr.settings.model_copy(update={"store": store})
         self.round_as_stored()
         return self
