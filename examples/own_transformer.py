@@ -36,7 +36,7 @@ class Echo(Task):
     @classmethod
     def load(cls, data, split, input_size, reporter=None) -> Images:
         """Letters drawn at random, as pictures of one row: (n, 1, 1, 2 · HALF) uint8."""
-        count, seed = (8000, 0) if split == "train" else (500, 1)
+        count, seed = (4000, 0) if split == "train" else (500, 1)
         generator = torch.Generator().manual_seed(seed)
         said = torch.randint(LETTERS, (count, HALF), generator=generator)
         text = torch.cat([said, (said + 3) % LETTERS], 1)
@@ -117,10 +117,10 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(LETTERS, 64)
-        self.blocks = nn.ModuleList(Block(64, 4, 16, 128) for _ in range(2))
-        self.norm = nn.RMSNorm(64)
-        self.read = nn.Linear(64, LETTERS, bias=False)
+        self.embedding = nn.Embedding(LETTERS, 32)
+        self.blocks = nn.ModuleList(Block(32, 4, 8, 64) for _ in range(2))
+        self.norm = nn.RMSNorm(32)
+        self.read = nn.Linear(32, LETTERS, bias=False)
         self.read.weight = self.embedding.weight  # tied
         nn.init.normal_(self.embedding.weight, std=0.3)
 

@@ -8,7 +8,7 @@ from conftest import randomise_norms
 from tiny_fits import TINY
 
 from neumeta_cli.checkpoint import resolve
-from neumeta_cli.manifold import Manifold, build_manifold, inr_settings, save_manifold
+from neumeta_cli.manifold import InrSettings, Manifold, build_manifold, inr_settings, save_manifold
 from neumeta_cli.manifold.settings import NoiseSection
 
 INR = inr_settings("selected", knots=[0.5], store="float32")
@@ -22,14 +22,20 @@ DATA = {
 }
 
 
-def tiny_manifold(name: str = LENET, fold: bool = False, **provenance: Any) -> Manifold:
+def tiny_manifold(
+    name: str = LENET,
+    fold: bool = False,
+    inr: InrSettings = INR,
+    scope: str | list[str] = "all",
+    **provenance: Any,
+) -> Manifold:
     """Of a network with random weights, calibrated on random images where it has norms."""
     torch.manual_seed(0)
     arch = resolve(name)
     model = arch.build("cpu")
     randomise_norms(model)
     size = SIZES.get(name) or arch.default_input_size()
-    manifold = build_manifold(model.requires_grad_(False), arch, size, "all", fold, INR, NOISE)[0]
+    manifold = build_manifold(model.requires_grad_(False), arch, size, scope, fold, inr, NOISE)[0]
     if manifold.norms:
         manifold.calibration.keep(torch.randn(16, *size), quality=90)
     recipe = {"name": "tiny", "data": DATA[name], "fit": {"gamma": [0.0, 0.5]}}

@@ -44,6 +44,7 @@ from .load import (
 from .loose import loose_tensors as loose_tensors
 from .usable import check_hooks as check_hooks, check_resizable as check_resizable
 from .version import (
+    COMPACT_VERSION as COMPACT_VERSION,
     FORMAT_VERSION as FORMAT_VERSION,
     MANIFOLD as MANIFOLD,
     NETWORK as NETWORK,

@@ -6,7 +6,8 @@ from typing import Any
 
 from neumeta_cli.errors import NeumetaError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # of what is written
+COMPACT_VERSION = 3  # of a compact manifold, which is the newest that is read
 MANIFOLD, NETWORK = "manifold", "network"  # kinds of files; a network is one that was exported
 
 
@@ -21,8 +22,8 @@ def check_version(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     version = metadata.get("format_version")
     if type(version) is not int or version < 1:
         raise NeumetaError(f"{path} is damaged: it has no format version")
-    if version > FORMAT_VERSION:
+    if version > COMPACT_VERSION:
         raise NeumetaError(
-            f"{path} has format version {version}, this neumeta reads up to {FORMAT_VERSION}; "
+            f"{path} has format version {version}, this neumeta reads up to {COMPACT_VERSION}; "
             "upgrade neumeta"
         )

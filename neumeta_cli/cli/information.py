@@ -125,6 +125,11 @@ def _stored(document: Mapping[str, Any]) -> str:
     return f"{tensors}, {values} ({dtypes})"
 
 
+def _parts(document: Mapping[str, Any]) -> str:
+    parts = document.get("bytes_by_part", {})
+    return "; ".join(f"{part} {_number(taken)}" for part, taken in parts.items())
+
+
 def _norms(document: Mapping[str, Any]) -> str:
     if "fold" not in document:
         return ""
@@ -180,6 +185,7 @@ FIELDS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("width", _widths),
     ("channels", _channels),
     ("bytes", _count("bytes")),
+    ("of which", _parts),
     ("parameters", _count("parameters")),
     ("MACs", _count("macs")),
     ("left out", _dropped),

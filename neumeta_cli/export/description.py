@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
-    FORMAT_VERSION,
+    COMPACT_VERSION,
     MANIFOLD,
     NETWORK,
     Checkpoint,
@@ -48,7 +48,8 @@ def describe(
     Returns:
         ``file``, ``bytes``, ``kind`` and ``warnings`` for every file, and what else its kind has:
         ``format_version``, ``arch``, ``input_size``, ``parameters``, ``macs``, ``width``,
-        ``widths``, ``sizes``, ``recipe``, ``provenance``, ``metrics`` and more.
+        ``widths``, ``sizes``, ``bytes_by_part`` (which add up to ``bytes``),
+        ``recipe``, ``provenance``, ``metrics`` and more.
 
     Raises:
         NeumetaError: the file cannot be read.
@@ -63,9 +64,9 @@ def describe(
             opening = partial(load_checkpoint, path, arch, None, reporter, weights_key)
             known = _weights(path, read_weights(path, weights_key), opening)
     version = known.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > COMPACT_VERSION:
         known["warnings"].append(
-            f"format version {version} is newer than this neumeta reads ({FORMAT_VERSION})"
+            f"format version {version} is newer than this neumeta reads ({COMPACT_VERSION})"
         )
     return {"file": str(path), "bytes": path.stat().st_size, **known}
 
@@ -85,7 +86,7 @@ def _weights(path: Path, weights: Weights, opening: Callable[[], Checkpoint]) ->
     if isinstance(weights.envelope, Mapping) and weights.envelope.keys() >= STATE:
         return _state(weights.envelope)
     if kind == MANIFOLD:
-        return seen | _manifold(path, weights.metadata)
+        return seen | _manifold(path, weights)
     if kind == NETWORK:
         return seen | _exported(weights.metadata)
     return seen | _checkpoint(path, weights, opening)
@@ -118,8 +119,8 @@ def _exported(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return known | {"warnings": warnings}
 
 
-def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: value for name, value in metadata.items() if name != "digest"}
+def _manifold(path: Path, weights: Weights) -> dict[str, Any]:
+    known = {name: value for name, value in weights.metadata.items() if name != "digest"}
 
     provenance = dict(known.pop("provenance", None) or {})
     known |= {
@@ -128,12 +129,13 @@ def _manifold(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": provenance,
         "warnings": [],
     }
-    from neumeta_cli.manifold import load_manifold
+    from neumeta_cli.manifold import bytes_by_part, load_manifold
 
     try:
         manifold = load_manifold(path)
     except NeumetaError as error:
         return known | {"warnings": [str(error)]}
+    known["bytes_by_part"] = bytes_by_part(path, weights.tensors, manifold)
     return known | _of_manifold(manifold, known["recipe"], known["metrics"])
 
 
@@ -143,6 +145,7 @@ def _of_manifold(
     full = manifold.frame.full
     cost = measure_cost(manifold.skeleton(full), manifold.input_size)
     known: dict[str, Any] = {
+        "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "sizes": full,
         "parameters": cost.parameters,
         "macs": cost.macs,

@@ -6,6 +6,7 @@ from .blueprint import (
 from .file import (
     blueprint_from_json as blueprint_from_json,
     blueprint_to_json as blueprint_to_json,
+    bytes_by_part as bytes_by_part,
     check_opens as check_opens,
     load_manifold as load_manifold,
     save_manifold as save_manifold,

@@ -1,5 +1,7 @@
 """The manifold's file: one ``.safetensors`` with the INR, the fixed tensors and JSON metadata."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from neumeta_cli.checkpoint import (
+    COMPACT_VERSION,
     FORMAT_VERSION,
     MANIFOLD,
     Weights,
@@ -28,8 +31,11 @@ from neumeta_cli.manifold.calibration import CalibrationSet
 from neumeta_cli.manifold.inr import KINDS, InrSettings, inr_settings, own_fields
 from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.manifold.settings import NoiseSection
-from neumeta_cli.manifold.storage import unpack
+from neumeta_cli.manifold.storage import under
+from neumeta_cli.manifold.stream import decode, encode
 
+STREAM = "stream"  # the one tensor that a compact file has of the INR and what is out of scope
+CALIBRATION = "calibration."  # begins the names of the tensors of calibration images
 MOST_PIECES = 64  # layers or knots of an INR, unless the file holds tensors for more
 
 
@@ -72,16 +78,17 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise NeumetaError(f"cannot write {path}: a manifold's file ends in .safetensors")
-    tensors = {f"inr.{name}": t.cpu() for name, t in manifold.packed().items()}
-    tensors |= {f"fixed.{name}": t.cpu() for name, t in manifold.fixed.items()}
+    compact = manifold.inr.settings.store == "compact"
+    tensors = {name: tensor.cpu() for name, tensor in manifold.packed().items()}
+    if compact:
+        tensors = {STREAM: encode(tensors, manifold.part)}
     if len(manifold.calibration):
         calibration = manifold.calibration.packed()
-        tensors |= {f"calibration.{name}": t.cpu() for name, t in calibration.items()}
+        tensors |= {f"{CALIBRATION}{name}": t.cpu() for name, t in calibration.items()}
     metadata = {
         "kind": MANIFOLD,
-        "format_version": FORMAT_VERSION,
+        "format_version": COMPACT_VERSION if compact else FORMAT_VERSION,
         **blueprint_to_json(manifold.blueprint),
-        "cliques": [clique.as_dict() for clique in manifold.frame.cliques],
         "normalisation": {
             "layers": manifold.inr.space.layers,
             "largest": manifold.inr.space.largest,
@@ -90,6 +97,8 @@ def save_manifold(path: Path, manifold: Manifold) -> Path:
         "noise": manifold.noise.model_dump(),
         "provenance": asdict(manifold.provenance),
     }
+    if not compact:  # which lacks what a reader finds out again
+        metadata["cliques"] = [clique.as_dict() for clique in manifold.frame.cliques]
     return write_weights(path, Weights(tensors, metadata))
 
 
@@ -112,6 +121,27 @@ def load_manifold(path: Path, trust_code: bool = False) -> Manifold:
         provenance = TypeAdapter(Provenance)
         manifold.provenance = provenance.validate_python(weights.metadata["provenance"])
     return manifold
+
+
+def bytes_by_part(path: Path, tensors: Mapping[str, Tensor], manifold: Manifold) -> dict[str, int]:
+    """What a manifold's file is made of, in bytes that add up to its size.
+
+    Args:
+        path: the file.
+        tensors: in it.
+        manifold: that it gives.
+
+    """
+    taken: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if name == STREAM:
+            taken.update(decode(tensor, manifold.packed(), manifold.part)[1])
+        else:
+            images = name.startswith(CALIBRATION)
+            part = "calibration images" if images else manifold.part(name)
+            taken[part] += tensor.numel() * tensor.element_size()
+    rest = path.stat().st_size - taken.total()
+    return dict(sorted(taken.items())) | {"header and metadata": rest}
 
 
 def check_opens(path: Path) -> None:
@@ -140,23 +170,24 @@ def _rebuild(weights: Weights, trust_code: bool) -> Manifold:
     blueprint = blueprint_from_json(metadata, trust_code)
     inr, noise = _inr_settings(weights), NoiseSection(**metadata["noise"])
     frame = rebuild_frame(blueprint)
-    parts: dict[str, dict[str, Tensor]] = {"inr": {}, "fixed": {}, "calibration": {}}
-    for name, tensor in weights.tensors.items():
-        part, _, inner = name.partition(".")
-        parts[part][inner] = tensor
     with torch.device("meta"):
         own = frame.model.state_dict()
         empty = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in own.items()}
-        tensors = empty | parts["fixed"]
-        manifold = Manifold(blueprint.arch, frame, blueprint.fold, tensors, inr, noise)
+        manifold = Manifold(blueprint.arch, frame, blueprint.fold, empty, inr, noise)
+    packed = weights.tensors
+    if inr.store == "compact":
+        if STREAM not in packed:
+            raise ValueError("it has no stream of weights")
+        packed = decode(packed[STREAM], manifold.packed(), manifold.part)[0]
+    stored, fixed = manifold.unpacked(packed)
     wanted = manifold.inr.state_dict()
-    stored = unpack(parts["inr"])
-    for name, tensor in (stored | parts["fixed"]).items():
+    for name, tensor in (stored | fixed).items():
         _check_numbers(name, tensor, wanted.get(name, own.get(name)), name in stored)
     manifold.inr.load_state_dict(stored, assign=True)
+    manifold.put_fixed(fixed)
     manifold.calibration = CalibrationSet()
-    if parts["calibration"]:
-        manifold.calibration.unpack(parts["calibration"])
+    if images := under(CALIBRATION, weights.tensors):
+        manifold.calibration.unpack(images)
         if tuple(manifold.calibration.pixels.shape[1:]) != blueprint.input_size:
             raise ValueError("its calibration images are not of its input size")
     manifold.inr.check()

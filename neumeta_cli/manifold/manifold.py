@@ -15,10 +15,10 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import computes_bfloat16
 from neumeta_cli.manifold.blueprint import Blueprint, Provenance
 from neumeta_cli.manifold.calibration import CalibrationSet
-from neumeta_cli.manifold.inr import KINDS, InrSettings, Noise, Target, tensor_specs
+from neumeta_cli.manifold.inr import KINDS, InrSettings, Noise, Store, Target, tensor_specs
 from neumeta_cli.manifold.live import CACHED, LiveNetwork
 from neumeta_cli.manifold.settings import NoiseSection
-from neumeta_cli.manifold.storage import pack, unpack
+from neumeta_cli.manifold.storage import EXACT, LEVELS, pack, plain_name, under, unpack
 from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     Frame,
@@ -133,6 +133,12 @@ class Manifold(nn.Module):
         """The tensors out of scope."""
         return {n: self.get_buffer(f"fixed_{i}") for i, n in enumerate(self.fixed_names)}
 
+    def put_fixed(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over those of the tensors that are out of scope."""
+        for number, name in enumerate(self.fixed_names):
+            if name in tensors:
+                self.register_buffer(f"fixed_{number}", tensors[name].detach())
+
     def targets(self, sizes: Sizes) -> Sequence[Target]:
         """What is to be generated at these sizes."""
         return self.inr.targets(sizes, self.frame.dropped)
@@ -205,11 +211,48 @@ class Manifold(nn.Module):
     @torch.no_grad()
     def round_as_stored(self) -> None:
         """Give the INR's parameters the precision of the file, so that loading changes nothing."""
-        self.inr.load_state_dict(unpack(self.packed()))
+        inr, fixed = self.unpacked(self.packed())
+        self.inr.load_state_dict(inr)
+        self.put_fixed(fixed)
+
+    def store_as(self, store: Store) -> "Manifold":
+        """Let its file have another number format, and its tensors that precision.
+
+        With ``compact`` the tensors out of scope are rounded too; the network at full width is then
+        the checkpoint up to rounding.
+        """
+        self.inr.settings = self.inr.settings.model_copy(update={"store": store})
+        self.round_as_stored()
+        return self
 
     def packed(self) -> dict[str, Tensor]:
-        """The INR's state as the file holds it."""
-        return pack(self.inr.state_dict(), self.inr.settings.store)
+        """Its tensors as the file holds them, with ``inr.`` or ``fixed.`` before their names."""
+        store, state, fixed = self.inr.settings.store, self.inr.state_dict(), self.fixed
+        if store == "compact":
+            if self.inr.device.type != "meta":
+                state = self.inr.carry(state, self._rounded)
+            parameters = dict(self.frame.model.named_parameters())
+            fixed = pack(fixed, store, lambda name, _: LEVELS if name in parameters else EXACT)
+        inr = pack(state, store, self.inr.levels)
+        return {f"inr.{n}": t for n, t in inr.items()} | {f"fixed.{n}": t for n, t in fixed.items()}
+
+    def _rounded(self, name: str, tensor: Tensor) -> Tensor:
+        return unpack(pack({name: tensor}, self.inr.settings.store, self.inr.levels))[name]
+
+    def unpacked(self, packed: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The reverse: the INR's state, and the tensors out of scope."""
+        inr, fixed = under("inr.", packed), under("fixed.", packed)
+        if self.inr.settings.store == "compact":
+            own = self.fixed
+            fixed = {n: t.to(own[n].dtype) for n, t in unpack(fixed).items()}
+        return unpack(inr), fixed
+
+    def part(self, name: str) -> str:
+        """What a tensor of ``packed`` is part of."""
+        kind, _, inner = name.partition(".")
+        return (
+            f"INR: {self.inr.part(plain_name(inner))}" if kind == "inr" else "tensors out of scope"
+        )
 
     def skeleton(self, sizes: Sizes) -> nn.Module:
         """The network at these sizes on the meta device, to be called with generated tensors.

@@ -177,8 +177,7 @@ def fit_or_load(bench: Bench, recipe: Recipe, folder: Path) -> Fitted:
         Taken(seconds=seconds, epochs=result.epochs).write(record)
     taken = Taken.read(record)
     manifold = load_manifold(path, trust_code=True).to(bench.device)  # our own file
-    tensors = [*manifold.packed().values(), *manifold.fixed.values()]
-    parameters = sum(t.numel() for t in tensors)
+    parameters = sum(t.numel() for t in manifold.packed().values())
     return Fitted(manifold, taken.seconds, taken.epochs, path.stat().st_size, parameters)
 
 

@@ -1,4 +1,4 @@
-from .base import Inr as Inr, InrSettings as InrSettings
+from .base import Inr as Inr, InrSettings as InrSettings, Store as Store
 from .coordinates import (
     Noise as Noise,
     Target as Target,

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from neumeta_cli.resize import Frame, Sizes
 
 Rated = list[tuple[list[nn.Parameter], float]]
-Store = Literal["float32", "float16", "int8"]
+Store = Literal["float32", "float16", "int8", "compact"]
 STORED = (
     "number format of the INR's parameters in the file; int8: 8 bits for matrices, with a scale "
-    "for each output channel, and float16 for vectors"
+    "for each output channel, and float16 for vectors; compact: the fewer bits the larger a "
+    "matrix is, also for what is out of scope, and all of it entropy coded"
 )
 
 
@@ -110,6 +111,38 @@ class Inr(nn.Module):
             measure: gives the moments of what layers read, for each of many weights.
 
         """
+
+    def part(self, name: str) -> str:
+        """Which part of it a parameter or buffer is, for people who ask what a file is made of.
+
+        Those of a part are compressed together, and best alike.
+        """
+        return name.partition(".")[0]
+
+    def levels(self, name: str, tensor: Tensor) -> int:
+        """Steps between zero and the largest number of an output channel, in a compact file.
+
+        Args:
+            name: of a matrix in its state.
+            tensor: that matrix, of which only the shape counts.
+
+        Returns:
+            1 to 127; the fewer, the fewer bytes.
+
+        """
+        return 127
+
+    def carry(
+        self, state: Mapping[str, Tensor], rounded: Callable[[str, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Its state, where a part makes up for what rounding takes from the parts before it.
+
+        Args:
+            state: as it is.
+            rounded: what becomes of a tensor of some name in a compact file.
+
+        """
+        return dict(state)
 
     def check(self) -> None:
         """Raise ValueError if tensors that came from a file cannot be right."""

@@ -10,6 +10,7 @@ from neumeta_cli.manifold.inr.base import Inr, entry
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target
 from neumeta_cli.manifold.inr.network import NetworkSettings, ResidualMLP, embed, spread
 
+LEVELS = 63  # of a compact file: 7 bits
 VALUES = 1 << 21  # of factors made at once, over several draws
 
 
@@ -45,6 +46,12 @@ class FactorisedInr(Inr):
                 pair["out"] = Axis(left, self.space, self.settings)
                 pair["in"] = Axis(right, self.space, self.settings)
             self.factors[entry(name)] = pair
+
+    def part(self, name: str) -> str:
+        return "grids" if name.endswith(".grid") else "corrections"
+
+    def levels(self, name: str, tensor: Tensor) -> int:
+        return LEVELS
 
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         return self.total(target, noise, 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
 from neumeta_cli.manifold.inr.base import STORED, Inr, InrSettings, Rated, Store, entry
+from neumeta_cli.manifold.inr.compact import carry_on, levels_of, part_of
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.depths import come_in
 from neumeta_cli.manifold.inr.grid import Grid, along
@@ -131,6 +132,7 @@ class SelectedInr(Inr):
                 found = rank_channels(clique, tensors, list(self.frame.layouts))
                 ranks = torch.from_numpy(found).int()
             self.register_buffer(f"rank_{number}", ranks)
+        self._largest = max(math.prod(spec.shape) for spec in self.specs)
         self._chosen: Cache[Places] = Cache()
         self._rooms: Cache[list[Places]] = Cache()
 
@@ -143,6 +145,21 @@ class SelectedInr(Inr):
 
     def changes_by_depth(self) -> list[nn.Parameter]:
         return [change for grid in self.grids.values() for change in cast(Grid, grid).deep]
+
+    def part(self, name: str) -> str:
+        return part_of(name, self.settings.knots)
+
+    def levels(self, name: str, tensor: Tensor) -> int:
+        return levels_of(name, tensor, self._largest)
+
+    def carry(
+        self, state: Mapping[str, Tensor], rounded: Callable[[str, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        made, changes = dict(state), len(self.gammas)
+        for target in self.targets(self.frame.full):
+            rooms = cast(SelectedTarget, target).rooms[:changes]
+            carry_on(made, f"grids.{entry(target.spec.name)}", rooms, rounded)
+        return made
 
     def check(self) -> None:
         for number, clique in enumerate(self.frame.cliques):
