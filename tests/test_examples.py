@@ -1,8 +1,12 @@
 """The examples run, as users run them."""
 
+import importlib.util
+
 import pytest
 from conftest import REPOSITORY, DigitsFit
 from programs import Program
+
+from neumeta_cli.resize import open_frame
 
 pytestmark = pytest.mark.slow
 
@@ -13,6 +17,7 @@ SCRIPTS = {
     "morph.py": ("width 0.37", "computes what its twin in memory does: True"),
     "own_model.py": ("relative difference", "loaded again, the same: True"),
     "own_task.py": ("NeuMeta      width 0.5", "at width 0.4: "),
+    "own_transformer.py": ("NeuMeta      width 0.5", "at width 0.6: ", "tied: True"),
 }
 
 
@@ -24,3 +29,16 @@ def test_an_example_runs(digits_fit: DigitsFit, script: str) -> None:
     for words in SCRIPTS[script]:
         assert words in out
     assert "False" not in out
+
+
+def test_what_cannot_shrink_holds_nothing_else() -> None:
+    """The heads of that transformer have one width, written into its forward pass."""
+    path = REPOSITORY / "examples" / "own_transformer.py"
+    spec = importlib.util.spec_from_file_location("own_transformer_alone", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cliques = open_frame(module.network().eval(), (1, 1, 32)).trace.cliques
+    held = {clique.name for clique in cliques if clique.held}
+    free = {clique.name for clique in cliques} - held
+    assert free == {"blocks.0.norm1", "blocks.0.gate", "blocks.1.gate"}
+    assert all(".attention.value" in name for name in held)

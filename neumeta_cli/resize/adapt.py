@@ -350,8 +350,12 @@ class _Search:
         reason = (
             f"its size is fixed in the forward pass of {where or 'the network'}: {outcome.error}"
         )
-        for group in groups.values() if self.runs < TRIALS else ():
-            alike = [n for n in fresh if re.sub(r"\d+", "#", n) == re.sub(r"\d+", "#", group[0])]
+        kinds = list(groups)
+        tried = [[kind] for kind in kinds] + [kinds[:n] for n in range(2, len(kinds))]
+        for some in tried:
+            if self.runs >= TRIALS:
+                break
+            alike = [n for n in fresh if re.sub(r"\d+", "#", n) in some]
             kept = {n: self.active.pop(n) for n in alike}
             if self._run(self._build(self._sizes())).beyond(outcome):
                 self.held |= dict.fromkeys(kept, reason)
