@@ -22,7 +22,7 @@ for built in dist/*.whl dist/*.tar.gz; do
         --force-reinstall "$built"
     home=$(env/bin/python -c 'import neumeta_cli; print(neumeta_cli.__file__)')
     [[ $home == "$place"/env/* ]] || { echo "$built: neumeta is taken from $home"; exit 1; }
-    env/bin/neumeta recipes list | grep -q digits_lenet
+    [[ $(env/bin/neumeta recipes list) == *digits_lenet* ]] || { echo "$built: no recipes"; exit 1; }
     echo "$built: installed, and has its recipes"
 done
 env/bin/neumeta fit --recipe digits_lenet --epochs 1 --set fit.limit=128 \
