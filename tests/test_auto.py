@@ -81,8 +81,10 @@ def test_steps_are_about_as_many_for_any_number_of_images(tmp_path: Path, images
 def test_the_recipe_by_hand_for_the_same_network_says_the_same(tmp_path: Path) -> None:
     found = chosen_for("cifar_resnet20", tmp_path, 50_000).recipe
     shipped = load_recipe("cifar10_resnet20_all")
-    for section in ("inr", "loss", "noise", "permute"):
+    for section in ("loss", "noise", "permute"):
         assert getattr(found, section) == getattr(shipped, section)
+    assert shipped.inr.store == "compact"
+    assert found.inr.model_copy(update={"store": "compact"}) == shipped.inr
     assert found.fit.depths == DEPTHS  # which changes nothing of width
     assert found.fit.model_copy(update={"depths": None}) == shipped.fit
 
