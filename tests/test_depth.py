@@ -17,9 +17,11 @@ from neumeta_cli.cli.depths import parse_depth
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import Budget, Choice, Exported, Order, Wish, export_network
-from neumeta_cli.export.choose.budget import Meter, widest_within
+from neumeta_cli.export.choose.budget import Found, Meter, widest_within
 from neumeta_cli.export.choose.depth import best_depth, blocks_to_drop
+from neumeta_cli.export.choose.search import Climb, Place
 from neumeta_cli.manifold import Manifold
+from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import find_runs, open_frame, without_blocks
 from neumeta_cli.tasks import load_task
 
@@ -269,7 +271,8 @@ def test_as_many_blocks_go_as_serve_a_budget_best(image_folder: Path) -> None:
     data = DataSection(format="image_folder", root=str(image_folder))
     task = load_task(data, manifold.sample(1.0), (3, 32, 32), train=False)
     order = Order(Wish(), Budget(macs=15_000_000))
-    best, tried = best_depth(manifold, order, task)
+    best, going, tried = best_depth(manifold, order, task)
+    assert best.frame.dropped == going[: len(best.frame.dropped)]
     values = [value for value in tried if value is not None]
     assert tried[len(best.frame.dropped)] == max(values)
     assert len(tried) <= len(best.frame.dropped) + 3
@@ -277,6 +280,47 @@ def test_as_many_blocks_go_as_serve_a_budget_best(image_folder: Path) -> None:
     assert best.frame.cost(sizes).macs <= 15_000_000
     with pytest.raises(NeumetaError, match="smallest"):
         best_depth(manifold, Order(Wish(), Budget(macs=10)), task)
+
+
+@pytest.mark.parametrize("wanted", [1, 3, 5])
+def test_a_search_moves_between_depths_and_keeps_the_budget(wanted: int) -> None:
+    """From three blocks fewer to so many, where that alone counts."""
+    manifold, budget = tiny_manifold(RESNET), Budget(macs=12_000_000)
+    runs = manifold.frame.runs
+    going = blocks_to_drop(manifold, {run.name: run.fewest for run in runs})
+    begin = manifold.without(going[:3])
+    place = Place(Choice(begin, Wish()), Meter(begin, budget))
+    seen: list[Found] = []
+
+    def score(found: Found) -> float:
+        seen.append(found)
+        return abs(len(found.dropped) - wanted)
+
+    climb = Climb([place.at(going[:count]) for count in range(len(going) + 1)], score, 0)
+    best = climb.run(widest_within(place.choice, place.meter), 100, Silent())
+    assert best.dropped == going[:wanted]
+    assert manifold.without(best.dropped).frame.cost(best.sizes).macs == best.cost["macs"]
+    assert all(found.cost["macs"] <= 12_000_000 for found in seen)
+    assert min(found.cost["macs"] for found in seen) > 11_000_000  # it is spent at each depth
+    assert len(seen) == climb.scored <= 100
+
+
+@pytest.mark.slow
+def test_depth_and_widths_are_searched_at_once(neumeta, tmp_path: Path, image_folder: Path) -> None:
+    file = saved_manifold(tmp_path, RESNET)
+    limits = ["--max-macs", "15M", "--max-size", "500KB"]
+    asked = ["--depth", "auto", "--search", "--search-samples", "12", "--data", image_folder]
+    told = neumeta("export", file, *limits, *asked, "-o", "s.pt", "--json", "-")
+    assert told.code == 0, told.stderr
+    document = json.loads(told.stdout)
+    assert document["macs"] <= 15_000_000
+    assert document["bytes"] <= 500_000
+    assert document["search"]["images"] == document["judged_images"] == 15
+    best = document["search"]["allocated" if document["search"]["improved"] else "uniform"]
+    assert document["dropped"] == best["found"]["dropped"]
+    loaded = neumeta_cli.load("s.pt")
+    gone = [name for name in document["dropped"] if not loaded.get_submodule(name).state_dict()]
+    assert gone == document["dropped"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""``--depth``: networks with fewer blocks."""
+"""``--depth``: networks with fewer blocks, or more."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,8 +98,12 @@ def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "
 
 def shorten_within(
     manifold: "Manifold", order: "Order", task: "Task", finish: "Finish", reporter: Reporter
-) -> "tuple[Manifold, Task]":
-    """The manifold without as many blocks as serve a budget best, and the images that judge it."""
+) -> "tuple[Manifold, Order, Task]":
+    """The manifold without as many blocks as serve a budget best, what is left to do, and on what.
+
+    A search for widths begins there, and moves on in both; it halves the images as this does. With
+    none, the other images judge.
+    """
     import torch
 
     from neumeta_cli.export.choose.depth import best_depth
@@ -108,7 +113,7 @@ def shorten_within(
     if not any(run.removable for run in manifold.frame.runs):
         raise NeumetaError("--depth auto: no block of this network can go; see neumeta trace")
     scale = check_dtype(finish.dtype).itemsize / torch.float32.itemsize
-    best, tried = best_depth(manifold, order, task, scale, reporter)
+    best, going, tried = best_depth(manifold, order, task, scale, reporter)
     metric, (choosing, judging) = task.metrics[0], halves(task, order.seed)
     told = ", ".join(
         f"{n}: {'too large' if value is None else metric.show(value)}"
@@ -119,7 +124,10 @@ def shorten_within(
         f"depth: {metric.name} by how many blocks are left out, within the budget, on "
         f"{counted(len(choosing.test), 'image')}: {told}; without {gone}"
     )
-    return best, judging
+    if order.search:
+        depths = tuple(going[:count] for count in range(len(going) + 1))
+        return best, replace(order, depths=depths), task
+    return best, order, judging
 
 
 def _share(text: str) -> float:

@@ -216,7 +216,7 @@ def export(
     task = _task(loaded, data, recipe, trust_code) if needs_data else None
     reporter = TerminalReporter()
     if task is not None and auto:
-        loaded, task = shorten_within(loaded, order, task, finish, reporter)
+        loaded, order, task = shorten_within(loaded, order, task, finish, reporter)
     elif depth:
         loaded = shorten(loaded, depth, reporter)
     choice = Choice(loaded, wish)
@@ -235,7 +235,7 @@ def export(
         _tell_family(path, output, members, json)
         return
     planned, exported = export_planned(choice, order, output, task, samples, finish, reporter)
-    measured = planned.metrics
+    loaded, measured = loaded.without(planned.dropped), planned.metrics
     if task is not None and measured is None:
         measured = task.measure(accept_float32(exported.model))
         planned = replace(planned, judged=len(task.test) if auto else None)
@@ -341,6 +341,7 @@ def _search_table(manifold: "Manifold", planned: "Planned") -> object:
         [
             name,
             f"{mean_width(manifold, scored.found.sizes):.3g}",
+            f"{len(scored.found.dropped)}",
             *(show_cost(limit, value) for limit, value in scored.found.cost.items()),
             f"{scored.loss:.4f}",
             *(m.show(scored.metrics[m.name]) for m in metrics),
@@ -351,7 +352,7 @@ def _search_table(manifold: "Manifold", planned: "Planned") -> object:
         )
     ]
     costs = planned.searched.uniform.found.cost
-    columns = ["network", "mean width", *costs, "loss", *(m.name for m in metrics)]
+    columns = ["network", "mean width", "blocks fewer", *costs, "loss", *(m.name for m in metrics)]
     kept = "the searched one is kept" if planned.improved else "one width for all is kept"
     title = (
         f"{planned.searched.samples:,} networks scored; both on {planned.searched.images:,} images "

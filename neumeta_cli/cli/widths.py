@@ -61,8 +61,8 @@ SearchOption = Annotated[
     bool,
     typer.Option(
         "--search",
-        help="Search for a width for each clique within the budget, by the loss on one half of the "
-        "test images; the result is measured on the other half.",
+        help="Search for a width for each clique within the budget (with --depth auto for a depth "
+        "too), by the loss on one half of the test images; the result is measured on the other.",
     ),
 ]
 

@@ -34,6 +34,7 @@ class Order:
         target: of the task's first metric; the narrowest network that reaches it is taken.
         search: how many networks a search for each clique's width scores; None: no search.
         seed: of the search.
+        depths: the sets of blocks that a search may leave out, ascending; see ``search_widths``.
 
     """
 
@@ -42,6 +43,7 @@ class Order:
     target: float | None = None
     search: int | None = None
     seed: int = 0
+    depths: tuple[tuple[str, ...], ...] = ()
 
     @property
     def plans(self) -> bool:
@@ -61,6 +63,7 @@ class Planned:
         metrics: where a target was to be reached, or a search judged.
         searched: what a search found.
         judged: on how many test images the metrics were measured, where others chose the network.
+        dropped: names of the blocks that it lacks.
 
     """
 
@@ -71,6 +74,7 @@ class Planned:
     metrics: Mapping[str, float] | None = None
     searched: Searched | None = None
     judged: int | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def improved(self) -> bool:
@@ -104,7 +108,8 @@ def plan(
         width = 1.0 if order.wish.everywhere is None else order.wish.everywhere
         sizes = choice.sizes(width)
         cost_of(choice.manifold, sizes)  # says what is wrong before any work is done
-        return Planned(sizes, None if order.wish.names_some else width)
+        named, gone = order.wish.names_some, choice.manifold.frame.dropped
+        return Planned(sizes, None if named else width, dropped=gone)
     if not choice.free:
         raise NeumetaError("every clique has a width already, so there is nothing to choose")
     if (order.target is not None or order.search) and task is None:
@@ -133,7 +138,7 @@ def plan(
     if order.search and order.target is None:
         assert task is not None
         searched = search_widths(
-            choice, meter, found, task, samples, order.seed, order.search, reporter
+            choice, meter, found, task, samples, order.seed, order.search, reporter, order.depths
         )
         found, metrics = searched.best.found, searched.best.metrics
     uniform = not order.wish.names_some and (searched is None or found is searched.uniform.found)
@@ -145,6 +150,7 @@ def plan(
         metrics,
         searched,
         searched.images if searched is not None else judged,
+        found.dropped,
     )
 
 
@@ -167,11 +173,12 @@ def export_planned(
     check_ending(path)
     written: list[tuple[Planned, Exported]] = []
 
-    def write(meter: Meter, place: Path) -> Mapping[str, int]:
+    def write(meter: Meter, place: Path) -> float:
         planned = plan(choice, order, meter, task, samples, reporter)
-        exported = _write(choice.manifold, place, planned, samples, reporter, finish)
+        chosen = choice.manifold.without(planned.dropped)
+        exported = _write(chosen, place, planned, samples, reporter, finish)
         written.append((planned, exported))
-        return planned.sizes
+        return planned.reached.get("bytes", 0.0)
 
     scale = check_dtype(finish.dtype).itemsize / torch.float32.itemsize
     meter = Meter(choice.manifold, order.budget, scale)

@@ -58,6 +58,7 @@ class Found:
     width: float
     sizes: dict[str, int]
     cost: dict[str, float]
+    dropped: tuple[str, ...] = ()  # the blocks that it lacks
 
 
 class Meter:
@@ -137,7 +138,7 @@ def widest_within(choice: Choice, meter: Meter, reporter: Reporter | None = None
 def found_at(choice: Choice, meter: Meter, width: float) -> Found:
     """The network of one width, and what it costs."""
     sizes = choice.sizes(width)
-    return Found(width, sizes, meter.cost(sizes))
+    return Found(width, sizes, meter.cost(sizes), choice.manifold.frame.dropped)
 
 
 def narrowest_reaching(
@@ -191,15 +192,14 @@ def narrowest_reaching(
     return found_at(choice, meter, grid[best]), scores[best]
 
 
-def hold_file_size(
-    path: Path, meter: Meter, write: Callable[[Meter, Path], Mapping[str, int]]
-) -> None:
+def hold_file_size(path: Path, meter: Meter, write: Callable[[Meter, Path], float]) -> None:
     """Write a file that holds a budget of bytes, names and metadata included.
 
     Args:
         path: where to.
         meter: with that budget; one that knows what the format adds follows from it.
-        write: chooses a network by a meter, writes it to a path, and gives its sizes.
+        write: chooses a network by a meter, writes it to a path, and gives the bytes that it was
+            to take.
 
     Raises:
         NeumetaError: as ``write`` does, or no network is small enough.
@@ -210,11 +210,11 @@ def hold_file_size(
         trial, most = meter, meter.budget.bytes
         assert most is not None
         while True:
-            sizes = write(trial, partial)
+            expected = write(trial, partial)
             taken = partial.stat().st_size
             if taken <= most:
                 return
-            more = taken - trial.cost(sizes)["bytes"]
+            more = taken - expected
             trial = Meter(trial.manifold, trial.budget, trial.scale, trial.overhead + more)
 
     write_atomically(path, attempt)

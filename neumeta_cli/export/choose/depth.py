@@ -55,7 +55,7 @@ def best_depth(
     task: Task,
     scale: float = 1.0,
     reporter: Reporter | None = None,
-) -> tuple[Manifold, list[float | None]]:
+) -> tuple[Manifold, tuple[str, ...], list[float | None]]:
     """Find how many blocks to leave out within a budget, each time at the widest width within it.
 
     One block after another goes, as ``blocks_to_drop`` has them, until two more have not helped.
@@ -68,8 +68,9 @@ def best_depth(
         reporter: is told of the progress.
 
     Returns:
-        The manifold without the best number of blocks, and the metric without 0, 1, 2, … blocks;
-        None where no width is within the budget.
+        The manifold without the best number of blocks, the blocks that can go in the order in
+        which they do, and the metric without 0, 1, 2, … of them; None where no width is within the
+        budget.
 
     Raises:
         NeumetaError: no depth has a network within the budget.
@@ -99,7 +100,7 @@ def best_depth(
             break
     if refused and tried[place] is None:
         raise refused
-    return best, tried
+    return best, gone, tried
 
 
 def _images(manifold: Manifold) -> Tensor:

@@ -1,4 +1,4 @@
-"""A width of its own for every clique, by how much the network loses where it gets narrower."""
+"""A width of its own for every clique, and a depth, by how much the network loses with less."""
 
 import math
 import random
@@ -24,6 +24,7 @@ BEYOND = 1.01  # a little more than it takes, to find both sides of a budget
 
 Widths = dict[str, float]  # of the cliques that no wish names
 Move = tuple[tuple[str, ...], float]  # a group of cliques, and the factor of their width
+DEPTH: tuple[str, ...] = ()  # stands for a group in a move that changes depth, by one or minus one
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ def search_widths(
     seed: int = 0,
     samples: int = SEARCH_SAMPLES,
     reporter: Reporter | None = None,
+    depths: Sequence[tuple[str, ...]] = (),
 ) -> Searched:
     """Find widths for each clique that lose less than one width for all, at the same budget.
+
+    Where several depths are given, a block fewer or more is a move like a clique that gets narrower
+    or wider.
 
     Half of the test images score networks in the search, the other half judges what it found.
 
@@ -73,6 +78,8 @@ def search_widths(
         seed: of the halves and of the order of trials.
         samples: networks that are sampled and scored.
         reporter: is told of the progress.
+        depths: the sets of blocks that a network may lack, ascending, that of ``choice`` among
+            them; by themselves, the networks keep the blocks they have.
 
     Raises:
         NeumetaError: there are fewer than two test images.
@@ -81,16 +88,18 @@ def search_widths(
     reporter = reporter or Silent()
     scoring, judging = halves(task, seed)
 
-    def network(sizes: Mapping[str, int]) -> nn.Module:
-        return choice.manifold.sample(sizes=sizes, samples=draws)
+    def network(found: Found) -> nn.Module:
+        manifold = choice.manifold.without(found.dropped)
+        return manifold.sample(sizes=found.sizes, samples=draws)
 
-    reporter.start("search widths", samples)
-    climb = _Climb(choice, meter, lambda sizes: mean_loss(network(sizes), scoring), seed)
+    reporter.start("search widths and depth" if depths else "search widths", samples)
+    places = [Place(choice, meter).at(blocks) for blocks in depths or (uniform.dropped,)]
+    climb = Climb(places, lambda found: mean_loss(network(found), scoring), seed)
     found = climb.run(uniform, samples, reporter)
     reporter.finish()
     scored = []
     for each in (uniform, found):
-        model = network(each.sizes)
+        model = network(each)
         scored.append(Scored(each, mean_loss(model, judging), judging.measure(model)))
     return Searched(scored[0], scored[1], climb.scored, len(judging.test))
 
@@ -116,25 +125,55 @@ def mean_loss(model: nn.Module, task: Task) -> float:
     return total / len(task.test)
 
 
-class _Climb:
-    """Moves that change one clique's width, all others rescaled so that the budget stays spent.
+@dataclass(frozen=True)
+class Place:
+    """A depth: the networks that lack some blocks, and what they cost."""
 
-    In each round every clique is tried wider and narrower: its sensitivity at equal cost. Those
-    that help are then tried together, the best ones first, and the best network is kept. Where
-    none helps, steps get smaller.
+    choice: Choice
+    meter: Meter
+
+    def at(self, blocks: Sequence[str]) -> "Place":
+        manifold = self.choice.manifold
+        if tuple(blocks) == manifold.frame.dropped:
+            return self
+        short, meter = manifold.without(blocks), self.meter
+        own = Meter(short, meter.budget, meter.scale, meter.overhead)
+        return Place(Choice(short, self.choice.wish), own)
+
+    def found(self, widths: Widths) -> Found:
+        sizes, manifold = self.choice.sizes(widths), self.choice.manifold
+        width = mean_width(manifold, sizes)
+        return Found(width, sizes, self.meter.cost(sizes), manifold.frame.dropped)
+
+    @property
+    def free(self) -> list[tuple[str, ...]]:
+        """The groups of cliques that a network of this depth has any weights of."""
+        frame = self.choice.manifold.frame
+        there = {c.name for c in frame.cliques if any(frame.has(m.weight) for m in c.members)}
+        return [tuple(group) for group in self.choice.free if there.intersection(group)]
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a search is: at which of the depths, and the widths."""
+
+    depth: int
+    widths: Widths
+
+
+class Climb:
+    """Moves that change one clique's width or the depth, all others rescaled to spend the budget.
+
+    In each round every clique is tried wider and narrower, and the network with a block fewer and
+    more: the sensitivity of each at equal cost. Moves that help are then tried together, the best
+    ones first, and the best network is kept. Where none helps, steps get smaller.
     """
 
-    def __init__(
-        self,
-        choice: Choice,
-        meter: Meter,
-        score: Callable[[Mapping[str, int]], float],
-        seed: int,
-    ) -> None:
-        self.choice, self.meter, self.score = choice, meter, score
+    def __init__(self, places: Sequence[Place], score: Callable[[Found], float], seed: int) -> None:
+        self.places, self.score = places, score
         self.random = random.Random(seed)
         self.known: dict[tuple[int, ...], float] = {}
-        self.least = {name: 0.5 / n for name, n in choice.full.items()}
+        self.least = {name: 0.5 / n for name, n in places[0].choice.full.items()}
 
     @property
     def scored(self) -> int:
@@ -143,30 +182,35 @@ class _Climb:
 
     def run(self, start: Found, samples: int, reporter: Reporter) -> Found:
         """The best of so many networks, the one to begin with among them."""
-        widths = {name: start.width for group in self.choice.free for name in group}
-        best, steps = self._loss(widths, reporter), list(STEPS)
+        dropped = [place.choice.manifold.frame.dropped for place in self.places]
+        names = [name for group in self.places[0].choice.free for name in group]
+        state = _State(dropped.index(start.dropped), dict.fromkeys(names, start.width))
+        best, steps = self._loss(state, reporter), list(STEPS)
         while steps and self.scored < samples:
-            trials = self._round(widths, best, steps[0], samples, reporter)
-            better = min(trials, key=lambda trial: trial[0], default=(best, widths))
+            trials = self._round(state, best, steps[0], samples, reporter)
+            better = min(trials, key=lambda trial: trial[0], default=(best, state))
             if better[0] < best:
-                best, widths = better
+                best, state = better
             else:
                 steps.pop(0)
-        sizes = self.choice.sizes(widths)
-        return Found(mean_width(self.choice.manifold, sizes), sizes, self.meter.cost(sizes))
+        return self.places[state.depth].found(state.widths)
 
     def _round(
-        self, widths: Widths, best: float, step: float, samples: int, reporter: Reporter
-    ) -> list[tuple[float, Widths]]:
+        self, state: _State, best: float, step: float, samples: int, reporter: Reporter
+    ) -> list[tuple[float, _State]]:
         moves: list[Move] = [
-            (tuple(group), factor) for group in self.choice.free for factor in (step, 1 / step)
+            (group, factor)
+            for group in self.places[state.depth].free
+            for factor in (step, 1 / step)
         ]
         self.random.shuffle(moves)
-        trials: list[tuple[float, Widths]] = []
+        nearby = (state.depth - 1, state.depth + 1)
+        moves[:0] = [(DEPTH, to - state.depth) for to in nearby if 0 <= to < len(self.places)]
+        trials: list[tuple[float, _State]] = []
         helpful: dict[tuple[str, ...], tuple[float, Move]] = {}
 
         def attempt(chosen: Sequence[Move]) -> float:
-            changed = self._spent(_moved(widths, chosen))
+            changed = self._spent(_moved(state, chosen))
             if changed is None or self.scored >= samples:
                 return best
             trials.append((self._loss(changed, reporter), changed))
@@ -183,22 +227,23 @@ class _Climb:
             count *= 2
         return trials
 
-    def _loss(self, widths: Widths, reporter: Reporter) -> float:
-        sizes = self.choice.sizes(widths)
-        key = tuple(sizes.values())
+    def _loss(self, state: _State, reporter: Reporter) -> float:
+        found = self.places[state.depth].found(state.widths)
+        key = (state.depth, *found.sizes.values())
         if key not in self.known:
-            self.known[key] = self.score(sizes)
+            self.known[key] = self.score(found)
             reporter.advance(1, f"loss {min(self.known.values()):.4f}")
         return self.known[key]
 
-    def _spent(self, widths: Widths) -> Widths | None:
+    def _spent(self, state: _State) -> _State | None:
         """The same proportions at the whole budget, none above 1; None if it cannot be held."""
+        place, widths = self.places[state.depth], state.widths
         fitting, low, high, scale = None, 0.0, 0.0, 1.0
         for _ in range(PROJECTIONS):
             scaled = {n: min(1.0, max(self.least[n], scale * w)) for n, w in widths.items()}
-            share = self.meter.share(self.choice.sizes(scaled))
+            share = place.meter.share(place.choice.sizes(scaled))
             if share <= 1:
-                fitting, low = scaled, scale
+                fitting, low = _State(state.depth, scaled), scale
             else:
                 high = scale
             if NEARLY <= share <= 1:
@@ -209,6 +254,7 @@ class _Climb:
         return fitting
 
 
-def _moved(widths: Widths, moves: Sequence[Move]) -> Widths:
+def _moved(state: _State, moves: Sequence[Move]) -> _State:
     factors = {name: factor for group, factor in moves for name in group}
-    return {name: width * factors.get(name, 1.0) for name, width in widths.items()}
+    widths = {name: width * factors.get(name, 1.0) for name, width in state.widths.items()}
+    return _State(state.depth + sum(int(by) for group, by in moves if group == DEPTH), widths)
