@@ -11,6 +11,7 @@ from neumeta_cli.evaluate import CHECKPOINT, Look, Row, evaluate_network, sweep,
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.reporting import Reporter
+from neumeta_cli.resize import added_blocks
 from neumeta_cli.tasks import Task
 
 TIMED = (1,)  # sizes of batches whose latency the table has
@@ -48,26 +49,28 @@ def measured_rows(
     # Times are of one moment: two fits that are alike write files that are.
     table: dict[str, Any] = {"table": [replace(row, latency={}).as_dict() for row in rows]}
     if recipe.fit.depths:
-        table["depths"] = _by_depth(manifold, task, recipe.fit.depths[0], reporter)
+        table["depths"] = _by_depth(manifold, task, recipe.fit.depths, reporter)
     manifold.provenance = replace(manifold.provenance, metrics=table)
     return rows
 
 
 def _by_depth(
-    manifold: Manifold, task: Task, lowest: float, reporter: Reporter
+    manifold: Manifold, task: Task, trained: tuple[float, float], reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """The metrics at full width and two depths, that half-way to the lowest one and this one."""
-    found = []
-    for depth in ((1 + lowest) / 2, lowest):
+    """The metrics at full width with most blocks that were trained, with fewest, and half-way."""
+    found, depths, (low, high) = [], manifold.inr.depths, trained
+    for depth in (*([high] if high > 1 else []), *([(1 + low) / 2, low] if low < 1 else [])):
         runs = manifold.frame.runs
-        missing = {run.name: len(run.blocks) - run.count(depth) for run in runs}
-        gone = manifold.inr.depths.gone(missing)
-        metrics = task.measure(manifold.without(gone).sample(1.0))
+        counts = {run.name: run.count(depth) for run in runs}
+        gone = depths.gone({run.name: len(run.blocks) - counts[run.name] for run in runs})
+        more = {n: c for n, c in added_blocks(runs, counts).items() if n in depths.added}
+        metrics = task.measure(manifold.without(gone).longer(more).sample(1.0))
         named = [metric for metric in task.metrics if metric.name in metrics]
         values = ", ".join(f"{metric.name} {metric.show(metrics[metric.name])}" for metric in named)
         whole = sum(len(run.blocks) for run in runs)
-        reporter.tell(f"depth {depth:.2g} ({whole - len(gone)} of {whole} blocks): {values}")
-        found.append({"depth": depth, "dropped": list(gone), "metrics": metrics})
+        blocks = f"{whole + sum(more.values()) - len(gone)} of {whole} blocks"
+        reporter.tell(f"depth {depth:.2g} ({blocks}): {values}")
+        found.append({"depth": depth, "dropped": list(gone), "added": more, "metrics": metrics})
     return found
 
 

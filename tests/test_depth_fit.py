@@ -15,7 +15,14 @@ from torch import Tensor
 import neumeta_cli
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.distill import Fitter, fit_manifold
-from neumeta_cli.manifold import Manifold, build_manifold, load_manifold, save_manifold
+from neumeta_cli.distill.settings import FitSection
+from neumeta_cli.export import export_network
+from neumeta_cli.manifold import (
+    Manifold,
+    build_manifold,
+    load_manifold,
+    save_manifold,
+)
 from neumeta_cli.manifold.inr import inr_settings
 from neumeta_cli.manifold.inr.depths import Depths, come_in
 from neumeta_cli.manifold.settings import NoiseSection
@@ -24,6 +31,8 @@ from neumeta_cli.resize import open_frame
 
 ORDER = ["layer1.1", "layer3.2", "layer1.0", "layer3.1", "layer2.2"]
 SELECTED = {"kind": "selected", "store": "float32", "blocks": ORDER}
+MORE = {"layer1.2": 1, "layer3.2": 2}
+LONGER = SELECTED | {"added": MORE}
 STEPS = {"epochs": 1, "batch_size": 40, "anchors": [0.5], "update": 1.0}
 FRAME = open_frame(resolve(RESNET).build(), (3, 32, 32)).with_scope("all")
 
@@ -93,13 +102,81 @@ def test_a_fit_brings_short_networks_closer(build, image_folder: Path) -> None:
     assert apart() < 0.7 * begun
 
 
+def test_blocks_that_are_added_change_nothing_but_themselves(build, image_folder: Path) -> None:
+    """Until they are trained, nothing at all; then all networks without them are as before."""
+    plain, _ = fitted(build, recipe(image_folder, epochs=4))
+    made = recipe(image_folder, LONGER, depths=(0.3, 1.67), epochs=4)
+    begun, _, task = prepared(build, made)
+    x = task.inputs(task.train, torch.arange(20), None)
+    longer = begun.longer(MORE)
+    assert torch.equal(begun.sample(1.0)(x), longer.sample(1.0)(x))
+    assert torch.equal(
+        begun.sample(0.5, samples=0).layer1[2].conv1.weight,
+        longer.sample(0.5, samples=0).layer1[2].added[0].conv1.weight,
+    )
+    after, _ = fitted(build, made)
+    own, other = plain.inr.state_dict(), after.inr.state_dict()
+    kept = [name for name in own if ".deep." not in name]
+    assert all(torch.equal(own[name], other[name]) for name in kept)
+    moved = {name for name in other if name.startswith("additions.") and bool(other[name].any())}
+    assert {name.split("/conv")[0] for name in moved} == {
+        "additions.layer1/2/added/0",
+        "additions.layer3/2/added/0",
+        "additions.layer3/2/added/1",
+    }
+    wide = [m.longer(MORE).sample(1.0)(x) for m in (begun, after)]
+    assert not torch.equal(*wide)
+    assert torch.equal(begun.sample(1.0)(x), after.sample(1.0)(x))
+
+
+def test_a_fit_brings_long_narrow_networks_closer(build, image_folder: Path) -> None:
+    """Closer than the same widths without the blocks that were added."""
+    fit = {"depths": (1.0, 1.67), "epochs": 8, "ema": 0.9, "gamma": [0.5, 0.5]}
+    made = recipe(image_folder, LONGER | {"blocks": []}, **fit)
+    manifold, tensors, task = prepared(build, made)
+    x = task.inputs(task.train, torch.arange(60), None)
+    wanted = manifold.sample(1.0)(x)
+    long = manifold.longer(MORE)
+
+    def apart() -> float:
+        return float(task.divergence(long.sample(0.5)(x), wanted, 1.0))
+
+    begun = apart()
+    fit_manifold(manifold, tensors, task, made)
+    assert apart() < 0.9 * begun
+
+
+@pytest.mark.parametrize("store", ["float32", "int8", "compact"])
+def test_a_file_keeps_blocks_that_were_added(build, tmp_path: Path, store: str) -> None:
+    model, arch = build(RESNET)
+    made = inr_settings(**LONGER | {"store": store})
+    manifold, _ = build_manifold(model, arch, (3, 32, 32), "all", False, made, NoiseSection())
+    manifold.calibration.keep(torch.randn(16, 3, 32, 32), quality=90)
+    with torch.no_grad():
+        for change in manifold.inr.changes_by_depth():
+            change.normal_(std=0.01)
+    manifold.round_as_stored()
+    again = load_manifold(save_manifold(tmp_path / "m.safetensors", manifold))
+    x = torch.randn(2, 3, 32, 32)
+    for more in (MORE, {"layer1.2": 3, "layer2.2": 1}):  # also more than were trained
+        for width in (1.0, 0.5, 1.25):
+            one, other = (m.longer(more).sample(width, samples=0)(x) for m in (manifold, again))
+            assert torch.equal(one, other)
+            written = export_network(again.longer(more), tmp_path / "n.pt", width, samples=0)
+            assert torch.equal(neumeta_cli.load(written.path)(x), one)
+    both = again.without(["layer2.2"]).longer(MORE).sample(0.5, samples=0)
+    assert torch.isfinite(both(x)).all()
+    names = [name for name in manifold.packed() if "additions" in name]
+    assert {manifold.part(name) for name in names} == {"INR: blocks that are added"}
+
+
 def test_the_memory_told_is_that_of_the_largest_short_network_too(build, image_folder) -> None:
     told = []
-    for depths in (None, (0.3, 1.0)):
-        made = recipe(image_folder, depths=depths)
+    for kind, depths in ((SELECTED, None), (SELECTED, (0.3, 1.0)), (LONGER, (0.3, 1.67))):
+        made = recipe(image_folder, kind, depths=depths)
         fitter = Fitter(*prepared(build, made), made)
         told.append(fitter.stepper.footprint("float32", 16))
-    assert told[1] > told[0]  # it is as wide as the checkpoint, the anchor half as wide
+    assert told[2] > told[1] > told[0]  # as wide as the checkpoint; the anchor is half as wide
 
 
 @settings(max_examples=30, deadline=None)
@@ -166,6 +243,12 @@ def test_what_goes_with_depth_and_what_does_not(build, image_folder: Path) -> No
         prepared(build, recipe(image_folder, SELECTED | {"blocks": ["layer2.0"]}))
     with pytest.raises(neumeta_cli.NeumetaError, match=r"fit\.views=0"):
         fitted(build, recipe(image_folder, depths=(0.5, 1.0), views=1))
+    with pytest.raises(neumeta_cli.NeumetaError, match=r"fit\.depths above 1"):
+        fitted(build, recipe(image_folder, depths=(0.5, 1.5)))
+    with pytest.raises(neumeta_cli.NeumetaError, match=r"no block can be added after layer1\.0"):
+        prepared(build, recipe(image_folder, SELECTED | {"added": {"layer1.0": 1}}))
+    with pytest.raises(ValueError, match=r"begins at 1 or below"):
+        FitSection(depths=(1.2, 1.5))
 
 
 @pytest.mark.slow
@@ -174,7 +257,7 @@ def test_fit_and_export_with_depth(neumeta, tmp_path: Path, image_folder: Path) 
     torch.save(resolve(RESNET).build("cpu").state_dict(), file := tmp_path / "net.pth")
     told = neumeta(
         "fit", "--checkpoint", file, "--data", image_folder, "--epochs", 1, "--run", "r",
-        "--set", "fit.depths=[0.34,1.0]", "--set", "fit.precision=float32",
+        "--set", "fit.depths=[0.34,1.34]", "--set", "fit.precision=float32",
     )  # fmt: skip
     assert told.code == 0, told.stderr
     manifold = load_manifold(Path("r/manifold.safetensors"))
@@ -185,4 +268,10 @@ def test_fit_and_export_with_depth(neumeta, tmp_path: Path, image_folder: Path) 
     short = neumeta_cli.load("s.pt")
     assert sum(len(layer) for layer in (short.layer1, short.layer2, short.layer3)) == 9
     assert all(name in neumeta("info", "s.pt").stdout for name in manifold.inr.depths.blocks)
+    told = neumeta("export", "r/manifold.safetensors", "--width", 1, "--depth", 1.67, "-o", "l.pt")
+    assert told.code == 0, told.stderr
+    assert (
+        "the fit trained 1 after layer1.2, 1 after layer2.2, 1 after layer3.2; the" in told.stderr
+    )
+    assert len(neumeta_cli.load("l.pt").layer2[2].added) == 2
     fails(neumeta("export", "r/manifold.safetensors", "--depth", "5", "-o", "t.pt"), "at most 4")

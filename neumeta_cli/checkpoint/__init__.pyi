@@ -11,6 +11,7 @@ from .assign import (
 )
 from .atomic import write_atomically as write_atomically, write_text as write_text
 from .cuts import (
+    MOST_ADDED as MOST_ADDED,
     Cut as Cut,
     InputSize as InputSize,
     parse_size as parse_size,

@@ -70,17 +70,24 @@ def parse_depth(given: Sequence[str], runs: "Sequence[Run]") -> dict[str, int]:
 def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "Manifold":
     """The manifold whose networks have so many blocks; says which ones they lack, or have twice."""
     from neumeta_cli.export.choose.depth import blocks_to_drop
+    from neumeta_cli.resize import added_blocks
 
     runs = manifold.frame.runs
     asked = parse_depth(given, runs)
     sizes = {run.name: len(run.blocks) for run in runs}
     counts = {name: count for name, count in asked.items() if count < sizes[name]}
-    after = {run.name: run.removable[-1] for run in runs if run.removable}
-    added = {after[n]: count - sizes[n] for n, count in asked.items() if count > sizes[n]}
+    added = added_blocks(runs, asked)
     if added:
+        learnt = manifold.inr.depths.added if manifold.inr.adds else {}
         manifold = manifold.longer(added)
         told = ", ".join(f"{count} after {name}" for name, count in added.items())
-        note(f"depth: {told} added, copies that change nothing until they are trained")
+        what = "copies that change nothing until they are trained"
+        if all(learnt.get(name, 0) >= count for name, count in added.items()):
+            what = "which the fit trained"
+        elif learnt:
+            most = ", ".join(f"{count} after {name}" for name, count in learnt.items())
+            what = f"of which the fit trained {most}; the others change nothing"
+        note(f"depth: {told} added, {what}")
     if not counts:
         return manifold
     dropped = blocks_to_drop(manifold, counts, reporter)

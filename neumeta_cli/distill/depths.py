@@ -9,6 +9,7 @@ from neumeta_cli.distill.draws import Drawn, WidthPool
 from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
+from neumeta_cli.resize import added_blocks
 
 EACH = 0.5  # of the networks drawn: each run has a depth of its own; and so many are narrow too
 APART = 24  # networks whose runs have depths of their own, from which they come
@@ -16,12 +17,13 @@ LOWEST = 0.5  # of the steps: they train the shortest network at full width inst
 
 
 class DepthPool:
-    """Draws networks that lack blocks, one for each step, beside those of ``WidthPool``.
+    """Draws networks with other blocks, one for each step, beside those of ``WidthPool``.
 
-    In half of the steps it is the shortest one of the range at full width, in the others one of a
-    depth drawn uniformly from it. Half of these have a depth of their own in each run (from a pool
-    of few), and half are as narrow as a network that ``WidthPool`` draws. What is drawn depends on
-    seed and step alone, so that a fit draws the same widths with and without it.
+    In half of the steps it is the shortest one of the range at full width (the longest, where none
+    is shorter than the checkpoint), in the others one of a depth drawn uniformly from the range.
+    Half of these have a depth of their own in each run (from a pool of few), and half are as narrow
+    as a network that ``WidthPool`` draws. What is drawn depends on seed and step alone, so that a
+    fit draws the same widths with and without it.
 
     Args:
         manifold: whose INR knows in which order blocks go.
@@ -30,15 +32,20 @@ class DepthPool:
         seed: of what is drawn.
 
     Raises:
-        NeumetaError: the fit is to train depth, and no block can go.
+        NeumetaError: the fit is to train depth, and no block can go, or none can be added.
 
     """
 
     def __init__(self, manifold: Manifold, widths: WidthPool, fit: FitSection, seed: int) -> None:
         self.manifold, self.widths, self.fit, self.seed = manifold, widths, fit, seed
-        if fit.depths and not manifold.inr.depths.blocks:
+        if fit.depths and fit.depths[0] < 1 and not manifold.inr.depths.blocks:
             raise NeumetaError(
                 "fit.depths: no block of this network can go (see neumeta trace); leave it out"
+            )
+        if fit.depths and fit.depths[1] > 1 and not manifold.inr.depths.added:
+            raise NeumetaError(
+                f"fit.depths above 1: INRs of kind {manifold.inr.settings.kind} learn nothing of "
+                "blocks that the checkpoint lacks, or none can be added (see neumeta trace)"
             )
         if fit.depths and fit.views:
             raise NeumetaError("fit.depths and fit.views do not go together; set fit.views=0")
@@ -52,7 +59,8 @@ class DepthPool:
         generator.manual_seed(int(torch.randint(1 << 62, (), generator=generator)) + step)
         lowest, each, narrow, depth = torch.rand(4, generator=generator).tolist()
         if lowest < LOWEST:
-            return [Drawn(full, 1.0, self.lacking(dict.fromkeys(self._blocks, low)))]
+            extreme = low if low < 1 else high
+            return [self.network(full, dict.fromkeys(self._blocks, extreme))]
         drawn = [depth] * len(self._blocks)
         if each < EACH:
             place = int(torch.randint(APART, (), generator=generator))
@@ -60,23 +68,34 @@ class DepthPool:
             drawn = torch.rand(len(drawn), generator=own).tolist()
         depths = {run: low + (high - low) * at for run, at in zip(self._blocks, drawn, strict=True)}
         sizes = self.widths.draw_one(generator) if narrow < EACH else full
-        gone = self.lacking(depths)
-        return [Drawn(sizes, 1.0, gone)] if gone else []
+        network = self.network(sizes, depths)
+        return [network] if network.has_depth else []
 
     @property
     def largest(self) -> list[Drawn]:
-        """The network that takes most memory: at full width, without the first block that goes."""
+        """The networks that take most memory: that without the first block, and the longest one.
+
+        Of the first more is learnt, and the other has more blocks.
+        """
         if not self.fit.depths:
             return []
-        return [Drawn(self.widths.full, 1.0, self.manifold.inr.depths.blocks[:1])]
+        (low, high), full = self.fit.depths, self.widths.full
+        short = Drawn(full, 1.0, self.manifold.inr.depths.blocks[:1])
+        long = self.network(full, dict.fromkeys(self._blocks, high))
+        return [*([short] if low < 1 else []), *([long] if high > 1 else [])]
 
-    def lacking(self, depths: Mapping[str, float]) -> tuple[str, ...]:
-        """The blocks that a network lacks, with a depth (kept over all blocks) for each run."""
-        missing = {run: self._blocks[run] * (1 - depth) for run, depth in depths.items()}
-        return self.manifold.inr.depths.gone({run: round(n) for run, n in missing.items()})
+    def network(self, sizes: dict[str, int], depths: Mapping[str, float]) -> Drawn:
+        """The network with a depth (blocks over the checkpoint's) for each run."""
+        counts = {name: round(self._blocks[name] * depth) for name, depth in depths.items()}
+        missing = {name: self._blocks[name] - count for name, count in counts.items()}
+        gone = self.manifold.inr.depths.gone(missing)
+        most, more = self.manifold.inr.depths.added, added_blocks(self.manifold.frame.runs, counts)
+        added = {block: min(count, most[block]) for block, count in more.items() if block in most}
+        return Drawn(sizes, 1.0, gone, tuple(added.items()))
 
     @cached_property
     def _blocks(self) -> dict[str, int]:
-        """How many blocks each run has, of those that can lack some."""
-        order = self.manifold.inr.depths.order
-        return {r.name: len(r.blocks) for r in self.manifold.frame.runs if r.name in order}
+        """How many blocks each run has, of those that can lack some or have more."""
+        depths, runs = self.manifold.inr.depths, self.manifold.frame.runs
+        able = [run for run in runs if run.name in depths.order or run.last in depths.added]
+        return {run.name: len(run.blocks) for run in able}

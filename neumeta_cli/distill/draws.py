@@ -25,12 +25,19 @@ class Drawn(NamedTuple):
         sizes: of its cliques.
         weight: of its loss.
         dropped: blocks that it lacks.
+        added: how many copies follow a block, by its name.
 
     """
 
     sizes: dict[str, int]
     weight: float
     dropped: tuple[str, ...] = ()
+    added: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it has other blocks than the checkpoint."""
+        return bool(self.dropped or self.added)
 
 
 class WidthPool:

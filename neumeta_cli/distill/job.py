@@ -13,7 +13,7 @@ from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
 from neumeta_cli.permute import check_trace
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import Frame, has_statistics, open_frame
+from neumeta_cli.resize import Frame, added_blocks, has_statistics, open_frame
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
 
@@ -43,6 +43,9 @@ def open_fit(
                 "blocks": _order_of_blocks(checkpoint, task, frame, device, recipe.seed, reporter)
             }
         )
+    if recipe.fit.depths and recipe.fit.depths[1] > 1 and inr.chooses and not inr.added:
+        counts = {run.name: run.count(recipe.fit.depths[1]) for run in frame.runs}
+        inr = inr.model_copy(update={"added": added_blocks(frame.runs, counts)})
     with seeded(recipe.seed):  # the INR's first weights
         manifold, original = build_manifold(
             checkpoint.model,
@@ -54,6 +57,8 @@ def open_fit(
             recipe.noise,
             frame=frame,
         )
+    if inr.added:
+        manifold.longer(inr.added)  # as long as they add nothing, which is found out by trying
     told = recipe.model_dump(mode="json")
     told["model"]["checkpoint"] = checkpoint.path.name  # where it lay is nobody's business
     manifold.provenance = Provenance(checkpoint.path.name, file_hash(checkpoint.path), told)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from neumeta_cli.checkpoint.settings import ModelSection
 from neumeta_cli.manifold import InrSettings
 from neumeta_cli.manifold.settings import NoiseSection, NormSection
+from neumeta_cli.resize.depth import MOST_DEPTH
 from neumeta_cli.settings import Section
 
 
@@ -86,7 +87,7 @@ class FitSection(Section):
     )
     depths: tuple[float, float] | None = Field(
         None,
-        description="range of depth, the share of its blocks that each run keeps, of one more "
+        description="range of depth, the blocks of each run over the checkpoint's, of one more "
         "network that each step trains; null: depth is not trained",
     )
     update: float = Field(
@@ -133,8 +134,12 @@ class FitSection(Section):
     @field_validator("depths")
     @classmethod
     def _range_of_depth(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("a range of depth goes from low to high, above 0 and at most to 1")
+        if value is not None and not 0 < value[0] <= value[1] <= MOST_DEPTH:
+            raise ValueError(
+                f"a range of depth goes from low to high, above 0 and at most to {MOST_DEPTH}"
+            )
+        if value is not None and value[0] > 1:
+            raise ValueError("a range of depth begins at 1 or below, for 1 is the checkpoint")
         return value
 
     @field_validator("anchors")

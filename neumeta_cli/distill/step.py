@@ -75,7 +75,7 @@ class Step:
         self.depths = DepthPool(manifold, self.widths, recipe.fit, recipe.seed)
         self.padding = Padding(manifold, self.original, self._few_images())
         self.draws = RepeatedDraws(manifold)
-        self._shorter: Cache[RepeatedDraws] = Cache(most_bytes=None)
+        self._other_depths: Cache[RepeatedDraws] = Cache(most_bytes=None)
         rated = inr.rated()
         self.factors = [factor for _, factor in rated]
         groups = [{"params": parameters} for parameters, _ in rated]
@@ -249,7 +249,7 @@ class Step:
                 batch = None if warm else self._batch(index, part)
             counts = self._share(part, len(index))
             for drawn in pool:
-                share = drawn.weight / (1.0 if drawn.dropped else weights)
+                share = drawn.weight / (1.0 if drawn.has_depth else weights)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
                     generated = self._generate(drawn, trained)
                     if not any(w.requires_grad for w in generated.values()):
@@ -283,20 +283,24 @@ class Step:
         assert self.task.train is not None
         return self.task.train.generator(self.choices, self.recipe.seed, step)
 
-    def _draws_for(self, dropped: tuple[str, ...]) -> RepeatedDraws:
-        """What evaluates the INR for networks that lack some blocks, or none."""
-        if not dropped:
+    def _draws_for(self, drawn: Drawn) -> RepeatedDraws:
+        """What evaluates the INR for networks with these blocks."""
+        if not drawn.has_depth:
             return self.draws
-        manifold = self.manifold
-        return self._shorter.get(dropped, lambda: RepeatedDraws(manifold.without(dropped)))
+
+        def other() -> RepeatedDraws:
+            manifold = self.manifold.without(drawn.dropped)
+            return RepeatedDraws(manifold.longer(dict(drawn.added), tried=True))
+
+        return self._other_depths.get((drawn.dropped, drawn.added), other)
 
     def _generate(self, drawn: Drawn, trained: set[str] | None) -> dict[str, Tensor]:
-        draws, noise = self._draws_for(drawn.dropped), self.noise
-        if drawn.dropped:  # noise of its own: that of the others is as it would be without it
+        draws, noise = self._draws_for(drawn), self.noise
+        if drawn.has_depth:  # noise of its own: that of the others is as it would be without it
             seed = self.recipe.seed + self.place.step
             generator = torch.Generator(self.device).manual_seed(seed)
             noise = Noise(noise.channels, noise.sizes, generator)
-            if drawn.sizes != self.widths.full:  # these seldom come again
+            if drawn.added or drawn.sizes != self.widths.full:  # these seldom come again
                 return draws.manifold.generate(drawn.sizes, noise, trained)
         return draws.generate(drawn.sizes, noise, trained)
 
@@ -304,7 +308,7 @@ class Step:
         self, drawn: Drawn, generated: dict[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
         weights, task, sizes = self.recipe.loss, self.task, drawn.sizes
-        manifold, wider = self._draws_for(drawn.dropped).manifold, self.padding.sizes(sizes)
+        manifold, wider = self._draws_for(drawn).manifold, self.padding.sizes(sizes)
         fixed = manifold.fixed_at(wider, statistics=False)
         tensors = fixed | self.padding.pad(generated, sizes)
         network = manifold.skeleton(wider)
@@ -325,7 +329,7 @@ class Step:
         if weights.distill and batch.teacher is not None:
             divergence = task.divergence(outputs, as_float(batch.teacher), weights.temperature)
             parts["distill"] = weights.distill * divergence
-        if self.hints and (drawn.dropped or sizes != self.widths.full):
+        if self.hints and (drawn.has_depth or sizes != self.widths.full):
             apart = self.hints.loss(features, batch.hints, sizes, self.padding)
             parts["hint"] = weights.hint * self.place.decay * apart
         return parts
@@ -335,7 +339,7 @@ class Step:
         loss = self.recipe.loss
         trained = {name: w for name, w in generated.items() if w.requires_grad}
         parts = {}
-        if drawn.sizes == self.widths.full and not drawn.dropped:
+        if drawn.sizes == self.widths.full and not drawn.has_depth:
             apart = [
                 self.norms[n] * (w - self.original[n]).square().sum() for n, w in trained.items()
             ]

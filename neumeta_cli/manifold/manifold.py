@@ -15,6 +15,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.hardware import computes_bfloat16
 from neumeta_cli.manifold.blueprint import Blueprint, Provenance
 from neumeta_cli.manifold.calibration import CalibrationSet
+from neumeta_cli.manifold.generated import additions, own_memory, resampled, turned_back
 from neumeta_cli.manifold.inr import KINDS, InrSettings, Noise, Store, Target, tensor_specs
 from neumeta_cli.manifold.live import CACHED, LiveNetwork
 from neumeta_cli.manifold.settings import NoiseSection
@@ -23,9 +24,11 @@ from neumeta_cli.reporting import Reporter, Silent
 from neumeta_cli.resize import (
     Frame,
     Sizes,
+    added_names,
     calibrate,
     drop_statistics,
     has_statistics,
+    name_in_block,
     open_frame,
 )
 
@@ -86,17 +89,20 @@ class Manifold(nn.Module):
         """
         return self._with(self.frame.without(blocks))
 
-    def longer(self, added: Mapping[str, int]) -> "Manifold":
-        """The same manifold, whose networks have copies of some blocks that change nothing yet.
+    def longer(self, added: Mapping[str, int], tried: bool = False) -> "Manifold":
+        """The same manifold, whose networks have more blocks: what a fit made of them, or copies.
 
         Args:
-            added: how many copies follow a block, by its name.
+            added: how many blocks follow a block, by its name.
+            tried: it is known that copies change nothing before they are trained.
 
         Raises:
             NeumetaError: it cannot be seen how a copy would change nothing.
 
         """
         made = self._with(self.frame.longer(added))
+        if tried or not added or self.inr.adds:
+            return made
         noise = torch.Generator().manual_seed(SAMPLING_SEED)
         x = torch.randn(2, *self.input_size, generator=noise).to(self.inr.device)
         try:
@@ -112,7 +118,9 @@ class Manifold(nn.Module):
     def _with(self, frame: Frame) -> "Manifold":
         made = copy.copy(self)
         made.frame = frame
-        made.norms = tuple(name for name in self.norms if frame.has(name))
+        own = [name for name in self.norms if name_in_block(name) == name]
+        left = [name for name in own if frame.has(name)]
+        made.norms = tuple(n for name in left for n in (name, *added_names(name, frame.added)))
         made._skeletons = Cache()
         return made
 
@@ -157,6 +165,15 @@ class Manifold(nn.Module):
             The generated tensors by name.
 
         """
+        if self.frame.added:  # of such networks only what is added, or missing, is learnt
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.frame.dropped)):
+                made = self._generate(sizes, noise, trained)
+            return made | additions(self.inr, self.frame, self.targets(sizes), made, trained)
+        return self._generate(sizes, noise, trained)
+
+    def _generate(
+        self, sizes: Sizes, noise: Noise | None, trained: Iterable[str] | None
+    ) -> dict[str, Tensor]:
         targets = self.targets(sizes)
         if trained is None:
             return turned_back(targets, self.inr(targets, noise))
@@ -206,7 +223,7 @@ class Manifold(nn.Module):
             mean = self.inr.mean(target, noise, count, reporter)
             made |= turned_back([target], [mean])
         reporter.finish()
-        return made
+        return made | additions(self.inr, self.frame, targets, made)
 
     @torch.no_grad()
     def round_as_stored(self) -> None:
@@ -276,11 +293,12 @@ class Manifold(nn.Module):
         """
         shapes = self.frame.shapes(sizes)
         places = self.inr.chosen(sizes) if self.inr.settings.chooses else {}
-        return {
-            name: _resampled(name, tensor, shapes[name], places) if name in shapes else tensor
+        fixed = {
+            name: resampled(name, tensor, shapes[name], places) if name in shapes else tensor
             for name, tensor in self.fixed.items()
             if self.frame.has(name) and (statistics or name.rpartition(".")[0] not in self.norms)
         }
+        return fixed | self.frame.copied(fixed)
 
     @torch.no_grad()
     def sample(
@@ -308,10 +326,11 @@ class Manifold(nn.Module):
         chosen = self.frame.full | dict(sizes or {}) if width is None else self.frame.sizes(width)
         self.frame.check_wider(chosen)
         tensors = self.fixed_at(chosen) | self.draw(chosen, samples, reporter)
-        own = {name: _own(tensor) for name, tensor in tensors.items()}
+        own = {name: own_memory(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)
         full = all(chosen[name] >= count for name, count in self.frame.full.items())
-        same = self.inr.keeps_checkpoint and full and not self.frame.dropped
+        changed = self.frame.dropped or (self.frame.added and self.inr.adds)
+        same = self.inr.keeps_checkpoint and full and not changed
         exact = same and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:
             calibrate(network, self.norms, self.calibration.batches())
@@ -368,30 +387,3 @@ def build_manifold(
         frame = open_frame(frame.fold(structure), input_size, frame.heads)
     tensors = dict(structure.state_dict())
     return Manifold(arch, frame.with_scope(scope), fold, tensors, inr, noise), tensors
-
-
-def turned_back(targets: Sequence[Target], weights: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Generated tensors by name, their dimensions in the network's order."""
-    pairs = zip(targets, weights, strict=True)
-    return {t.spec.name: t.spec.layout.turn_back(w) for t, w in pairs}
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A copy with the plain strides that a file gives back.
-
-    A 1×1 kernel may pass for contiguous with other strides, and kernels then round otherwise.
-    """
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-
-
-def _resampled(
-    name: str, tensor: Tensor, shape: Sequence[int], places: Mapping[tuple[str, int], Tensor]
-) -> Tensor:
-    """A tensor at a shape: its channels in these places, or evenly spread ones."""
-    for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
-        if old != new:
-            index = places.get((name, dim))
-            if index is None or len(index) != new:
-                index = torch.arange(new, device=tensor.device) * old // new
-            tensor = tensor.index_select(dim, index.to(tensor.device))
-    return tensor

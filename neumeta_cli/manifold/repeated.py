@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from neumeta_cli.cache import Cache
+from neumeta_cli.manifold.generated import turned_back
 from neumeta_cli.manifold.inr import Noise
-from neumeta_cli.manifold.manifold import Manifold, turned_back
+from neumeta_cli.manifold.manifold import Manifold
 from neumeta_cli.resize import Sizes
 
 Planned = Callable[[], list[Tensor]] | None

@@ -3,6 +3,7 @@ from .cost import Cost as Cost, measure_cost as measure_cost
 from .depth import (
     PassOn as PassOn,
     Run as Run,
+    added_blocks as added_blocks,
     check_depth as check_depth,
     find_runs as find_runs,
     without_blocks as without_blocks,
@@ -16,6 +17,7 @@ from .frame import (
     open_folded as open_folded,
     open_frame as open_frame,
 )
+from .longer import added_names as added_names, name_in_block as name_in_block
 from .layouts import (
     TRANSPOSED as TRANSPOSED,
     Layout as Layout,

@@ -71,6 +71,11 @@ class Run:
             MOST_DEPTH * len(self.blocks) if self.residual and self.removable else len(self.blocks)
         )
 
+    @property
+    def last(self) -> str:
+        """The block that others are added after; empty if none can be."""
+        return self.removable[-1] if self.most > len(self.blocks) else ""
+
     def count(self, depth: float) -> int:
         """How many blocks a depth gives: the nearest number, within what it can have.
 
@@ -126,6 +131,18 @@ def without_blocks(network: nn.Module, blocks: Collection[str]) -> nn.Module:
             raise ValueError(f"there is no block {name}") from error
         network.set_submodule(name, PassOn())
     return network
+
+
+def added_blocks(runs: Sequence[Run], counts: Mapping[str, int]) -> dict[str, int]:
+    """How many copies follow a block, by its name.
+
+    Args:
+        runs: of the network.
+        counts: of the blocks that each run is to have, by its name; others stay as they are.
+
+    """
+    more = {run.last: counts.get(run.name, 0) - len(run.blocks) for run in runs}
+    return {block: count for block, count in more.items() if block and count > 0}
 
 
 def check_depth(runs: Sequence[Run], counts: Mapping[str, int]) -> None:

@@ -175,11 +175,15 @@ class Frame:
     def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The network at these sizes around ``tensors``, which it shares.
 
-        Blocks that were added are given copies of them, with which they change nothing.
+        Blocks that were added are given copies of them, with which they change nothing, where they
+        have no weights of their own.
         """
         own = {name: tensor for name, tensor in tensors.items() if self.has(name)}
-        own |= added_weights(own, self.added, self.trace.operators)
-        return put_weights(self.skeleton(sizes), own)
+        return put_weights(self.skeleton(sizes), self.copied(own) | own)
+
+    def copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What blocks that were added have of these weights: see ``added_weights``."""
+        return added_weights(tensors, self.added, self.trace.operators)
 
     def cost(self, sizes: Sizes) -> Cost:
         """Parameters, MACs and bytes at these sizes; nothing is computed."""

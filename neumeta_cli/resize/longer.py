@@ -1,6 +1,7 @@
 """Networks with more blocks than their checkpoint, which change nothing until they are trained."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,12 +49,21 @@ def _follow(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any
 
 
 def added_names(name: str, added: Mapping[str, int]) -> list[str]:
-    """What a module or weight of a block is called in the copies of it."""
+    """What a module or weight of a block is called in its copies; copies have none themselves."""
     for block, count in added.items():
-        if name.startswith(f"{block}."):
+        if name.startswith(f"{block}.") and not name.startswith(f"{block}.{ADDED}."):
             rest = name.removeprefix(f"{block}.")
             return [f"{block}.{ADDED}.{number}.{rest}" for number in range(count)]
     return []
+
+
+def name_in_block(name: str) -> str:
+    """The reverse: what something in a copy of a block is called in the block.
+
+    >>> name_in_block("layer1.2.added.0.conv1.weight")
+    'layer1.2.conv1.weight'
+    """
+    return re.sub(rf"\.{ADDED}\.\d+(?=\.|$)", "", name)
 
 
 def added_weights(

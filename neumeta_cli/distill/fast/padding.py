@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from neumeta_cli.cache import Cache
 from neumeta_cli.manifold import Manifold
-from neumeta_cli.resize import kept_places, place_channels
+from neumeta_cli.resize import kept_places, name_in_block, place_channels
 from neumeta_cli.training.outputs import close
 
 MULTIPLES = {"cpu": 4}  # of channels: what kernels are quick with
@@ -54,8 +54,9 @@ class Padding:
             return dict(tensors)
         shapes, places = self.manifold.frame.shapes(wider), self.places(sizes)
         return {
-            name: place_channels(t, places.get(name, {}), shapes.get(name, t.shape))
+            name: place_channels(t, places.get(own, {}), shapes.get(own, t.shape))
             for name, t in tensors.items()
+            for own in [name_in_block(name)]
         }
 
     def places(self, sizes: Mapping[str, int]) -> dict[str, dict[int, np.ndarray]]:

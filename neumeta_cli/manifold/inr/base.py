@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
+from neumeta_cli.checkpoint import MOST_ADDED
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.manifold.inr.depths import Depths
 from neumeta_cli.manifold.inr.moments import Measure
@@ -45,6 +46,11 @@ class InrSettings(Section):
         [],
         description="blocks that shorter networks lack, in the order in which they go; empty: a "
         "fit with fit.depths finds them",
+    )
+    added: dict[str, Annotated[int, Field(ge=1, le=MOST_ADDED)]] = Field(
+        {},
+        description="how many copies of a block, by its name, have weights of their own after it; "
+        "a fit with fit.depths above 1 sets them",
     )
 
     @property
@@ -97,7 +103,7 @@ class Inr(nn.Module):
         largest = max(max(spec.shape[:2]) for spec in specs)
         self.space = Space(len(specs), largest)
         self._targets: Cache[Sequence[Target]] = Cache()
-        self.depths = Depths(frame, settings.blocks)
+        self.depths = Depths(frame, settings.blocks, settings.added)
         self.begin(tensors)
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
@@ -253,8 +259,26 @@ class Inr(nn.Module):
             raise ValueError("one draw at once")
         return self.generate(target, noise).clone()
 
+    @property
+    def adds(self) -> bool:
+        """Whether it has learnt anything of blocks that the checkpoint lacks."""
+        return False
+
+    def addition(self, name: str, target: Target) -> Tensor | None:
+        """What a tensor of a block that was added has beside what a copy begins with.
+
+        Args:
+            name: of the tensor.
+            target: the same tensor of the block that it is a copy of.
+
+        Returns:
+            A tensor of the target's shape; None if there is nothing to learn.
+
+        """
+        return None
+
     def changes_by_depth(self) -> list[nn.Parameter]:
-        """The parameters that networks with all blocks have nothing of."""
+        """The parameters that networks with the checkpoint's blocks have nothing of."""
         return []
 
     @property

@@ -10,6 +10,7 @@ from neumeta_cli.resize import place_channels
 WHOLE = 32.0  # levels of the largest tensor
 CHANGES = 10.0  # of the first change to it, and twice as many for the one after the next
 DEEP = 20.0
+ADDITIONS = "additions"
 MOST = 127  # of 8 bits
 
 
@@ -17,6 +18,8 @@ def part_of(name: str, knots: Sequence[float]) -> str:
     """What a tensor of the INR's state is, for people."""
     stem, _, number = name.rpartition(".")
     kind = stem.rpartition(".")[2]
+    if stem == ADDITIONS:
+        return "blocks that are added"
     if kind == "changes":
         return f"changes to γ {knots[int(number)]:g}"
     if kind == "deep":
@@ -38,7 +41,7 @@ def levels_of(name: str, tensor: Tensor, largest: int) -> int:
 
     """
     stem, _, number = name.rpartition(".")
-    base = {"changes": CHANGES, "deep": DEEP}.get(stem.rpartition(".")[2], WHOLE)
+    base = {"changes": CHANGES, "deep": DEEP, ADDITIONS: DEEP}.get(stem.rpartition(".")[2], WHOLE)
     if base == CHANGES:
         base *= math.sqrt(2) ** int(number)
     return max(1, min(MOST, round(base * math.sqrt(largest / max(1, tensor.numel())))))

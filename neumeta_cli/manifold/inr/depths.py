@@ -19,20 +19,29 @@ class Depths:
     Args:
         frame: the network.
         blocks: in the order in which they go.
+        added: how many copies follow a block, by its name.
 
     Attributes:
         order: for each run that has any, its own in this order.
         blocks: of all runs, in this order.
+        added: as it was given.
 
     Raises:
-        NeumetaError: one of them is no block that can go.
+        NeumetaError: one of them is no block that can go, or that others can follow.
 
     """
 
-    def __init__(self, frame: "Frame", blocks: Sequence[str]) -> None:
+    def __init__(
+        self, frame: "Frame", blocks: Sequence[str], added: Mapping[str, int] | None = None
+    ) -> None:
         self.order: dict[str, tuple[str, ...]] = {}
         self._inside: dict[str, tuple[str, ...]] = {}
         self.blocks: tuple[str, ...] = ()
+        self.added = dict(added or {})
+        for block in self.added:
+            if block not in (ends := [run.last for run in frame.runs if run.last]):
+                there = ", ".join(ends) or "none"
+                raise NeumetaError(f"inr.added: no block can be added after {block} ({there})")
         if not blocks:  # finding runs takes a moment
             return
         able = [block for run in frame.runs for block in run.removable]
@@ -56,10 +65,11 @@ class Depths:
         """The blocks that are missing, in the order in which they go.
 
         Args:
-            counts: of the blocks that each run lacks, by its name; others lack none.
+            counts: of the blocks that each run lacks, by its name; others lack none, nor do those
+                with a number below 0.
 
         """
-        missing = (order[: counts.get(run, 0)] for run, order in self.order.items())
+        missing = (order[: max(0, counts.get(run, 0))] for run, order in self.order.items())
         return self._in_order(self.blocks, missing)
 
     def missing(self, dropped: Sequence[str]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from neumeta_cli.manifold.inr.moments import Measure, Moments
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Planned, make_plan
 from neumeta_cli.manifold.inr.selection import SelectedTarget, times_there
 from neumeta_cli.resize import (
+    added_names,
     channel_counts,
     kept_places,
     place_channels,
@@ -83,7 +84,7 @@ class SelectedSettings(InrSettings):
 
     @property
     def pieces(self) -> int:
-        return len(self.knots) + len(self.depth_knots)
+        return len(self.knots) + len(self.depth_knots) + sum(self.added.values())
 
 
 class SelectedInr(Inr):
@@ -105,6 +106,8 @@ class SelectedInr(Inr):
     Blocks go in a measured order. As they do, ``Σ_k φ_k(d) · D_k`` is added to W_0 in the blocks of
     their run that stay and in the layers between that run and the next, with d the share that is
     missing of the run's blocks that may go (knots of depth): full depth stays the checkpoint too.
+    Blocks that are added begin as copies of the one before them with nothing to add to what they
+    are given; each tensor of a copy has ``A[p(c_out), q(c_in)]``, learnt from zero, beside that.
 
     Without knots W_0 itself is learnt: the slices of a slimmable network (Yu et al., 2019).
     """
@@ -125,6 +128,10 @@ class SelectedInr(Inr):
             changes = [weight.new_zeros(r[name]) for r in rooms]
             deep = [torch.zeros_like(weight) for _ in range(self._deep(name))]
             self.grids[entry(name)] = Grid(weight, changes, deep)
+        self.additions = nn.ParameterDict()
+        for name, weight in self.turned(tensors).items():
+            for own in added_names(name, self.depths.added):
+                self.additions[entry(own)] = torch.zeros_like(weight)
         for number, clique in enumerate(self.frame.cliques):
             if any(tensors[member.weight].is_meta for member in clique.members):
                 ranks = torch.empty(clique.rows, dtype=torch.int32, device="meta")
@@ -144,7 +151,18 @@ class SelectedInr(Inr):
         return sum(begin < last for begin in begins)
 
     def changes_by_depth(self) -> list[nn.Parameter]:
-        return [change for grid in self.grids.values() for change in cast(Grid, grid).deep]
+        deep = [change for grid in self.grids.values() for change in cast(Grid, grid).deep]
+        return [*deep, *self.additions.values()]
+
+    @property
+    def adds(self) -> bool:
+        return any(bool(addition.any()) for addition in self.additions.values())
+
+    def addition(self, name: str, target: Target) -> Tensor | None:
+        assert isinstance(target, SelectedTarget)
+        if (key := entry(name)) not in self.additions:
+            return None
+        return self._at_size(self.additions[key], target, None)
 
     def part(self, name: str) -> str:
         return part_of(name, self.settings.knots)
@@ -300,6 +318,11 @@ class SelectedInr(Inr):
             if share > 0:
                 some = change if share == 1 else share * change
                 weight = weight + place_channels(some, room, weight.shape)
+        return self._at_size(weight, target, noise)
+
+    @staticmethod
+    def _at_size(weight: Tensor, target: SelectedTarget, noise: Noise | None) -> Tensor:
+        """The channels that a target has of a tensor with all of them."""
         sizes = (target.c_out, *(() if target.spec.is_vector else (target.c_in,)))
         for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
             weight = along(weight, dim, size, kept, noise)
