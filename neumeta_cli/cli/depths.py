@@ -25,10 +25,10 @@ DepthOption = Annotated[
         "--depth",
         metavar="D|RUN=N|auto",
         help="Blocks of every run over the checkpoint's (neumeta trace lists the runs); RUN=N "
-        "gives one of them N (layer3=1); several with commas. Above 1, blocks are added that "
-        "change nothing until they are trained. Below, for fits that trained depth "
-        "(fit.depths, which an automatic recipe has); of others, fine-tune networks that lack more "
-        "than a block. auto (export): as many as serve a budget best, by one half of the test "
+        "gives one of them N (layer3=1); several with commas. Above 1, blocks are added: those "
+        "that the fit trained (fit.depths above 1), else copies that change nothing until they are "
+        "trained. Below, for fits that trained depth (fit.depths, which an automatic recipe has); "
+        "of others, fine-tune networks that lack more than a block. auto (export): as many as serve a budget best, by one half of the test "
         "images; the result is measured on the other half.",
     ),
 ]

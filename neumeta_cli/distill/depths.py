@@ -19,11 +19,12 @@ LOWEST = 0.5  # of the steps: they train the shortest network at full width inst
 class DepthPool:
     """Draws networks with other blocks, one for each step, beside those of ``WidthPool``.
 
-    In half of the steps it is the shortest one of the range at full width (the longest, where none
-    is shorter than the checkpoint), in the others one of a depth drawn uniformly from the range.
-    Half of these have a depth of their own in each run (from a pool of few), and half are as narrow
-    as a network that ``WidthPool`` draws. What is drawn depends on seed and step alone, so that a
-    fit draws the same widths with and without it.
+    In half of the steps it is the shortest one of the range at full width, in the others one of a
+    depth drawn uniformly from the range. Half of these have a depth of their own in each run (from
+    a pool of few), and half are as narrow as a network that ``WidthPool`` draws. Above 1, half of
+    the shortest make room for the longest, which like all with more blocks are narrow: at full
+    width they begin as the checkpoint. What is drawn depends on seed and step alone, so that a fit
+    draws the same widths with and without it.
 
     Args:
         manifold: whose INR knows in which order blocks go.
@@ -59,16 +60,19 @@ class DepthPool:
         generator.manual_seed(int(torch.randint(1 << 62, (), generator=generator)) + step)
         lowest, each, narrow, depth = torch.rand(4, generator=generator).tolist()
         if lowest < LOWEST:
-            extreme = low if low < 1 else high
-            return [self.network(full, dict.fromkeys(self._blocks, extreme))]
+            if low == 1 or (high > 1 and lowest < LOWEST / 2):
+                narrower = self.widths.draw_one(generator)
+                return [self.network(narrower, dict.fromkeys(self._blocks, high))]
+            return [self.network(full, dict.fromkeys(self._blocks, low))]
         drawn = [depth] * len(self._blocks)
         if each < EACH:
             place = int(torch.randint(APART, (), generator=generator))
             own = torch.Generator().manual_seed(self.seed * APART + place)
             drawn = torch.rand(len(drawn), generator=own).tolist()
         depths = {run: low + (high - low) * at for run, at in zip(self._blocks, drawn, strict=True)}
-        sizes = self.widths.draw_one(generator) if narrow < EACH else full
-        network = self.network(sizes, depths)
+        network = self.network(full, depths)
+        if narrow < EACH or (network.added and not network.dropped):  # wide it is the checkpoint
+            network = network._replace(sizes=self.widths.draw_one(generator))
         return [network] if network.has_depth else []
 
     @property
