@@ -28,8 +28,9 @@ DepthOption = Annotated[
         "gives one of them N (layer3=1); several with commas. Above 1, blocks are added: those "
         "that the fit trained (fit.depths above 1), else copies that change nothing until they are "
         "trained. Below, for fits that trained depth (fit.depths, which an automatic recipe has); "
-        "of others, fine-tune networks that lack more than a block. auto (export): as many as serve a budget best, by one half of the test "
-        "images; the result is measured on the other half.",
+        "of others, fine-tune networks that lack more than a block. auto (export): as many as "
+        "serve a budget best, by one half of the test images; the result is measured on the other "
+        "half.",
     ),
 ]
 
