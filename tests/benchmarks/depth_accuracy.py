@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from neumeta_cli.tasks import Task, load_task
 DEPTHS, WIDTHS = (1.0, 2 / 3, 1 / 3), (1.0, 0.75, 0.5)
 
 
-def opened(path: Path, data: Path, device: str) -> tuple[Manifold, Task]:
-    """A fitted manifold, and its test images."""
+def opened(path: Path, data: Path, device: str, limit: int | None = None) -> tuple[Manifold, Task]:
+    """A fitted manifold, and its test images, or some of them drawn at random."""
     manifold = load_manifold(path, trust_code=True)
     fields = dict(manifold.provenance.recipe["data"]) | {"root": str(data)}
     network = manifold.sample(1.0, samples=0)
     task = load_task(DataSection(**fields), network, manifold.input_size, train=False)
+    if limit is not None and limit < len(task.test):
+        task = replace(task, test=task.test.take(limit, 0))
     return manifold.to(device), task
 
 
