@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from neumeta_cli.cli.tracing import _cliques_table, _remarks
+from neumeta_cli.checkpoint import resolve
 from neumeta_cli.evaluate.graph import _collapsed, _weighted_operators, plot_graph
 from neumeta_cli.resize import open_frame
 from neumeta_cli.trace import Trace
@@ -90,6 +91,14 @@ def test_the_picture_shows_widths_and_numbers(tmp_path: Path, collapse: bool) ->
     text = plot_graph(trace, tmp_path / "graph.svg", collapse).read_text("utf-8")
     assert ("1.0.a  32  ×4" in text) == collapse
     assert ("1.3.a  32" in text) != collapse
+
+
+def test_the_picture_shows_heads_as_heads(tmp_path: Path) -> None:
+    arch = resolve("timm/vit_tiny_patch16_224")
+    trace = open_frame(arch.build(), arch.default_input_size()).trace
+    text = plot_graph(trace, tmp_path / "graph.svg", collapse=True).read_text("utf-8")
+    assert "blocks.0.attn.qkv  3×64  ×12" in text
+    assert "blocks.0.attn.proj  192  ×12" in text
 
 
 def told(trace: Trace, collapse: bool, capsys: pytest.CaptureFixture[str]) -> str:

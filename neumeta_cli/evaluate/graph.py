@@ -24,7 +24,8 @@ Place = tuple[str, int]  # a block among its siblings: the name before its numbe
 def plot_graph(trace: Trace, path: Path, collapse: bool = False) -> Path:
     """Draw the operators with weights, top to bottom, coloured by the clique of their outputs.
 
-    Each says how many channels it makes; those of cliques that are held are red.
+    Each says how many channels it makes (3×64: in each of three heads); those of cliques that are
+    held are red.
 
     Args:
         trace: of the network.
@@ -101,7 +102,11 @@ def _weighted_operators(trace: Trace) -> "nx.DiGraph":
                     *data["weights"],
                     *small.nodes[reader]["weights"],
                 ]
-    made_by = {m.weight: c for c in trace.cliques for m in c.members if m.dim == 0}
+    made_by: dict[str, Clique] = {}
+    for clique in sorted(trace.cliques, key=lambda clique: clique.order_only):
+        for member in clique.members:
+            if member.dim == 0:
+                made_by.setdefault(member.weight, clique)
     for node in whole:
         data = small.nodes[node]
         joins = data["op"] in JOINS and whole.in_degree(node) > 1
@@ -121,7 +126,8 @@ def _shown(data: Mapping[str, Any], made_by: Mapping[str, Clique]) -> dict[str, 
     module = data["module"] if data["weights"] else ""
     text = module or data["op"].rstrip("_")
     if clique is not None:
-        text = f"{text}  {clique.rows}"
+        heads = f"{clique.copies}×" if clique.copies > 1 else ""  # of so many channels each
+        text = f"{text}  {heads}{clique.channels}"
     return {"clique": clique, "text": text, "times": 1}
 
 
