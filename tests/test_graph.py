@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from neumeta_cli.cli.tracing import _cliques_table, _remarks
 from neumeta_cli.checkpoint import resolve
+from neumeta_cli.cli.tracing import _cliques_table, _remarks
 from neumeta_cli.evaluate.graph import _collapsed, _weighted_operators, plot_graph
 from neumeta_cli.resize import open_frame
 from neumeta_cli.trace import Trace
