@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from manifolds import tiny_manifold
 from random_networks import input_size, network
 from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
@@ -120,6 +123,27 @@ def test_anchors_are_trained_in_their_share_of_the_steps(build, image_folder) ->
     with_both = [step for step in steps if step[0] == Drawn(quarter, 1.0)]
     assert len(with_both) == pytest.approx(400, rel=0.2)
     assert all(len(step) == 1 + (step in with_both) for step in steps)
+
+
+@settings(max_examples=20, deadline=None)
+@given(spread=st.floats(0.01, 0.3), seed=st.integers(0, 1000))
+def test_anchors_are_spread_in_half_of_the_steps(spread: float, seed: int) -> None:
+    manifold = tiny_manifold()
+    fit = FitSection(anchors=[0.25, 0.5], anchor_spread=spread, mixed=0.0)
+    pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(seed)
+    steps = [pool.spread_anchors(generator) for _ in range(40)]
+    frame = manifold.frame
+    widest = [frame.sizes(1 - max(0.0, gamma - spread)) for gamma in fit.anchors]
+    narrowest = [frame.sizes(1 - min(0.5, gamma + spread)) for gamma in fit.anchors]
+    for step in steps:
+        for sizes, most, least in zip(step, widest, narrowest, strict=True):
+            assert all(least[name] <= size <= most[name] for name, size in sizes.items())
+    pairs = [pair for step in steps for pair in zip(step, pool.anchors, strict=True)]
+    exact = sum(sizes == anchor for sizes, anchor in pairs)
+    assert exact >= 20  # of 80; rounding takes some more of them back
+    assert sum(pool.largest.values()) >= max(
+        sum(sizes.values()) for step in steps for sizes in step
+    )
 
 
 def test_shares_are_as_many_as_anchors(image_folder) -> None:

@@ -12,6 +12,7 @@ from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 
+MOVED = 0.5  # of the anchors, where they are spread
 RARE = 20  # one in so many networks that are drawn is wider than what counts as the largest
 TRIALS = 2  # of widths that differ, before a fit draws them
 OTHERS = 56  # sizes that a fit comes back to beside these: anchors, those that are watched
@@ -92,16 +93,33 @@ class WidthPool:
         drawn = self.draw_one(generator)
         chances = torch.rand(len(self.anchors), generator=generator).tolist()
         shares = self.fit.anchor_shares or [1.0] * len(self.anchors)
-        due = zip(self.anchors, chances, shares, strict=True)
+        due = zip(self.spread_anchors(generator), chances, shares, strict=True)
         anchors = [sizes for sizes, chance, share in due if chance < share and sizes != drawn]
         first = [Drawn(drawn, self.fit.drawn_weight)] if self.fit.drawn_weight else []
         return first + [Drawn(sizes, 1.0) for sizes in anchors]
+
+    def spread_anchors(self, generator: torch.Generator) -> list[dict[str, int]]:
+        """The anchors of a step, or widths near them."""
+        if not self.fit.anchor_spread:
+            return self.anchors
+        places = torch.rand(len(self.anchors), 2, generator=generator).tolist()
+        most, spread = max(self.fit.anchors, default=0.0), self.fit.anchor_spread
+        return [
+            self.manifold.frame.sizes(1 - min(most, max(0.0, gamma + spread * (2 * place - 1))))
+            if moved < MOVED
+            else anchor
+            for gamma, anchor, (moved, place) in zip(
+                self.fit.anchors, self.anchors, places, strict=True
+            )
+        ]
 
     @cached_property
     def largest(self) -> dict[str, int]:
         """The sizes that a step takes most memory at, but for networks left as they are."""
         low, high = self.fit.gamma
-        found = [*self.anchors, self.manifold.frame.sizes(1 - (low + (high - low) / RARE))]
+        widest = [max(0.0, gamma - self.fit.anchor_spread) for gamma in self.fit.anchors]
+        gammas = [*widest, low + (high - low) / RARE]
+        found = [self.manifold.frame.sizes(1 - gamma) for gamma in gammas]
         if self.fit.mixed:
             found.append(self.mixed(max(range(MIXED), key=self._channels)))
         return max(found, key=lambda sizes: sum(sizes.values()))

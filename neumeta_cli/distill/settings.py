@@ -66,6 +66,14 @@ class FitSection(Section):
     anchor_shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [], description="fraction of the steps in which each anchor is trained; empty: all steps"
     )
+    anchor_spread: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="how far from each anchor a step's γ may lie, up to the largest anchor, drawn "
+        "uniformly in every second step on average; 0: anchors alone, which makes widths between "
+        "two of them worse than their neighbours",
+    )
     mixed: float = Field(
         0.5,
         ge=0,
