@@ -13,6 +13,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 
 MOVED = 0.5  # of the anchors, where they are spread
+SPREAD = 17  # widths that an anchor is moved to, itself among them: few enough to be kept
 RARE = 20  # one in so many networks that are drawn is wider than what counts as the largest
 TRIALS = 2  # of widths that differ, before a fit draws them
 OTHERS = 56  # sizes that a fit comes back to beside these: anchors, those that are watched
@@ -102,15 +103,14 @@ class WidthPool:
         """The anchors of a step, or widths near them."""
         if not self.fit.anchor_spread:
             return self.anchors
-        places = torch.rand(len(self.anchors), 2, generator=generator).tolist()
-        most, spread = max(self.fit.anchors, default=0.0), self.fit.anchor_spread
+        count = len(self.anchors)
+        moved = torch.rand(count, generator=generator) < MOVED
+        places = torch.randint(SPREAD, (count,), generator=generator) / (SPREAD // 2) - 1
+        offsets = (self.fit.anchor_spread * moved * places).tolist()
+        most = max(self.fit.anchors, default=0.0)
         return [
-            self.manifold.frame.sizes(1 - min(most, max(0.0, gamma + spread * (2 * place - 1))))
-            if moved < MOVED
-            else anchor
-            for gamma, anchor, (moved, place) in zip(
-                self.fit.anchors, self.anchors, places, strict=True
-            )
+            self.manifold.frame.sizes(1 - min(most, max(0.0, gamma + offset)))
+            for gamma, offset in zip(self.fit.anchors, offsets, strict=True)
         ]
 
     @cached_property
