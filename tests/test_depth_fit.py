@@ -1,5 +1,6 @@
 """Fits that train depth: what networks with fewer blocks become, and that others stay."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from tiny_fits import prepared, recipe_for
 from torch import Tensor
 
 import neumeta_cli
-from neumeta_cli.checkpoint import resolve
-from neumeta_cli.distill import Fitter, fit_manifold
+from neumeta_cli.checkpoint import load_checkpoint, resolve
+from neumeta_cli.cli.gains import accuracy_line, share_of_parameters
+from neumeta_cli.distill import Fitter, fit_manifold, open_fit
 from neumeta_cli.distill.settings import FitSection
+from neumeta_cli.evaluate import MANIFOLD
 from neumeta_cli.export import export_network
 from neumeta_cli.manifold import (
     Manifold,
@@ -28,6 +31,7 @@ from neumeta_cli.manifold.inr.depths import Depths, come_in
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.resize import open_frame
+from neumeta_cli.tasks import load_task
 
 ORDER = ["layer1.1", "layer3.2", "layer1.0", "layer3.1", "layer2.2"]
 SELECTED = {"kind": "selected", "store": "float32", "blocks": ORDER}
@@ -243,12 +247,75 @@ def test_what_goes_with_depth_and_what_does_not(build, image_folder: Path) -> No
         prepared(build, recipe(image_folder, SELECTED | {"blocks": ["layer2.0"]}))
     with pytest.raises(neumeta_cli.NeumetaError, match=r"fit\.views=0"):
         fitted(build, recipe(image_folder, depths=(0.5, 1.0), views=1))
-    with pytest.raises(neumeta_cli.NeumetaError, match=r"fit\.depths above 1"):
-        fitted(build, recipe(image_folder, depths=(0.5, 1.5)))
-    with pytest.raises(neumeta_cli.NeumetaError, match=r"no block can be added after layer1\.0"):
-        prepared(build, recipe(image_folder, SELECTED | {"added": {"layer1.0": 1}}))
+    for block, count in (("layer1.0", 1), ("layer1.2", 10), ("", 1)):
+        with pytest.raises(neumeta_cli.NeumetaError, match=r"what can be added: 9 after layer1\.2"):
+            prepared(build, recipe(image_folder, SELECTED | {"added": {block: count}}))
     with pytest.raises(ValueError, match=r"begins at 1 or below"):
         FitSection(depths=(1.2, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("changed", "depths", "why"),
+    [
+        (
+            {},
+            (0.5, 1.1),
+            r"fit\.depths above 1: 1\.1 adds none to runs of at most 3 blocks; 1\.34 ",
+        ),
+        (
+            {"scope": ["layer1.0.conv1"]},
+            (1.0, 1.34),
+            r"nothing in scope lets blocks that are added do",
+        ),
+        ({"inr": {"kind": "mlp"}}, (1.0, 1.34), r"kind mlp learn nothing of .*; the kind selected"),
+        ({"inr": LONGER}, (0.5, 1.0), r"inr\.added: nothing trains blocks that are added; let fit"),
+    ],
+)
+def test_why_a_fit_trains_no_more_blocks(
+    build,
+    image_folder: Path,
+    tmp_path: Path,
+    changed: dict,
+    depths: tuple[float, float],
+    why: str,
+) -> None:
+    made = recipe(image_folder, SELECTED, depths=depths)
+    made = Recipe(**made.model_dump(exclude=set(changed)) | changed)
+    torch.save(build(RESNET)[0].state_dict(), file := tmp_path / "net.pth")
+    checkpoint = load_checkpoint(file)
+    task = load_task(made.data, checkpoint.model, (3, 32, 32))
+    with pytest.raises(neumeta_cli.NeumetaError, match=why):
+        open_fit(checkpoint, task, made)
+
+
+def test_what_is_added_out_of_scope_learns_nothing(build) -> None:
+    inr = inr_settings(**LONGER)
+    manifold, _ = build_manifold(*build(RESNET), (3, 32, 32), "paper", False, inr, NoiseSection())
+    assert manifold.inr.depths.added == {"layer3.2": 2}
+
+
+def test_a_file_keeps_many_blocks(build, tmp_path: Path) -> None:
+    more = {f"layer{stage}.8": 27 for stage in (1, 2, 3)}
+    inr = inr_settings(kind="selected", store="compact", added=more)
+    model, arch = build("zoo/cifar_resnet56")
+    manifold, _ = build_manifold(model, arch, (3, 32, 32), "all", False, inr, NoiseSection())
+    again = load_manifold(save_manifold(tmp_path / "m.safetensors", manifold))
+    assert again.inr.depths.added == more
+
+
+def test_what_is_told_of_trained_blocks_that_were_added(build) -> None:
+    inr = inr_settings(**LONGER)
+    manifold, _ = build_manifold(*build(RESNET), (3, 32, 32), "all", False, inr, NoiseSection())
+    row = {"method": MANIFOLD, "width": 1.0, "metrics": {"top-1": 0.5}}
+    manifold.provenance = replace(manifold.provenance, metrics={"table": [row]})
+    longer = manifold.longer({"layer3.2": 1})
+    assert accuracy_line(longer, 1.0) is not None  # they change nothing
+    with torch.no_grad():
+        manifold.inr.additions["layer3/2/added/0/bn2/weight"] += 0.1
+    assert manifold.inr.learnt == {"layer3.2": 2}
+    assert accuracy_line(longer, 1.0) is None
+    assert accuracy_line(manifold.longer({"layer1.2": 1}), 1.0) is not None
+    assert share_of_parameters(longer, manifold.frame.full) > 1
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from test_depth import Adds, Loops, exported_and_loaded
 from torch import Tensor, nn
 
 import neumeta_cli
-from neumeta_cli.checkpoint import Arch
+from neumeta_cli.checkpoint import Arch, resolve
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import export_network
 from neumeta_cli.manifold import Manifold, build_manifold
@@ -68,7 +68,7 @@ def test_blocks_that_take_more_arguments() -> None:
     model = Loops().eval()
     frame = open_frame(model, (8,))
     silent = silent_weights(frame.trace.operators, "block2")
-    assert silent == ("block2.second.bias", "block2.second.weight")
+    assert silent == {"block2.second.bias", "block2.second.weight"}
     x = torch.randn(5, 8)
     wanted = model(x)[0]
     add_blocks(model, {"block2": 1})
@@ -78,6 +78,25 @@ def test_blocks_that_take_more_arguments() -> None:
         for name in silent:
             model.get_parameter(f"block2.added.0.{name.removeprefix('block2.')}").zero_()
     assert torch.equal(model(x)[0], wanted)
+
+
+def test_statistics_of_norms_are_copied() -> None:
+    """They are no weights: with variances of 0, a norm's first learnt weight would count 316."""
+    frame = open_frame(resolve(RESNET).build(), (3, 32, 32)).longer({"layer1.2": 1})
+    ones = {f"layer1.2.bn2.{name}": torch.ones(4) for name in ("weight", "bias", "running_var")}
+    kept = {name: bool(tensor.all()) for name, tensor in frame.copied(ones).items()}
+    assert kept == {
+        "layer1.2.added.0.bn2.weight": False,
+        "layer1.2.added.0.bn2.bias": False,
+        "layer1.2.added.0.bn2.running_var": True,
+    }
+
+
+def test_names_of_a_network_are_its_own() -> None:
+    model = Loops().eval()
+    model.block1.added = nn.Identity()
+    with pytest.raises(ValueError, match=r"block1 has something called added already"):
+        add_blocks(model, {"block1": 1})
 
 
 class Scales(Adds):

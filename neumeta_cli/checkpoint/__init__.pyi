@@ -43,7 +43,11 @@ from .load import (
     materialise as materialise,
 )
 from .loose import loose_tensors as loose_tensors
-from .usable import check_hooks as check_hooks, check_resizable as check_resizable
+from .usable import (
+    STATISTICS as STATISTICS,
+    check_hooks as check_hooks,
+    check_resizable as check_resizable,
+)
 from .version import (
     COMPACT_VERSION as COMPACT_VERSION,
     FORMAT_VERSION as FORMAT_VERSION,

@@ -79,7 +79,7 @@ def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "
     counts = {name: count for name, count in asked.items() if count < sizes[name]}
     added = added_blocks(runs, asked)
     if added:
-        learnt = manifold.inr.depths.added if manifold.inr.adds else {}
+        learnt = manifold.inr.learnt
         manifold = manifold.longer(added)
         told = ", ".join(f"{count} after {name}" for name, count in added.items())
         what = "copies that change nothing until they are trained"

@@ -148,7 +148,8 @@ def accuracy_line(manifold: "Manifold", width: float) -> str | None:
     from neumeta_cli.tasks import metric_named
 
     metrics = manifold.provenance.metrics
-    known = None if manifold.frame.dropped else known_accuracy(metrics, width)
+    longer = not manifold.inr.learnt.keys().isdisjoint(manifold.frame.added)
+    known = None if manifold.frame.dropped or longer else known_accuracy(metrics, width)
     if known is None:
         return None
     name, value, (low, high) = known

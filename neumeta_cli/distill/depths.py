@@ -1,5 +1,6 @@
 """At which depths a step trains the network."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -9,6 +10,7 @@ from neumeta_cli.distill.draws import Drawn, WidthPool
 from neumeta_cli.distill.settings import FitSection
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
+from neumeta_cli.reporting import counted
 from neumeta_cli.resize import added_blocks
 
 EACH = 0.5  # of the networks drawn: each run has a depth of its own; and so many are narrow too
@@ -43,10 +45,12 @@ class DepthPool:
             raise NeumetaError(
                 "fit.depths: no block of this network can go (see neumeta trace); leave it out"
             )
-        if fit.depths and fit.depths[1] > 1 and not manifold.inr.depths.added:
+        if fit.depths and fit.depths[1] > 1:
+            if not manifold.inr.depths.added or not manifold.inr.settings.chooses:
+                raise NeumetaError(f"fit.depths above 1: {_why_none(manifold, fit.depths[1])}")
+        elif manifold.inr.settings.added:
             raise NeumetaError(
-                f"fit.depths above 1: INRs of kind {manifold.inr.settings.kind} learn nothing of "
-                "blocks that the checkpoint lacks, or none can be added (see neumeta trace)"
+                "inr.added: nothing trains blocks that are added; let fit.depths go above 1"
             )
         if fit.depths and fit.views:
             raise NeumetaError("fit.depths and fit.views do not go together; set fit.views=0")
@@ -103,3 +107,22 @@ class DepthPool:
         depths, runs = self.manifold.inr.depths, self.manifold.frame.runs
         able = [run for run in runs if run.name in depths.order or run.last in depths.added]
         return {run.name: len(run.blocks) for run in able}
+
+
+def _why_none(manifold: Manifold, depth: float) -> str:
+    """Why a fit up to this depth would train no block that the checkpoint lacks."""
+    kind, runs = manifold.inr.settings, [run for run in manifold.frame.runs if run.last]
+    if not kind.chooses:
+        return (
+            f"INRs of kind {kind.kind} learn nothing of blocks that the checkpoint lacks; the kind "
+            "selected does"
+        )
+    if not runs:
+        return "no block can be added to this network (see neumeta trace)"
+    longest = max(len(run.blocks) for run in runs)
+    if all(run.count(depth) <= len(run.blocks) for run in runs):
+        return (
+            f"{depth:g} adds none to runs of at most {counted(longest, 'block')}; "
+            f"{math.ceil(100 + 100 / longest) / 100:g} does"
+        )
+    return "nothing in scope lets blocks that are added do anything; set scope=all"

@@ -36,15 +36,15 @@ def open_fit(
     if frame is None:
         frame = open_frame(checkpoint.model, checkpoint.input_size, recipe.model.heads)
         check_trace(checkpoint, frame.trace)
-    inr = recipe.inr
-    if recipe.fit.depths and not inr.blocks:
+    inr, depths = recipe.inr, recipe.fit.depths
+    if depths and depths[0] < 1 and not inr.blocks:
         inr = inr.model_copy(
             update={
                 "blocks": _order_of_blocks(checkpoint, task, frame, device, recipe.seed, reporter)
             }
         )
-    if recipe.fit.depths and recipe.fit.depths[1] > 1 and inr.chooses and not inr.added:
-        counts = {run.name: run.count(recipe.fit.depths[1]) for run in frame.runs}
+    if depths and depths[1] > 1 and inr.chooses and not inr.added:
+        counts = {run.name: run.count(depths[1]) for run in frame.runs}
         inr = inr.model_copy(update={"added": added_blocks(frame.runs, counts)})
     with seeded(recipe.seed):  # the INR's first weights
         manifold, original = build_manifold(
@@ -57,8 +57,8 @@ def open_fit(
             recipe.noise,
             frame=frame,
         )
-    if inr.added:
-        manifold.longer(inr.added)  # as long as they add nothing, which is found out by trying
+    if added := manifold.inr.depths.added:
+        manifold.longer(added)  # as long as they add nothing, which is found out by trying
     told = recipe.model_dump(mode="json")
     told["model"]["checkpoint"] = checkpoint.path.name  # where it lay is nobody's business
     manifold.provenance = Provenance(checkpoint.path.name, file_hash(checkpoint.path), told)

@@ -28,7 +28,6 @@ from neumeta_cli.resize import (
     calibrate,
     drop_statistics,
     has_statistics,
-    name_in_block,
     open_frame,
 )
 
@@ -101,7 +100,7 @@ class Manifold(nn.Module):
 
         """
         made = self._with(self.frame.longer(added))
-        if tried or not added or self.inr.adds:
+        if tried or not added or self.inr.learnt:
             return made
         noise = torch.Generator().manual_seed(SAMPLING_SEED)
         x = torch.randn(2, *self.input_size, generator=noise).to(self.inr.device)
@@ -118,8 +117,8 @@ class Manifold(nn.Module):
     def _with(self, frame: Frame) -> "Manifold":
         made = copy.copy(self)
         made.frame = frame
-        own = [name for name in self.norms if name_in_block(name) == name]
-        left = [name for name in own if frame.has(name)]
+        copies = {n for name in self.norms for n in added_names(name, self.frame.added)}
+        left = [name for name in self.norms if name not in copies and frame.has(name)]
         made.norms = tuple(n for name in left for n in (name, *added_names(name, frame.added)))
         made._skeletons = Cache()
         return made
@@ -329,7 +328,7 @@ class Manifold(nn.Module):
         own = {name: own_memory(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)
         full = all(chosen[name] >= count for name, count in self.frame.full.items())
-        changed = self.frame.dropped or (self.frame.added and self.inr.adds)
+        changed = self.frame.dropped or (self.frame.added and self.inr.learnt)
         same = self.inr.keeps_checkpoint and full and not changed
         exact = same and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:

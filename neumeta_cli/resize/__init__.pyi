@@ -17,7 +17,11 @@ from .frame import (
     open_folded as open_folded,
     open_frame as open_frame,
 )
-from .longer import added_names as added_names, name_in_block as name_in_block
+from .longer import (
+    added_names as added_names,
+    name_in_block as name_in_block,
+    silent_weights as silent_weights,
+)
 from .layouts import (
     TRANSPOSED as TRANSPOSED,
     Layout as Layout,

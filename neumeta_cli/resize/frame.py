@@ -85,8 +85,8 @@ class Frame:
 
     @property
     def whole(self) -> "Frame":
-        """The same network with all its blocks."""
-        return self.without(()) if self.dropped else self
+        """The same network with its own blocks, all of them and no more."""
+        return self.without(()).longer({}) if self.dropped or self.added else self
 
     def without(self, blocks: Sequence[str]) -> "Frame":
         """The same network with none but these blocks left out: see ``find_runs``."""

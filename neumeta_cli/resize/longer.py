@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neumeta_cli.checkpoint import STATISTICS
 from neumeta_cli.resize.depth import ADDING, SAME_VALUES
 from neumeta_cli.trace import Operator
 
@@ -24,7 +25,7 @@ def add_blocks(network: nn.Module, added: Mapping[str, int]) -> nn.Module:
         added: how many copies, by the block's name.
 
     Raises:
-        ValueError: it has no such module.
+        ValueError: it has no such module, or this has something else of the name of its copies.
 
     """
     for name, count in added.items():
@@ -32,6 +33,8 @@ def add_blocks(network: nn.Module, added: Mapping[str, int]) -> nn.Module:
             block = network.get_submodule(name)
         except AttributeError as error:
             raise ValueError(f"there is no block {name}") from error
+        if hasattr(block, ADDED):
+            raise ValueError(f"{name} has something called {ADDED} already")
         copies = [copy.deepcopy(block) for _ in range(count)]
         block.register_module(ADDED, nn.ModuleList(copies))
         block.register_forward_hook(_follow, with_kwargs=True)
@@ -80,7 +83,11 @@ def added_weights(
         ValueError: nothing shows which weights make what a block adds.
 
     """
-    silent = {name for block in added for name in silent_weights(operators, block)}
+    by_block = {block: silent_weights(operators, block) for block in added}
+    for block, names in by_block.items():
+        if not names:
+            raise ValueError(f"nothing shows what {block} adds to what it is given")
+    silent = {name for names in by_block.values() for name in names}
     return {
         own: torch.zeros_like(tensor) if name in silent else tensor.clone()
         for name, tensor in tensors.items()
@@ -88,15 +95,11 @@ def added_weights(
     }
 
 
-def silent_weights(operators: Sequence[Operator], block: str) -> tuple[str, ...]:
+def silent_weights(operators: Sequence[Operator], block: str) -> set[str]:
     """The weights without which a residual block gives what it is given.
 
     Those of the last layer before each sum of a branch and what the block was given, or what the
-    sum before this one gave.
-
-    Raises:
-        ValueError: it has no such sum.
-
+    sum before this one gave; statistics of norms are none. Empty if it has no such sum.
     """
     inside = {
         number
@@ -104,7 +107,7 @@ def silent_weights(operators: Sequence[Operator], block: str) -> tuple[str, ...]
         if o.module == block or o.module.startswith(f"{block}.")
     }
     sums: set[int] = set()
-    found: dict[str, None] = {}
+    found: set[str] = set()
     for number in sorted(inside):
         operator = operators[number]
         if operator.op not in ADDING or operator.weights or len(operator.after) != 2:
@@ -113,10 +116,8 @@ def silent_weights(operators: Sequence[Operator], block: str) -> tuple[str, ...]
         if passed.count(True) == 1:
             sums.add(number)
             branch = operator.after[passed.index(False)]
-            found |= dict.fromkeys(_last_weights(operators, branch, inside))
-    if not found:
-        raise ValueError(f"nothing shows what {block} adds to what it is given")
-    return tuple(found)
+            found.update(_last_weights(operators, branch, inside))
+    return {name for name in found if name.rpartition(".")[2] not in STATISTICS}
 
 
 def _passes(operators: Sequence[Operator], at: int, inside: set[int], sums: set[int]) -> bool:

@@ -56,7 +56,7 @@ class Padding:
         return {
             name: place_channels(t, places.get(own, {}), shapes.get(own, t.shape))
             for name, t in tensors.items()
-            for own in [name_in_block(name)]
+            for own in [name if name in shapes else name_in_block(name)]
         }
 
     def places(self, sizes: Mapping[str, int]) -> dict[str, dict[int, np.ndarray]]:

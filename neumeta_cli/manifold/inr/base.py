@@ -260,9 +260,9 @@ class Inr(nn.Module):
         return self.generate(target, noise).clone()
 
     @property
-    def adds(self) -> bool:
-        """Whether it has learnt anything of blocks that the checkpoint lacks."""
-        return False
+    def learnt(self) -> dict[str, int]:
+        """The blocks after which it has learnt anything of copies, and of how many."""
+        return {}
 
     def addition(self, name: str, target: Target) -> Tensor | None:
         """What a tensor of a block that was added has beside what a copy begins with.

@@ -1,9 +1,10 @@
 """Depth as a coordinate: which blocks go, and how many of those that may a run lacks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.resize import silent_weights
 
 if TYPE_CHECKING:
     from neumeta_cli.manifold.inr.coordinates import TensorSpec
@@ -24,10 +25,10 @@ class Depths:
     Attributes:
         order: for each run that has any, its own in this order.
         blocks: of all runs, in this order.
-        added: as it was given.
+        added: as it was given, but for blocks whose copies would add nothing for ever.
 
     Raises:
-        NeumetaError: one of them is no block that can go, or that others can follow.
+        NeumetaError: one of them is no block that can go, or that so many others can follow.
 
     """
 
@@ -38,10 +39,14 @@ class Depths:
         self._inside: dict[str, tuple[str, ...]] = {}
         self.blocks: tuple[str, ...] = ()
         self.added = dict(added or {})
-        for block in self.added:
-            if block not in (ends := [run.last for run in frame.runs if run.last]):
-                there = ", ".join(ends) or "none"
-                raise NeumetaError(f"inr.added: no block can be added after {block} ({there})")
+        self._operators = frame.trace.operators
+        room = {r.last: r.most - len(r.blocks) for r in frame.runs if r.last} if added else {}
+        for block, count in self.added.items():
+            if count > room.get(block, 0):
+                there = ", ".join(f"{most} after {last}" for last, most in room.items()) or "none"
+                raise NeumetaError(
+                    f"inr.added: {count} after {block or 'nothing'}; what can be added: {there}"
+                )
         if not blocks:  # finding runs takes a moment
             return
         able = [block for run in frame.runs for block in run.removable]
@@ -55,6 +60,19 @@ class Depths:
                 self.order[run.name] = tuple(going[:most])
                 self._inside[run.name] = run.blocks
         self.blocks = self._in_order(blocks, self.order.values())
+
+    def keep(self, learnt: Collection[str]) -> None:
+        """Leave out what is added where none of these weights makes what its copies add.
+
+        Args:
+            learnt: the weights of the blocks whose copies have something to learn.
+
+        """
+        self.added = {
+            block: count
+            for block, count in self.added.items()
+            if not silent_weights(self._operators, block).isdisjoint(learnt)
+        }
 
     @staticmethod
     def _in_order(blocks: Sequence[str], some: Iterable[Sequence[str]]) -> tuple[str, ...]:

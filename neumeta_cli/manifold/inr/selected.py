@@ -84,7 +84,7 @@ class SelectedSettings(InrSettings):
 
     @property
     def pieces(self) -> int:
-        return len(self.knots) + len(self.depth_knots) + sum(self.added.values())
+        return len(self.knots) + len(self.depth_knots)
 
 
 class SelectedInr(Inr):
@@ -129,6 +129,7 @@ class SelectedInr(Inr):
             deep = [torch.zeros_like(weight) for _ in range(self._deep(name))]
             self.grids[entry(name)] = Grid(weight, changes, deep)
         self.additions = nn.ParameterDict()
+        self.depths.keep({spec.name for spec in self.specs})
         for name, weight in self.turned(tensors).items():
             for own in added_names(name, self.depths.added):
                 self.additions[entry(own)] = torch.zeros_like(weight)
@@ -155,8 +156,13 @@ class SelectedInr(Inr):
         return [*deep, *self.additions.values()]
 
     @property
-    def adds(self) -> bool:
-        return any(bool(addition.any()) for addition in self.additions.values())
+    def learnt(self) -> dict[str, int]:
+        moved = [name for name, addition in self.additions.items() if bool(addition.any())]
+        return {
+            block: count
+            for block, count in self.depths.added.items()
+            if any(name.startswith(f"{entry(block)}/") for name in moved)
+        }
 
     def addition(self, name: str, target: Target) -> Tensor | None:
         assert isinstance(target, SelectedTarget)
