@@ -41,7 +41,9 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     FitCost,
     FitTable,
+    Likeness,
     Row,
+    Similarity,
     plot_over_gamma,
     prune_l1,
     save_both,
@@ -102,6 +104,7 @@ class RunResult:
     pictures: list[str]
     source: dict[str, Any]
     hardware: dict[str, Any]
+    similarity: Similarity | None
 
     @property
     def table(self) -> FitTable:
@@ -125,11 +128,8 @@ class RunResult:
             source=self.source,
             total_variation={o.clique: (o.before, o.after) for o in self.orders},
             hardware=self.hardware,
+            similarity=self.similarity,
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """As the run's ``table.json`` has it."""
-        return self.table.as_dict()
 
 
 def run_recipe(
@@ -180,7 +180,12 @@ def run_recipe(
     widths = [1 - gamma for gamma in recipe.eval.gammas]
     pictures: dict[str, Figure] = {f"{n}_checkpoint": f for n, f in task.pictures(model).items()}
 
+    images = min(recipe.compare.images, recipe.eval.limit or len(task.test))
+    alike = Likeness(task, images, recipe.compare.layer)
+    alike.see(model)
+
     def look(width: float, network: nn.Module) -> None:
+        alike.see(network, round(1 - width, 6))
         drawn = task.pictures(network)
         pictures.update({f"{name}_{width:g}": figure for name, figure in drawn.items()})
 
@@ -208,6 +213,7 @@ def run_recipe(
         list(pictures),
         checkpoint.source(),
         describe_machine(device),
+        alike.found,
     )
     run.table.write(folder / TABLE_FILE)
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"

@@ -17,9 +17,9 @@ from neumeta_cli.compare import chosen_methods, compare_methods, read_run
 from neumeta_cli.compare.methods import METHODS, Bench, pruned
 from neumeta_cli.compare.report import clear_winner
 from neumeta_cli.compare.results import MergedRow, MethodResult
-from neumeta_cli.compare.similarity import linear_cka, output_divergence
 from neumeta_cli.errors import NeumetaError
-from neumeta_cli.evaluate import L1_PRUNING, measure
+from neumeta_cli.evaluate import L1_PRUNING, Likeness, linear_cka, measure, output_divergence
+from neumeta_cli.pipeline import build_untrained
 from neumeta_cli.recipe import load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
@@ -56,6 +56,23 @@ def test_cka_of_many_features_is_that_of_few() -> None:
     x, y = torch.randn(30, 5).double(), torch.randn(30, 7).double()
     wide = [torch.cat([t, torch.zeros(30, 40).double()], dim=1) for t in (x, y)]
     assert linear_cka(*wide) == pytest.approx(linear_cka(x, y))
+
+
+def test_features_that_do_not_vary_are_like_none() -> None:
+    x, same = torch.randn(12, 5), torch.ones(12, 4)
+    assert linear_cka(x, same) == linear_cka(same, x) == 0
+
+
+def test_networks_without_such_features_are_not_compared() -> None:
+    recipe = load_recipe("digits_lenet")
+    model = build_untrained(recipe)[0]
+    task = load_task(recipe.data, model, (1, 8, 8))
+    alike = {name: Likeness(task, 20, name) for name in (None, "conv9")}
+    for likeness in alike.values():
+        likeness.see(model)
+        likeness.see(model, 0.5)
+    assert alike["conv9"].found is None
+    assert alike[None].found.cka == pytest.approx([1, 1])
 
 
 def test_divergence_is_that_of_distributions() -> None:

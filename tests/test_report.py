@@ -68,8 +68,14 @@ def test_a_fit_has_a_report_too(neumeta, digits_fit: DigitsFit) -> None:
     for row in table["rows"]:
         assert f"{100 * row['metrics']['top-1']:.2f}" in page
     assert {p.stem for p in Path("page").glob("*.png")} == {
-        *("metric_over_gamma", "metric_over_cost", "total_variation", "weights", "loss")
+        *("metric_over_gamma", "metric_over_cost", "total_variation", "weights", "loss"),
+        *("cka", "cka_pairs", "kl"),
     }
+    alike = table["similarity"]
+    assert alike["gammas"] == [None, 0.0, 0.25, 0.5, 0.75]
+    assert alike["cka_pairs"][0][1] == pytest.approx(1, abs=1e-3)  # up to the file's 8 bits
+    assert alike["kl"][0][1] == pytest.approx(0, abs=1e-3)
+    assert alike["kl"][0][4] > alike["kl"][0][2] > 0
     assert "http" not in page.replace("http://www.w3.org", "")
 
 

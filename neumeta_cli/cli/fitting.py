@@ -147,7 +147,7 @@ def fit(
         from neumeta_cli.compare.report import write_report
 
         page = write_report(read_run(folder), folder, folder / REPORT_FOLDER)
-    write_json(json, result.as_dict())
+    write_json(json, result.table.as_dict())
     if json != "-":
         cost = result.table.fit
         say(rows_table(f"{chosen.name}, scope {chosen.scope}", result.rows, result.metrics))

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from neumeta_cli.compare.methods import METHODS, PRUNING, NeuMeta
-from neumeta_cli.compare.results import Comparison, MergedRow, MethodResult, Similarity
-from neumeta_cli.evaluate import TotalVariation
+from neumeta_cli.compare.results import Comparison, MergedRow, MethodResult
+from neumeta_cli.evaluate import Similarity, TotalVariation
 
 # (epoch, loss) of whatever was fitted, by its method's label and which part of it
 Curves = Mapping[tuple[str, str], Sequence[tuple[int, float]]]

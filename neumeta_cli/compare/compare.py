@@ -21,18 +21,21 @@ from neumeta_cli.compare.results import (
     MethodResult,
     MethodRun,
     RecipeRecord,
-    Similarity,
 )
-from neumeta_cli.compare.similarity import Observed, feature_layer, observe, similarity
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     BATCHES,
     CHECKPOINT,
+    Observed,
     Row,
+    Similarity,
     TotalVariation,
     evaluate_network,
+    feature_layer,
     measure_latency,
+    observe,
     shown,
+    similarity,
     tell,
 )
 from neumeta_cli.hardware import describe_machine
@@ -47,7 +50,7 @@ from neumeta_cli.tasks import Task
 CODE = (  # what results depend on; a change there makes comparisons run again
     *("checkpoint", "data", "distill", "manifold", "permute", "resize", "tasks"),
     *("trace", "training", "zoo"),
-    *("compare/methods", "compare/compare.py", "compare/results.py", "compare/similarity.py"),
+    *("compare/methods", "compare/compare.py", "compare/results.py", "evaluate/similarity.py"),
     *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),
     *("documents.py", "kernels.py", "measuring.py", "pipeline.py"),
     *("recipe", "settings.py", "seeding.py"),

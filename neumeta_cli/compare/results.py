@@ -17,6 +17,7 @@ from neumeta_cli.evaluate import (
     Record,
     Row,
     RowRecord,
+    Similarity,
     TotalVariation,
 )
 from neumeta_cli.recipe import Recipe
@@ -83,23 +84,6 @@ class RecipeRecord(Record):
     def parse(cls, text: str) -> Any:
         """The content of a run's ``recipe.yaml``."""
         return read_yaml(text)
-
-
-class Similarity(Record):
-    """How alike networks are, the checkpoint first, whose γ is None.
-
-    Attributes:
-        gammas: of the networks.
-        cka: of each one's features with the checkpoint's.
-        kl: KL(row ‖ column) of their outputs, where these are distributions.
-        cka_pairs: of the features of each two; None in older files.
-
-    """
-
-    gammas: list[float | None]
-    cka: list[float]
-    kl: list[list[float]] | None = None
-    cka_pairs: list[list[float]] | None = None
 
 
 class LatencyRow(Record):
@@ -254,6 +238,7 @@ class Comparison(Record):
                     seconds=table.fit.seconds if ours else 0.0,
                     epochs=table.fit.epochs if ours else 0,
                     stored_bytes=table.stored_bytes if ours else table.checkpoint_bytes,
+                    similarity=table.similarity if ours else None,
                     rows=[
                         MergedRow.model_validate(row.as_dict())
                         for row in others

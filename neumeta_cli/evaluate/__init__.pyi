@@ -23,5 +23,15 @@ from .records import (
     FitTable as FitTable,
     Record as Record,
     RowRecord as RowRecord,
+    Similarity as Similarity,
     TotalVariation as TotalVariation,
+)
+from .similarity import (
+    Likeness as Likeness,
+    Observed as Observed,
+    feature_layer as feature_layer,
+    linear_cka as linear_cka,
+    observe as observe,
+    output_divergence as output_divergence,
+    similarity as similarity,
 )

@@ -82,6 +82,23 @@ class FitCost(Record):
     plain_epochs: float
 
 
+class Similarity(Record):
+    """How alike networks are, the checkpoint first, whose γ is None.
+
+    Attributes:
+        gammas: of the networks.
+        cka: of each one's features with the checkpoint's.
+        kl: KL(row ‖ column) of their outputs, where these are distributions.
+        cka_pairs: of the features of each two; None in older files.
+
+    """
+
+    gammas: list[float | None]
+    cka: list[float]
+    kl: list[list[float]] | None = None
+    cka_pairs: list[list[float]] | None = None
+
+
 class FitTable(Record):
     """A fit's ``table.json``.
 
@@ -96,6 +113,7 @@ class FitTable(Record):
         source: which weights of the checkpoint's file were taken, and what was left out.
         total_variation: of each clique before and after permuting.
         hardware: that it ran on.
+        similarity: of the manifold's networks; None in older files.
 
     """
 
@@ -109,6 +127,7 @@ class FitTable(Record):
     source: dict[str, Any] | None = None
     total_variation: TotalVariation
     hardware: dict[str, Any] | None = None
+    similarity: Similarity | None = None
 
     @model_validator(mode="after")
     def _with_checkpoint(self) -> Self:

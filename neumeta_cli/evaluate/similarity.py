@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neumeta_cli.compare.results import Similarity
 from neumeta_cli.errors import NeumetaError
+from neumeta_cli.evaluate.records import Similarity
 from neumeta_cli.tasks import Task
 
 BATCH = 250
@@ -26,7 +26,7 @@ class Observed:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment (Kornblith et al., 2019), 0 to 1.
+    """Linear centred kernel alignment (Kornblith et al., 2019), 0 to 1; 0 if one never varies.
 
     Args:
         x: features of n inputs, (n, d).
@@ -39,7 +39,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         own, shared = k.norm() * m.norm(), (k * m).sum()
     else:
         own, shared = (x.T @ x).norm() * (y.T @ y).norm(), (y.T @ x).square().sum()
-    return float(shared / own) if own > 0 else float("nan")
+    return float(shared / own) if own > 0 else 0.0
 
 
 def output_divergence(p: Tensor, q: Tensor) -> float:
@@ -107,6 +107,36 @@ def similarity(
         kl=[[output_divergence(a, b) for b in scores] for a in scores] if scores else None,
         cka_pairs=pairs,
     )
+
+
+class Likeness:
+    """Gathers what networks give, the checkpoint first, to tell how alike they are.
+
+    Args:
+        task: its test images.
+        images: how many of them.
+        layer: see ``observe``.
+
+    """
+
+    def __init__(self, task: Task, images: int, layer: str | None) -> None:
+        self.task, self.images, self.layer = task, images, layer
+        self._seen: dict[float | None, Observed] = {}
+        self._able = True
+
+    def see(self, network: nn.Module, gamma: float | None = None) -> None:
+        """Look at a network; at the checkpoint if γ is None."""
+        try:
+            self._seen[gamma] = observe(network, self.task, self.images, self.layer)
+        except NeumetaError:  # it has no such layer, or one that does not give one tensor, once
+            self._able = False
+
+    @property
+    def found(self) -> Similarity | None:
+        """How alike they are; None if there are no features to compare."""
+        if not self._able or None not in self._seen:
+            return None
+        return similarity([*self._seen], [*self._seen.values()], self._seen[None])
 
 
 def _is_large(seen: Tensor) -> bool:
