@@ -88,17 +88,18 @@ def test_tensors_of_a_manifold_are_numbers_of_their_type(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        lambda d: d["noise"].update(samples=10**9),
-        lambda d: d["inr"].update(kind=["selected"]),
+        (lambda d: d["noise"].update(samples=10**9), "samples: "),
+        (lambda d: d["inr"].update(kind=["selected"]), ""),
+        (lambda d: d["inr"].update(added={"a": "x"}), r"added\.a: Input should be a valid integer"),
     ],
 )
 def test_metadata_that_would_take_for_ever_or_are_of_another_type(
-    manifold: Path, tmp_path: Path, change: Callable[[dict], None]
+    manifold: Path, tmp_path: Path, change: Callable[[dict], None], reason: str
 ) -> None:
     path = rewritten(manifold, tmp_path / "x.safetensors", change)
-    with pytest.raises(NeumetaError, match="is a damaged manifold"):
+    with pytest.raises(NeumetaError, match=f"is a damaged manifold: {reason}"):
         load_manifold(path)
 
 

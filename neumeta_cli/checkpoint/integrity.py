@@ -176,6 +176,12 @@ def refusing(path: Path, what: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error, or its kind where it has no text; of pydantic's, the fault."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}".removeprefix(": ")[:160]
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
