@@ -50,7 +50,7 @@ from neumeta_cli.tasks import Task
 CODE = (  # what results depend on; a change there makes comparisons run again
     *("checkpoint", "data", "distill", "manifold", "permute", "resize", "tasks"),
     *("trace", "training", "zoo"),
-    *("compare/methods", "compare/compare.py", "compare/results.py", "evaluate/similarity.py"),
+    *("compare/methods", "compare/compare.py", "compare/results.py", "evaluate/likeness.py"),
     *("evaluate/measure.py", "evaluate/prune.py", "evaluate/records.py"),
     *("documents.py", "kernels.py", "measuring.py", "pipeline.py"),
     *("recipe", "settings.py", "seeding.py"),

@@ -26,7 +26,7 @@ from .records import (
     Similarity as Similarity,
     TotalVariation as TotalVariation,
 )
-from .similarity import (
+from .likeness import (
     Likeness as Likeness,
     Observed as Observed,
     feature_layer as feature_layer,
