@@ -9,6 +9,7 @@ from neumeta_cli.resize import silent_weights
 if TYPE_CHECKING:
     from neumeta_cli.manifold.inr.coordinates import TensorSpec
     from neumeta_cli.resize import Frame
+    from neumeta_cli.trace import Operator
 
 
 class Depths:
@@ -39,7 +40,6 @@ class Depths:
         self._inside: dict[str, tuple[str, ...]] = {}
         self.blocks: tuple[str, ...] = ()
         self.added = dict(added or {})
-        self._operators = frame.trace.operators
         room = {r.last: r.most - len(r.blocks) for r in frame.runs if r.last} if added else {}
         for block, count in self.added.items():
             if count > room.get(block, 0):
@@ -61,17 +61,18 @@ class Depths:
                 self._inside[run.name] = run.blocks
         self.blocks = self._in_order(blocks, self.order.values())
 
-    def keep(self, learnt: Collection[str]) -> None:
+    def keep(self, operators: "Sequence[Operator]", learnt: Collection[str]) -> None:
         """Leave out what is added where none of these weights makes what its copies add.
 
         Args:
+            operators: of the network's trace.
             learnt: the weights of the blocks whose copies have something to learn.
 
         """
         self.added = {
             block: count
             for block, count in self.added.items()
-            if not silent_weights(self._operators, block).isdisjoint(learnt)
+            if not silent_weights(operators, block).isdisjoint(learnt)
         }
 
     @staticmethod

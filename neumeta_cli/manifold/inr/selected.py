@@ -129,7 +129,8 @@ class SelectedInr(Inr):
             deep = [torch.zeros_like(weight) for _ in range(self._deep(name))]
             self.grids[entry(name)] = Grid(weight, changes, deep)
         self.additions = nn.ParameterDict()
-        self.depths.keep({spec.name for spec in self.specs})
+        names = {spec.name for spec in self.specs}
+        self.depths.keep(self.frame.trace.operators, names)
         for name, weight in self.turned(tensors).items():
             for own in added_names(name, self.depths.added):
                 self.additions[entry(own)] = torch.zeros_like(weight)
