@@ -162,6 +162,21 @@ def test_mixed_batches_train_the_same_after_an_interruption(
     assert not torch.equal(whole["conv.weight"], plain["conv.weight"])
 
 
+def test_the_last_steps_see_images_as_they_are(prepare, monkeypatch) -> None:
+    seen = []
+    compute = PlainStep._compute_gradients
+
+    def noted(self: PlainStep, index: Tensor, step: int, mixed: object) -> dict[str, float]:
+        seen.append((step, mixed is not None))
+        return compute(self, index, step, mixed)
+
+    monkeypatch.setattr(PlainStep, "_compute_gradients", noted)
+    settings = SETTINGS | {"precision": "float32"}
+    train_network(*prepare(), TrainSection(**settings, mix="cutmix", mix_share=0.5))
+    taken = dict(seen)  # a rehearsal's steps come before
+    assert {step: step < len(taken) / 2 for step in taken} == taken
+
+
 def test_only_labels_of_classes_are_mixed(prepare) -> None:
     model, task = prepare()
 

@@ -43,6 +43,7 @@ class PlainStep:
         device: where to compute.
         processes: that share each batch.
         mixed: mixes the images and labels of a batch, drawing from torch's own generator.
+        mix_share: of the steps, the first ones, that mix.
 
     Attributes:
         choices: draws order and augmentation; the same in every process.
@@ -63,8 +64,9 @@ class PlainStep:
         device: torch.device,
         processes: Processes,
         mixed: Mix | None = None,
+        mix_share: float = 1.0,
     ) -> None:
-        self.mixed = mixed
+        self.mixed, self.mix_share = mixed, mix_share
         self.model = model.requires_grad_(True).train()
         self.task, self.optimizer, self.learning_rate = task, optimizer, learning_rate
         self.seed, self.device, self.processes = seed, device, processes
@@ -93,7 +95,8 @@ class PlainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * place.decay * place.factor
         buffers = self._buffers()
-        parts = self._compute_gradients(index, place.step)
+        mixes = place.step < self.mix_share * place.total
+        parts = self._compute_gradients(index, place.step, self.mixed if mixes else None)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm + parts["loss"]):
@@ -113,13 +116,13 @@ class PlainStep:
         """
         with self._unchanged(precision):
             self.choices.manual_seed(number)
-            self._compute_gradients(torch.arange(images), number)
+            self._compute_gradients(torch.arange(images), number, self.mixed)
 
     def footprint(self, precision: str, images: int) -> int:
         """Bytes that the tensors of a step on the first images take at their most."""
         held = Held()
         with self._unchanged(precision), held:
-            self._compute_gradients(torch.arange(images), 0)
+            self._compute_gradients(torch.arange(images), 0, self.mixed)
         return held.most
 
     @contextmanager
@@ -142,7 +145,7 @@ class PlainStep:
         assert self.task.train is not None
         return self.task.train.generator(self.choices, self.seed, step)
 
-    def _compute_gradients(self, index: Tensor, step: int) -> dict[str, float]:
+    def _compute_gradients(self, index: Tensor, step: int, mixed: Mix | None) -> dict[str, float]:
         """The loss, and its gradients, of the whole batch."""
         task, part = self.task, self.processes.part(len(index))
         assert task.train is not None
@@ -155,8 +158,8 @@ class PlainStep:
         ):
             x, targets = task.batch(task.train, index, self._draws(step), part)
             x, targets = x.to(self.device), targets.to(self.device)
-            if self.mixed is not None:
-                x, targets = self.mixed(x, targets)
+            if mixed is not None:
+                x, targets = mixed(x, targets)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowered):
                 outputs = self.model(x)
             loss = task.loss(as_float(outputs), targets)
@@ -238,8 +241,8 @@ def train_network(
     optimizer = torch.optim.AdamW(
         model.to(place).parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
     )
-    mixed = _mix(train.mix, task)
-    step = PlainStep(model, task, optimizer, train.learning_rate, seed, place, processes, mixed)
+    mix = (_mix(train.mix, task), train.mix_share)
+    step = PlainStep(model, task, optimizer, train.learning_rate, seed, place, processes, *mix)
     journal = Journal(folder, processes.main)
     images = len(task.train)
     loop = Loop(step, "train", train, images, journal, processes, reporter or Silent())

@@ -22,6 +22,13 @@ class TrainSection(Section):
         "networks that learn few images by heart (torchvision's MixUp and CutMix, alpha 1); "
         "classification only",
     )
+    mix_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="fraction of the steps, the first ones, that mix; the last ones see images as "
+        "they are, with the rate low",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="number format of matrix products and convolutions; auto: the same as in the "
