@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +15,17 @@ from neumeta_cli import pipeline
 from neumeta_cli.checkpoint import load_checkpoint
 from neumeta_cli.cli.options import parse_widths
 from neumeta_cli.compare import chosen_methods, compare_methods, read_run
-from neumeta_cli.compare.methods import METHODS, Bench, pruned
+from neumeta_cli.compare.methods import METHODS, Bench, pruned, trained
 from neumeta_cli.compare.report import clear_winner
 from neumeta_cli.compare.results import MergedRow, MethodResult
+from neumeta_cli.distill.draws import WidthPool
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import L1_PRUNING, Likeness, linear_cka, measure, output_divergence
+from neumeta_cli.manifold import build_manifold
+from neumeta_cli.manifold.inr import inr_settings
+from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.pipeline import build_untrained
-from neumeta_cli.recipe import load_recipe, parse_recipe
+from neumeta_cli.recipe import Recipe, load_recipe, parse_recipe
 from neumeta_cli.reporting import Silent
 from neumeta_cli.resize import open_frame
 from neumeta_cli.tasks import Metric, load_task
@@ -102,6 +107,24 @@ def test_widths_that_are_none(text: str) -> None:
         parse_widths(text)
 
 
+@pytest.mark.parametrize("name", ["us_net", "slimmable"])
+def test_rivals_train_their_own_widths_and_no_others(build, monkeypatch, tmp_path, name) -> None:
+    recipe = load_recipe("cifar10_resnet20_all")
+    assert recipe.fit.anchor_spread  # which is not theirs
+    seen: list[Recipe] = []
+    monkeypatch.setattr(trained, "_of_one", lambda _, changed, folder: seen.append(changed))
+    METHODS[name].run(SimpleNamespace(recipe=recipe), tmp_path)
+    fit, inr = seen[0].fit, inr_settings(kind="selected")
+    manifold, _ = build_manifold(
+        *build("cifar_resnet20"), (3, 32, 32), "all", False, inr, NoiseSection()
+    )
+    pool, generator = WidthPool(manifold, fit), torch.Generator().manual_seed(0)
+    networks = {tuple(d.sizes.items()) for _ in range(50) for d in pool.draw(generator)[1:]}
+    own = recipe.fit.gamma if name == "us_net" else recipe.eval.gammas[1:]
+    wanted = {tuple(manifold.frame.sizes(1 - g).items()) for g in own if g <= recipe.fit.gamma[1]}
+    assert networks == wanted
+
+
 @pytest.mark.slow
 def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
     recipe = load_recipe("digits_lenet", [*QUICK, "compare.methods=[all]", "fit.anchors=[0.5]"])
@@ -126,8 +149,8 @@ def test_every_method_gives_networks_of_the_same_cost(tmp_path: Path) -> None:
         assert pairs[0].tolist() == pytest.approx(found.cka)
         assert method.stored_bytes > 0
     assert set(costs) == {0.0, 0.25, 0.5, 0.75}
-    trained = {m.method: m.epochs for m in comparison.methods if m.epochs}
-    assert trained["individual"] == 3 * trained["us_net"] == 3
+    taken = {m.method: m.epochs for m in comparison.methods if m.epochs}
+    assert taken["individual"] == 3 * taken["us_net"] == 3
     assert [row.gamma for row in comparison.latency] == recipe.eval.gammas
     assert json.loads((tmp_path / "compare.json").read_text("utf-8")) == comparison.as_dict()
     assert read_run(tmp_path) == comparison

@@ -24,6 +24,7 @@ SLICES: Changes = {
         "mixed": 0.0,
         "anchors": [],
         "anchor_shares": [],
+        "anchor_spread": 0.0,
         "drawn_weight": 1.0,
         "update": 1.0,
         "warmup_steps": 0,
