@@ -150,6 +150,10 @@ def test_a_task_of_ones_own_is_known_too(project: Path) -> None:
         ("torchvision/resnet18", {"replace_stride_with_dilation": [False, True, False]}),
         ("torchvision/densenet121", {"growth_rate": 16, "drop_rate": 0.1}),
         ("timm/convnext_atto", {"drop_path_rate": 0.1, "ls_init_value": 0.5}),
+        (
+            "timm/swin_tiny_patch4_window7_224",
+            {"img_size": [32, 32], "embed_dim": 48, "depths": [2, 2], "num_heads": [2, 4]},
+        ),
     ],
 )
 def test_numbers_for_a_librarys_factory_need_no_permission(name: str, kwargs: dict) -> None:
@@ -162,6 +166,9 @@ def test_numbers_for_a_librarys_factory_need_no_permission(name: str, kwargs: di
         {"width_per_group": 10**6},
         {"layers": [10**6]},
         {"layers": [1] * 10**4},
+        {"num_heads": [2, 10**6]},
+        {"num_heads": []},
+        {"img_size": [32, "32"]},
         {"drop_rate": float("inf")},
         {"drop_rate": float("nan")},
         {"norm_layer": "os.system"},

@@ -243,8 +243,10 @@ def recorded_arch(document: Mapping[str, Any], trusted: bool) -> Arch:
     for key, value in kwargs.items():
         if not _plain(key, value):
             raise NeumetaError(
-                f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs "
-                "your permission; if you trust it, say --trust-code (trust_code=True in Python)"
+                f"the file wants {name} built with {key}={str(value)[:40]!r}, which needs your "
+                "permission; if you trust it, give a recipe that says so (model.arch, "
+                "model.kwargs), or say --trust-code where the command has it (trust_code=True in "
+                "Python)"
             )
     return Arch(resolve(name).name, kwargs, cuts)
 
@@ -252,8 +254,9 @@ def recorded_arch(document: Mapping[str, Any], trusted: bool) -> Arch:
 def _plain(key: str, value: Any) -> bool:
     """Whether a file may give a library's factory this argument without permission."""
     if key in PLAIN or key in WORDS:
-        counted = type(value) is int and 1 <= value <= PLAIN.get(key, 0)
-        return counted or value in _words(key, value)
+        counts = value if isinstance(value, list) else [value]  # of each stage, or side
+        counted = all(type(one) is int and 1 <= one <= PLAIN.get(key, 0) for one in counts)
+        return (0 < len(counts) <= LONGEST_LIST and counted) or value in _words(key, value)
     if any(word in key for word in REACHING):  # for what lies in other places
         return False
     if isinstance(value, list):
