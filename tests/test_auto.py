@@ -8,7 +8,7 @@ import torch
 from conftest import Told
 from test_cli import fails
 
-from neumeta_cli.checkpoint import load_checkpoint, resolve
+from neumeta_cli.checkpoint import Arch, load_checkpoint, resolve
 from neumeta_cli.cli.sizing import at_size_of
 from neumeta_cli.data import Images, find_images
 from neumeta_cli.data.decoding import read_image
@@ -119,6 +119,17 @@ def test_what_a_network_does_not_run_with_is_left_out_and_told(build, monkeypatc
     assert told.lines == [f"fit.mixed 0, not the default: {NOT_MIXED}"]
     asked = load_recipe("cifar10_vit_tiny", ["fit.mixed=0.5"])
     assert suited(asked, frame, told) is asked  # the fit refuses it
+
+
+def test_tables_that_no_file_holds_let_widths_differ() -> None:
+    """Masks of windows lie in memory, where the rest of a network is tried without any."""
+    small = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32}
+    stages = {"depths": [2, 2], "num_heads": [2, 4]}
+    model = Arch("timm/swin_tiny_patch4_window7_224", small | stages).build_with_tables()
+    frame, told = open_frame(model, (3, 32, 32), "count"), Told()
+    bare = Recipe.model_validate({"name": "x", "model": {"arch": "timm/swin"}})
+    assert suited(bare, frame, told) is bare
+    assert not told.lines
 
 
 def test_choices_follow_what_was_asked_for(tmp_path: Path) -> None:

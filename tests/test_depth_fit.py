@@ -1,5 +1,6 @@
 """Fits that train depth: what networks with fewer blocks become, and that others stay."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from neumeta_cli.checkpoint import load_checkpoint, resolve
 from neumeta_cli.cli.gains import accuracy_line, share_of_parameters
 from neumeta_cli.distill import Fitter, fit_manifold, open_fit
 from neumeta_cli.distill.settings import FitSection
+from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import MANIFOLD
 from neumeta_cli.export import export_network
 from neumeta_cli.manifold import (
@@ -30,7 +32,7 @@ from neumeta_cli.manifold.inr import inr_settings
 from neumeta_cli.manifold.inr.depths import Depths, come_in
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.recipe import Recipe
-from neumeta_cli.resize import open_frame
+from neumeta_cli.resize import Frame, open_frame
 from neumeta_cli.tasks import load_task
 
 ORDER = ["layer1.1", "layer3.2", "layer1.0", "layer3.1", "layer2.2"]
@@ -316,6 +318,23 @@ def test_what_is_told_of_trained_blocks_that_were_added(build) -> None:
     assert accuracy_line(longer, 1.0) is None
     assert accuracy_line(manifold.longer({"layer1.2": 1}), 1.0) is not None
     assert share_of_parameters(longer, manifold.frame.full) > 1
+
+
+def test_copies_are_tried_beside_blocks_that_are_trained(build, monkeypatch) -> None:
+    inr = inr_settings(**LONGER)
+    manifold, _ = build_manifold(*build(RESNET), (3, 32, 32), "all", False, inr, NoiseSection())
+    with torch.no_grad():
+        manifold.inr.additions["layer3/2/added/0/bn2/weight"] += 0.1
+    copied = Frame.copied
+
+    def loud(self: Frame, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        made = copied(self, tensors)
+        return made | {n: t + 1 for n, t in made.items() if n == "layer1.2.added.0.bn2.weight"}
+
+    monkeypatch.setattr(Frame, "copied", loud)
+    assert manifold.longer({"layer3.2": 1}).frame.added
+    with pytest.raises(NeumetaError, match=r"no block can be added after layer1\.2: it would"):
+        manifold.longer({"layer1.2": 1, "layer3.2": 1})
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def shorten(manifold: "Manifold", given: Sequence[str], reporter: Reporter) -> "
     counts = {name: count for name, count in asked.items() if count < sizes[name]}
     added = added_blocks(runs, asked)
     if added:
-        learnt = manifold.inr.learnt
+        learnt = {name: n for name, n in manifold.inr.learnt.items() if name in added}
         manifold = manifold.longer(added)
         told = ", ".join(f"{count} after {name}" for name, count in added.items())
         what = "copies that change nothing until they are trained"

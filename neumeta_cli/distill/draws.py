@@ -69,25 +69,17 @@ class WidthPool:
         self.groups = manifold.frame.linked
         self.anchors = [manifold.frame.sizes(1 - gamma) for gamma in fit.anchors]
         self._mixed: dict[int, dict[str, int]] = {}  # for which a program may have to be solved
-        self._tells = bool(fit.mixed) and not self._fault(self.full)  # on the meta device
+        self._tells = bool(fit.mixed) and not manifold.frame.fault(self.full)
         if self._tells:
             self._try_mixed()
 
     def _try_mixed(self) -> None:
-        faults = [self._fault(self._apart(place)) for place in range(TRIALS)]
+        faults = [self.manifold.frame.fault(self._apart(place)) for place in range(TRIALS)]
         if any(faults):
             raise NeumetaError(
                 "this network does not run with a width of its own for each clique "
                 f"({next(filter(None, faults))}); set fit.mixed=0"
             )
-
-    def _fault(self, sizes: dict[str, int]) -> str:
-        """Why the network does not run at these sizes; empty if it does."""
-        try:
-            self.manifold.skeleton(sizes)(torch.empty(2, *self.manifold.input_size, device="meta"))
-        except Exception as error:  # whatever a forward pass raises on sizes that it refuses
-            return f"{error}".partition("\n")[0] or repr(error)
-        return ""
 
     def draw(self, generator: torch.Generator) -> list[Drawn]:
         """The networks that the step trains; the one with a random width comes first."""
@@ -143,7 +135,7 @@ class WidthPool:
         """
         if place not in self._mixed:
             sizes = self._apart(place)
-            if self._tells and self._fault(sizes):
+            if self._tells and self.manifold.frame.fault(sizes):
                 sizes = self.manifold.frame.sizes(fmean(self._widths(place).values()))
             self._mixed[place] = sizes
         return self._mixed[place]

@@ -28,6 +28,7 @@ from neumeta_cli.resize import (
     calibrate,
     drop_statistics,
     has_statistics,
+    move_constants,
     open_frame,
 )
 
@@ -100,17 +101,19 @@ class Manifold(nn.Module):
 
         """
         made = self._with(self.frame.longer(added))
-        if tried or not added or self.inr.learnt:
+        copies = {name: count for name, count in added.items() if name not in self.inr.learnt}
+        if tried or not copies:
             return made
+        trial = self._with(self.frame.longer(copies))
         noise = torch.Generator().manual_seed(SAMPLING_SEED)
         x = torch.randn(2, *self.input_size, generator=noise).to(self.inr.device)
         try:
-            outputs = [m.sample(1.0, samples=0)(x) for m in (self, made)]
+            outputs = [m.sample(1.0, samples=0)(x) for m in (self, trial)]
         except ValueError as error:
             raise NeumetaError(f"no block can be added: {error}") from error
         pairs = zip(tree_leaves(outputs[0]), tree_leaves(outputs[1]), strict=True)
         if not all(torch.equal(one, other) for one, other in pairs if isinstance(one, Tensor)):
-            blocks = ", ".join(added)
+            blocks = ", ".join(copies)
             raise NeumetaError(f"no block can be added after {blocks}: it would change outputs")
         return made
 
@@ -281,9 +284,9 @@ class Manifold(nn.Module):
             made = self.frame.skeleton(sizes)
             for name in self.norms:
                 drop_statistics(made.get_submodule(name))
-            return made
+            return move_constants(made, self.inr.device)
 
-        return self._skeletons.get(tuple(sizes.items()), make)
+        return self._skeletons.get((self.inr.device, *sizes.items()), make)
 
     def fixed_at(self, sizes: Sizes, statistics: bool = True) -> dict[str, Tensor]:
         """The tensors out of scope; statistics of norms along morphing channels are resampled.
@@ -328,7 +331,7 @@ class Manifold(nn.Module):
         own = {name: own_memory(tensor) for name, tensor in tensors.items()}
         network = self.frame.build(chosen, own)
         full = all(chosen[name] >= count for name, count in self.frame.full.items())
-        changed = self.frame.dropped or (self.frame.added and self.inr.learnt)
+        changed = self.frame.dropped or any(name in self.inr.learnt for name in self.frame.added)
         same = self.inr.keeps_checkpoint and full and not changed
         exact = same and (samples == 0 or not (self.noise.channels or self.noise.sizes))
         if self.norms and len(self.calibration) and not exact:

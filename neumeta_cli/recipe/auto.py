@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 
@@ -188,9 +187,4 @@ def _runs_mixed(frame: Frame) -> bool:
         for number, group in enumerate(scoped.linked)
         for name in group
     }
-    x = torch.empty(2, *scoped.inputs, device="meta")
-    try:
-        scoped.skeleton(scoped.sizes(widths))(x)
-    except Exception:  # whatever a forward pass raises on sizes that it refuses
-        return False
-    return True
+    return not scoped.fault(scoped.sizes(widths))

@@ -29,6 +29,7 @@ from .layouts import (
 )
 from .network import (
     build_resized as build_resized,
+    move_constants as move_constants,
     resize_model as resize_model,
     resized_shapes as resized_shapes,
 )

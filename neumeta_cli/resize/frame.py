@@ -149,17 +149,17 @@ class Frame:
         full = self.full
         if all(size <= full.get(name, size) for name, size in sizes.items()):
             return
-        if fault := self._runs(tuple(sizes.items())):
+        if fault := self.fault(sizes):
             raise NeumetaError(
                 f"the network does not run wider than its checkpoint: {fault} (a size written out "
                 "in its forward pass, such as x[:, :64], does not grow); widths up to 1 work"
             )
 
-    def _runs(self, sizes: tuple[tuple[str, int], ...]) -> str:
+    def fault(self, sizes: Sizes) -> str:
         """Why a forward pass fails at these sizes, on the meta device; empty if it runs."""
 
         def tried() -> str:
-            small = on_meta(self.skeleton(dict(sizes)))  # with buffers that no checkpoint holds
+            small = on_meta(self.skeleton(sizes))  # with buffers that no checkpoint holds
             args, kwargs = meta_inputs(small, self.inputs)
             try:
                 with torch.no_grad(), torch.device("meta"):
@@ -170,7 +170,7 @@ class Frame:
             same = shapes == self.trace.output_shapes
             return "" if same else "its outputs have other shapes there"
 
-        return self._faults.get(sizes, tried)
+        return self._faults.get(tuple(sizes.items()), tried)
 
     def build(self, sizes: Sizes, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The network at these sizes around ``tensors``, which it shares.

@@ -152,11 +152,21 @@ def put_weights(small: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
     """
     state = dict(tensors)
+    device = next(iter(state.values())).device if state else torch.device("cpu")
     for name, like in small.state_dict().items():
         if name.endswith("num_batches_tracked"):  # which many files leave out
-            state.setdefault(name, torch.zeros(like.shape, dtype=like.dtype))
+            state.setdefault(name, torch.zeros(like.shape, dtype=like.dtype, device=device))
     put_tensors(small, state, assign=True)
-    return small.requires_grad_(False).eval()
+    return move_constants(small, device).requires_grad_(False).eval()
+
+
+def move_constants(small: nn.Module, device: torch.device) -> nn.Module:
+    """Bring the tables that a structure has of its own, and no file holds, to a device."""
+    for module in small.modules():
+        for key, table in _buffers(module):
+            if not table.is_meta:
+                module._buffers[key] = table.to(device)
+    return small
 
 
 def _conv(module: Any) -> None:
