@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neumeta_cli.distill.reading import MOST_PIXELS, READING, feature_dim, spread
+from neumeta_cli.distill.reading import (
+    MOST_PIXELS,
+    READING,
+    feature_dim,
+    reads_channels,
+    spread,
+)
 from neumeta_cli.manifold import Manifold, Moments, TensorSpec
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import TRANSPOSED
@@ -75,11 +81,30 @@ class Inputs:
             self.reporter.advance()
         self.reporter.finish()
 
-    @torch.no_grad()
     def _measure(self, names: Sequence[str]) -> dict[str, Moments]:
         sums = {name: own for name in names if (own := self._sum(name)) is not None}
+        self._look(sums)
+        return {n: s.moments() for n, s in sums.items() if s.rows and not s.refused}
+
+    def squares(self) -> dict[str, Tensor]:
+        """E[x²] of each channel that a layer reads, (C_in,), by its weight, in float64.
+
+        Of linear layers and convolutions that are not in groups.
+        """
+        sums = {
+            name: _Squares()
+            for name, spec in self.specs.items()
+            if name == f"{spec.module}.weight"
+            and reads_channels(self.network.get_submodule(spec.module))
+        }
+        self._look(sums)
+        return {n: s.total / s.rows for n, s in sums.items() if s.rows and not s.refused}
+
+    @torch.no_grad()
+    def _look(self, sums: "Mapping[str, _Sum | _Squares]") -> None:
+        """Add up what layers read of all images."""
         if not sums:  # no image need be looked at
-            return {}
+            return
         handles = [self._watch(name, total) for name, total in sums.items()]
         index = self.images.split(self.task.rows(IMAGES_AT_ONCE))
         assert self.task.train is not None
@@ -94,9 +119,8 @@ class Inputs:
             for handle in handles:
                 handle.remove()
         self.reporter.finish()
-        return {n: s.moments() for n, s in sums.items() if s.rows and not s.refused}
 
-    def _watch(self, name: str, total: "_Sum") -> torch.utils.hooks.RemovableHandle:
+    def _watch(self, name: str, total: "_Sum | _Squares") -> torch.utils.hooks.RemovableHandle:
         module = self.network.get_submodule(self.specs[name].module)
 
         def take(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
@@ -132,6 +156,19 @@ class Inputs:
                 if here and flattens and member.positions.size == size:
                     return torch.from_numpy(member.positions)
         return torch.arange(size)[:, None]
+
+
+class _Squares:
+    """The sum of squares of what a layer read so far: of its attributes see ``_Sum``."""
+
+    def __init__(self) -> None:
+        self.rows, self.refused = 0, False
+        self.total = torch.zeros((), dtype=torch.float64)
+
+    def add(self, module: nn.Module, x: Tensor) -> None:
+        rows = spread(x, feature_dim(module)).flatten(0, -2)
+        self.rows += len(rows)
+        self.total = self.total + rows.double().square().sum(0).cpu()
 
 
 class _Sum:
@@ -175,6 +212,33 @@ class _Sum:
         if self.centred:
             products.baddbmm_(means.transpose(1, 2), means, alpha=-1)
         return Moments(products, self.places, self.taps)
+
+
+def channel_energies(inputs: Inputs, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the channels of each clique give to the layers that read them, (rows,), by its name.
+
+    Σ E[x_i²]·‖W[:, i]‖² over these layers: the squares of their outputs, were channels independent.
+    Cliques that none of them reads are left out.
+
+    Args:
+        inputs: measures what layers read.
+        tensors: W0.
+
+    """
+    squares = inputs.squares()
+    given = {}
+    for clique in inputs.manifold.inr.frame.cliques:
+        read = [m for m in clique.members if m.weight in squares]
+        read = [m for m in read if inputs.specs[m.weight].layout.into == m.dim]
+        if not read:
+            continue
+        total = torch.zeros(clique.rows, dtype=torch.float64)
+        for member in read:
+            columns = tensors[member.weight].detach().cpu().double().movedim(member.dim, 0)
+            worth = columns.flatten(1).square().sum(1) * squares[member.weight]
+            total += worth[torch.from_numpy(member.positions)].flatten(1).sum(1)
+        given[clique.name] = total
+    return given
 
 
 def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:

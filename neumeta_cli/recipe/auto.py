@@ -127,12 +127,11 @@ def auto_recipe(
 
 
 def in_any_order(recipe: Recipe, frame: Frame) -> Recipe:
-    """A recipe that says which blocks go, so that no fit has to find out in which order."""
-    if not recipe.fit.depths or recipe.inr.blocks:
-        return recipe
-    going = [block for run in frame.runs for block in run.removable]
-    inr = recipe.inr.model_copy(update={"blocks": going})
-    return recipe.model_copy(update={"inr": inr})
+    """A recipe for which no fit has to find out in which order blocks and channels go."""
+    told: dict[str, Any] = {"order": "norm"} if recipe.inr.chooses else {}
+    if recipe.fit.depths and not recipe.inr.blocks:
+        told["blocks"] = [block for run in frame.runs for block in run.removable]
+    return recipe.model_copy(update={"inr": recipe.inr.model_copy(update=told)})
 
 
 def suited(recipe: Recipe, frame: Frame, reporter: Reporter) -> Recipe:

@@ -44,6 +44,7 @@ from .select import (
     kept_places as kept_places,
     place_channels as place_channels,
     rank_channels as rank_channels,
+    ranks_of as ranks_of,
     select_channels as select_channels,
 )
 from .sizes import (

@@ -31,7 +31,18 @@ def rank_channels(
         if member.weight in parameters:
             along = tensors[member.weight].detach().double().abs().movedim(member.dim, 0)
             norm += along[torch.from_numpy(member.positions)].flatten(1).sum(1)
-    by_copy = norm.reshape(clique.copies, clique.channels)
+    return ranks_of(norm, clique)
+
+
+def ranks_of(importance: Tensor, clique: "Clique") -> np.ndarray:
+    """Rank the channels of each copy of a clique, (rows,), 0 for the most important one.
+
+    Args:
+        importance: (rows,).
+        clique: whose channels these are.
+
+    """
+    by_copy = importance.reshape(clique.copies, clique.channels)
     order = torch.argsort(by_copy, dim=1, descending=True, stable=True)
     return torch.argsort(order, dim=1).flatten().numpy()
 

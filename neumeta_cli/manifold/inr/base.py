@@ -205,6 +205,14 @@ class Inr(nn.Module):
 
         """
 
+    def order(self, energies: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Choose channels by what they are worth on images, where its settings say so.
+
+        Args:
+            energies: measures it, (rows,) for each clique that layers read; others keep theirs.
+
+        """
+
     def forward(self, targets: Sequence[Target], noise: Noise | None) -> list[Tensor]:
         """Generate tensors.
 

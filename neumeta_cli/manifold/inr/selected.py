@@ -24,6 +24,7 @@ from neumeta_cli.resize import (
     kept_places,
     place_channels,
     rank_channels,
+    ranks_of,
     widened_places,
 )
 
@@ -56,6 +57,12 @@ class SelectedSettings(InrSettings):
         "all 1",
     )
 
+    order: Literal["norm", "energy"] = Field(
+        "norm",
+        description="which channels narrower networks begin with: norm, those of largest ℓ1 norm "
+        "of their weights; energy, those that give most to the layers that read them, E[x²]·‖W‖² "
+        "on fit.start_images training images (with none: norm)",
+    )
     depth_knots: list[float] = Field(
         [0.5, 1.0],
         description="the same for blocks: shares of a run's blocks that may go at which each "
@@ -191,6 +198,16 @@ class SelectedInr(Inr):
             ranks = self.get_buffer(f"rank_{number}").view(clique.copies, clique.channels)
             if bool((ranks.sort(dim=1).values != torch.arange(clique.channels)).any()):
                 raise ValueError(f"rank_{number} is no order of channels")
+
+    def order(self, energies: Callable[[], Mapping[str, Tensor]]) -> None:
+        if self.settings.order != "energy":
+            return
+        known = energies()
+        for number, clique in enumerate(self.frame.cliques):
+            if clique.name in known:
+                ranks = torch.from_numpy(ranks_of(known[clique.name], clique))
+                self.get_buffer(f"rank_{number}").copy_(ranks)
+        self._chosen, self._rooms, self._targets = Cache(), Cache(), Cache()
 
     @torch.no_grad()
     def start(self, measure: Measure) -> None:
