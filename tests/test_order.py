@@ -1,17 +1,20 @@
-"""Which channels narrower networks keep: by their weights, or by what they give on images."""
+"""Which channels narrower networks keep, by their weights or by images; and how norms follow."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_start import DIGITS, SIZE, double, inputs_of, manifold_of
+from timm.layers import LayerNorm2d
 from tiny_fits import recipe_for
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Checkpoint, load_checkpoint, resolve
 from neumeta_cli.distill import distill_checkpoint, open_fit
 from neumeta_cli.distill.inputs import channel_energies
-from neumeta_cli.manifold import load_manifold, save_manifold
+from neumeta_cli.manifold import Normed, load_manifold, save_manifold
 from neumeta_cli.recipe import Recipe
 from neumeta_cli.tasks import load_task
 
@@ -99,3 +102,68 @@ def test_a_recipe_chooses_by_what_channels_give(loud: Checkpoint, tmp_path: Path
         one, other = (m.sample(width)(x) for m in (manifold, again))
         assert torch.equal(one, other)
     torch.testing.assert_close(manifold.sample(1.0)(x), loud.model(x))
+
+
+@given(
+    seed=st.integers(0, 10**6), centred=st.booleans(), biased=st.booleans(), kept=st.integers(2, 7)
+)
+@settings(max_examples=40, deadline=None)
+def test_norms_with_fewer_channels_come_closer_to_what_they_gave(
+    seed: int, centred: bool, biased: bool, kept: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(50, 8, generator=generator) * torch.rand(8, generator=generator).mul(5)
+    rows = rows + torch.randn(8, generator=generator)
+    normed, places = Normed(rows, 1e-6, centred), torch.randperm(8, generator=generator)[:kept]
+    places, weight = places.sort().values, torch.rand(8, generator=generator)
+    by = normed.weight_change(weight, biased, places)[places]
+    more = normed.bias_change(weight, places)[places] if biased else torch.zeros(())
+    wanted = normed.normalised(rows)[:, places] * weight[places]
+    before = normed.normalised(rows[:, places]) * weight[places]
+    after = normed.normalised(rows[:, places]) * (weight[places] + by) + more
+    lost = [(x - wanted).square().mean(0) for x in (after, before)]
+    assert bool((lost[0] <= lost[1] + 1e-6).all())
+    whole = torch.arange(8)
+    assert normed.weight_change(weight, biased, whole).abs().max() < 1e-6
+    assert normed.bias_change(weight, whole).abs().max() < 1e-6
+
+
+class Normalising(nn.Module):
+    """A stream that layer norms of both kinds, and RMS norms, read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.image = nn.Conv2d(1, 12, 2, stride=2), LayerNorm2d(12)
+        self.token, self.mix = nn.LayerNorm(12), nn.Linear(12, 12)
+        self.root, self.last = nn.RMSNorm(12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.image(self.stem(x)).flatten(2).transpose(1, 2)
+        x = x + self.mix(self.token(x))
+        return self.last(self.root(x).mean(1))
+
+
+def test_norms_in_a_network_are_refitted(monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = Normalising().eval().requires_grad_(False)
+    # Channels that are left differ from those that are not.
+    model.stem.weight *= torch.linspace(0.2, 3, 12).view(-1, 1, 1, 1)
+    model.stem.bias += torch.linspace(1, 3, 12)
+    task = load_task(DIGITS, model, SIZE)
+    double(monkeypatch)
+    manifold, tensors = manifold_of(model, [0.5])
+    inputs = inputs_of(manifold, tensors, task, 60)
+    norms = dict(inputs.norms())
+    assert set(norms) == {"image", "token", "root"}
+    x = task.inputs(task.train, inputs.images, None)
+    sizes = manifold.frame.sizes(0.5)
+    kept = manifold.inr.chosen(sizes)["image.weight", 0]
+    wanted = model.double().image(model.stem(x))[:, kept]
+    apart = []
+    for _ in range(2):
+        small = manifold.sample(0.5, samples=0)
+        apart.append(float((small.image(small.stem(x)) - wanted).square().mean()))
+        manifold.inr.refit_norms(norms.items())
+    assert apart[1] < 0.5 * apart[0]
+    full = manifold.sample(1.0, samples=0)
+    assert torch.equal(full(x), model(x))

@@ -121,7 +121,9 @@ class Fitter:
         inr.learn(self.stepper.original, own_noise, self.reporter)
         if count:
             images = self.manifold, self.tensors, self.task, count, self.recipe.seed
-            inr.start(Inputs(*images, self.device, self.reporter))
+            inputs = Inputs(*images, self.device, self.reporter)
+            inr.start(inputs)
+            inr.refit_norms(inputs.norms())
         self.processes.share_first(inr.parameters())
         self.stepper.average.module.load_state_dict(inr.state_dict())
         self.preparation_seconds += time.perf_counter() - begun

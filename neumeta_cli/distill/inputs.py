@@ -14,7 +14,7 @@ from neumeta_cli.distill.reading import (
     reads_channels,
     spread,
 )
-from neumeta_cli.manifold import Manifold, Moments, TensorSpec
+from neumeta_cli.manifold import Manifold, Moments, Normed, TensorSpec
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import TRANSPOSED
 from neumeta_cli.tasks import Task
@@ -24,6 +24,8 @@ MOST_BYTES = 1 << 30  # of moments are held at once
 MOST_NUMBERS = 8192  # that a layer reads at once, or it is left out: solving takes the third power
 MOST_BELOW_KERNEL = 2304  # such numbers, or the pixels below a kernel are taken for alike
 IMAGES_AT_ONCE = 64
+ROWS_OF_AN_IMAGE = 4  # that a norm reads are kept
+OWN_NORMS = (nn.LayerNorm, nn.RMSNorm)  # of each image or token
 
 
 class Inputs:
@@ -100,8 +102,20 @@ class Inputs:
         self._look(sums)
         return {n: s.total / s.rows for n, s in sums.items() if s.rows and not s.refused}
 
+    def norms(self) -> Iterator[tuple[str, Normed]]:
+        """What norms of each image or token alone read, by their modules; they are in scope."""
+        sums = {
+            f"{name}.weight": _Rows()
+            for name, module in self.network.named_modules()
+            if isinstance(module, OWN_NORMS) and f"{name}.weight" in self.specs
+        }
+        self._look(sums)
+        for name, rows in sums.items():
+            if rows.rows and not rows.refused:
+                yield self.specs[name].module, rows.normed()
+
     @torch.no_grad()
-    def _look(self, sums: "Mapping[str, _Sum | _Squares]") -> None:
+    def _look(self, sums: "Mapping[str, _Sum | _Squares | _Rows]") -> None:
         """Add up what layers read of all images."""
         if not sums:  # no image need be looked at
             return
@@ -120,7 +134,9 @@ class Inputs:
                 handle.remove()
         self.reporter.finish()
 
-    def _watch(self, name: str, total: "_Sum | _Squares") -> torch.utils.hooks.RemovableHandle:
+    def _watch(
+        self, name: str, total: "_Sum | _Squares | _Rows"
+    ) -> torch.utils.hooks.RemovableHandle:
         module = self.network.get_submodule(self.specs[name].module)
 
         def take(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
@@ -169,6 +185,29 @@ class _Squares:
         rows = spread(x, feature_dim(module)).flatten(0, -2)
         self.rows += len(rows)
         self.total = self.total + rows.double().square().sum(0).cpu()
+
+
+class _Rows:
+    """Some of what a norm read so far: of its attributes see ``_Sum``."""
+
+    def __init__(self) -> None:
+        self.rows, self.refused = 0, False
+        self.some: list[Tensor] = []
+        self.eps, self.centred = 0.0, True
+
+    def add(self, module: Any, x: Tensor) -> None:
+        found = _channels_last(module, x)
+        self.refused = self.refused or found is None
+        if found is None or self.refused:
+            return
+        self.eps, self.centred = _eps(module, x), isinstance(module, nn.LayerNorm)
+        rows = found.flatten(0, -2)
+        every = max(1, len(rows) // (ROWS_OF_AN_IMAGE * len(x)))
+        self.some.append(rows[::every].float().cpu())
+        self.rows += len(self.some[-1])
+
+    def normed(self) -> Normed:
+        return Normed(torch.cat(self.some), self.eps, self.centred)
 
 
 class _Sum:
@@ -252,6 +291,25 @@ def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
     padded = nn.functional.pad(padded, [0, short[1], 0, short[0]])
     found = nn.functional.unfold(padded, module.kernel_size, module.dilation, stride=step)
     return found.transpose(1, 2)
+
+
+def _eps(module: Any, x: Tensor) -> float:
+    return float(torch.finfo(x.dtype).eps if module.eps is None else module.eps)
+
+
+def _channels_last(module: Any, x: Tensor) -> Tensor | None:
+    """What a norm reads with its channels last; None if it is no norm along one dimension."""
+    bias = getattr(module, "bias", None)
+    given = module.forward(x)  # its hooks take this
+    for dim in (-1, 1):
+        rows = x.movedim(dim, -1)
+        if rows.shape[-1:] != module.weight.shape:
+            continue
+        normed = Normed(rows.flatten(0, -2), _eps(module, x), isinstance(module, nn.LayerNorm))
+        own = normed.normalised(normed.rows) * module.weight + (0 if bias is None else bias)
+        if close(own.to(x.dtype).view(rows.shape), given.movedim(dim, -1), rtol=1e-3, atol=1e-4):
+            return rows
+    return None
 
 
 def _multiplies(module: Any, x: Tensor) -> bool:

@@ -17,6 +17,7 @@ from .inr import (
     Inr as Inr,
     InrSettings as InrSettings,
     Moments as Moments,
+    Normed as Normed,
     Noise as Noise,
     TensorSpec as TensorSpec,
     inr_settings as inr_settings,

@@ -11,4 +11,4 @@ from .kinds import (
     inr_settings as inr_settings,
     own_fields as own_fields,
 )
-from .moments import Measure as Measure, Moments as Moments
+from .moments import Measure as Measure, Moments as Moments, Normed as Normed

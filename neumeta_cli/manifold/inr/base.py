@@ -1,7 +1,7 @@
 """What every kind of INR is to the manifold."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -12,7 +12,7 @@ from neumeta_cli.cache import Cache
 from neumeta_cli.checkpoint import MOST_ADDED
 from neumeta_cli.manifold.inr.coordinates import Noise, Space, Target, TensorSpec
 from neumeta_cli.manifold.inr.depths import Depths
-from neumeta_cli.manifold.inr.moments import Measure
+from neumeta_cli.manifold.inr.moments import Measure, Normed
 from neumeta_cli.reporting import Reporter
 from neumeta_cli.settings import Section
 
@@ -202,6 +202,14 @@ class Inr(nn.Module):
             tensors: W0.
             noise: of the fit's coordinates.
             reporter: is told of the progress.
+
+        """
+
+    def refit_norms(self, norms: Iterable[tuple[str, Normed]]) -> None:
+        """Let norms of each image alone follow the channels that are missing, after ``start``.
+
+        Args:
+            norms: the module of each, and what it reads.
 
         """
 

@@ -1,4 +1,4 @@
-"""What a layer reads, on average, and how channels that are missing are made of those left."""
+"""What a layer reads, and how its weights make up for channels that are missing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,3 +70,73 @@ class Moments:
         added = torch.einsum("gorp,gsr->gosp", lost, made_of)
         change[:, here] = added.reshape(len(whole), *here.shape, *whole.shape[2:])
         return change
+
+
+@dataclass(frozen=True)
+class Normed:
+    """What a norm of each image or token alone reads.
+
+    With fewer channels their mean and their size are others. Where two of four channels are left
+    that are twice as large as the others, the norm makes them smaller, and its weight makes up::
+
+        >>> sign = torch.tensor([[1.0, 1, -1, -1], [-1, 1, -1, 1]])
+        >>> normed = Normed(sign * torch.tensor([2.0, 2, 1, 1]), eps=0.0, centred=False)
+        >>> normed.weight_change(torch.ones(4), False, torch.tensor([0, 1]))
+        tensor([0.2649, 0.2649, 0.0000, 0.0000], dtype=torch.float64)
+
+    Attributes:
+        rows: (n, C), some of what it was given, channels last.
+        eps: of the norm.
+        centred: whether it takes the mean away, as layer norms do and RMS norms do not.
+
+    """
+
+    rows: Tensor
+    eps: float
+    centred: bool
+
+    def normalised(self, rows: Tensor) -> Tensor:
+        """What it gives before its weight and bias, (n, C), in float64."""
+        rows = rows.double()
+        if self.centred:
+            rows = rows - rows.mean(1, keepdim=True)
+        return rows / (rows.square().mean(1, keepdim=True) + self.eps).sqrt()
+
+    def weight_change(self, weight: Tensor, biased: bool, kept: Tensor) -> Tensor:
+        """How the weight changes so that the channels left come out as they did.
+
+        Args:
+            weight: (C,), the norm's.
+            biased: whether it has a bias too.
+            kept: ascending places of the channels that are left.
+
+        Returns:
+            (C,), float64 on the CPU, zero where nothing is kept.
+
+        """
+        return self._placed(weight, kept, self._line(biased, kept.cpu())[0] - 1)
+
+    def bias_change(self, weight: Tensor, kept: Tensor) -> Tensor:
+        """The same of the bias."""
+        return self._placed(weight, kept, self._line(True, kept.cpu())[1])
+
+    def _line(self, biased: bool, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each channel, from what is given without the others to what was given with them.
+
+        Least squares; the line goes through zero where there is no bias.
+
+        Returns:
+            Its slope and its height at zero, each (kept,).
+
+        """
+        whole, left = self.normalised(self.rows)[:, kept], self.normalised(self.rows[:, kept])
+        mean, own = (x.mean(0) if biased else torch.zeros(()) for x in (whole, left))
+        size = (left - own).square().mean(0).clamp(min=torch.finfo(torch.float32).tiny)
+        slope = ((whole - mean) * (left - own)).mean(0) / size
+        return slope, mean - slope * own
+
+    @staticmethod
+    def _placed(weight: Tensor, kept: Tensor, factors: Tensor) -> Tensor:
+        made, at = torch.zeros(len(weight), dtype=torch.float64), kept.cpu()
+        made[at] = weight.detach().cpu().double()[at] * factors
+        return made

@@ -1,22 +1,23 @@
 """The INR that begins with the checkpoint's largest channels."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
-from neumeta_cli.manifold.inr.base import STORED, Inr, InrSettings, Rated, Store, entry
+from neumeta_cli.manifold.inr.base import Inr, Rated, entry
 from neumeta_cli.manifold.inr.compact import carry_on, levels_of, part_of
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.depths import come_in
 from neumeta_cli.manifold.inr.grid import Grid, along
-from neumeta_cli.manifold.inr.moments import Measure, Moments
+from neumeta_cli.manifold.inr.moments import Measure, Normed
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Planned, make_plan
+from neumeta_cli.manifold.inr.selected_settings import SelectedSettings
 from neumeta_cli.manifold.inr.selection import SelectedTarget, times_there
 from neumeta_cli.resize import (
     added_names,
@@ -34,64 +35,6 @@ if TYPE_CHECKING:
 Places = Mapping[tuple[str, int], Tensor]
 PARTS = (0.5, 1.0)  # of the way between two knots, where changes are made to fit at the start
 LEAST_SHARE = 0.1  # of a change, below which it is not made to fit
-
-
-class SelectedSettings(InrSettings):
-    """Settings of an INR that selects channels."""
-
-    chooses: ClassVar[bool] = True
-    summary: ClassVar[str] = (
-        "the checkpoint's largest channels, changed as more of them are missing"
-    )
-
-    kind: Literal["selected"] = "selected"
-    store: Store = Field("int8", description=STORED)  # else it is larger than its checkpoint
-    knots: list[float] = Field(
-        [0.25, 0.5, 0.75],
-        description="γ at which each change is complete; with none it learns slices of one "
-        "network, otherwise the full width stays the checkpoint",
-    )
-    knot_rates: list[Annotated[float, Field(gt=0)]] = Field(
-        [],
-        description="factors of the learning rate for the change at each of the knots; empty: "
-        "all 1",
-    )
-
-    order: Literal["norm", "energy"] = Field(
-        "norm",
-        description="which channels narrower networks begin with: norm, those of largest ℓ1 norm "
-        "of their weights; energy, those that give most to the layers that read them, E[x²]·‖W‖² "
-        "on fit.start_images training images (with none: norm)",
-    )
-    depth_knots: list[float] = Field(
-        [0.5, 1.0],
-        description="the same for blocks: shares of a run's blocks that may go at which each "
-        "change is complete; with none, shorter networks have the weights of longer ones",
-    )
-
-    @field_validator("knots")
-    @classmethod
-    def _ascending(cls, value: list[float]) -> list[float]:
-        if any(not 0 < knot < 1 for knot in value) or sorted(set(value)) != value:
-            raise ValueError("knots ascend between 0 and 1")
-        return value
-
-    @field_validator("depth_knots")
-    @classmethod
-    def _ascending_to_one(cls, value: list[float]) -> list[float]:
-        if any(not 0 < knot <= 1 for knot in value) or sorted(set(value)) != value:
-            raise ValueError("knots of depth ascend, above 0 and at most to 1")
-        return value
-
-    @model_validator(mode="after")
-    def _one_for_each(self) -> Self:
-        if self.knot_rates and len(self.knot_rates) != len(self.knots):
-            raise ValueError(f"knot_rates: one for each of the {len(self.knots)} knots, or []")
-        return self
-
-    @property
-    def pieces(self) -> int:
-        return len(self.knots) + len(self.depth_knots)
 
 
 class SelectedInr(Inr):
@@ -220,30 +163,49 @@ class SelectedInr(Inr):
             return
         last = self.chosen(self.frame.sizes(1 - self.settings.knots[-1]))
         wanted = [s.name for s in self.specs if (s.name, s.layout.into) in last]
-        places = {spec.name: place for place, spec in enumerate(self.specs)}
         for name, moments in measure(wanted):
-            self._make_up(places[name], moments)
+            whole = self._grid_of(name).whole
+            self._make_up(name, functools.partial(moments.rebuild, whole), 1)
 
-    def _make_up(self, place: int, moments: Moments) -> None:
-        """Set the changes of one tensor, the first ones first."""
-        grid = self._grid(self.targets(self.frame.full)[place])
-        whole, before = grid.whole, 0.0
+    @torch.no_grad()
+    def refit_norms(self, norms: Iterable[tuple[str, Normed]]) -> None:
+        if not self.keeps_checkpoint:
+            return
+        known = {spec.name for spec in self.specs}
+        for module, normed in norms:
+            name, bias = f"{module}.weight", f"{module}.bias"
+            weight, biased = self._grid_of(name).whole, bias in known
+            self._make_up(name, functools.partial(normed.weight_change, weight, biased), 0)
+            if biased:
+                self._make_up(bias, functools.partial(normed.bias_change, weight), 0)
+
+    def _make_up(self, name: str, change_at: Callable[[Tensor], Tensor], dim: int) -> None:
+        """Set the changes of one tensor, the first ones first.
+
+        Args:
+            name: of the tensor.
+            change_at: how it changes where these channels are kept.
+            dim: that they run along, of the turned tensor.
+
+        """
+        place = next(n for n, spec in enumerate(self.specs) if spec.name == name)
+        grid, before = self._grid_of(name), 0.0
         made: list[Tensor] = []
         for change, knot in zip(grid.changes, self.settings.knots, strict=True):
-            added = torch.zeros_like(whole)
+            added = torch.zeros_like(grid.whole)
             for part in PARTS:
                 sizes = self.frame.sizes(1 - before - part * (knot - before))
                 target = cast(SelectedTarget, self.targets(sizes)[place])
                 *others, share = self._shares(target, None)[: len(made) + 1]
-                kept = target.kept[1]
+                kept = target.kept[dim]
                 if kept is None or share < LEAST_SHARE:
                     continue
                 there = sum((s * m for s, m in zip(others, made, strict=True)), torch.zeros(()))
-                more = (moments.rebuild(whole, kept).to(whole) - there) / share
-                added[:, kept] = more[:, kept]
+                more = (change_at(kept).to(grid.whole) - there) / share
+                added.index_copy_(dim, kept, more.index_select(dim, kept))
             made.append(added)
-            for dim, room in target.rooms[len(made) - 1].items():
-                added = added.index_select(dim, room)
+            for axis, room in target.rooms[len(made) - 1].items():
+                added = added.index_select(axis, room)
             change.copy_(added)
             before = knot
 
@@ -315,7 +277,10 @@ class SelectedInr(Inr):
         return Planned(plan, changes, tuple(target.shape for target in own))
 
     def _grid(self, target: Target) -> Grid:
-        return cast(Grid, self.grids[entry(target.spec.name)])
+        return self._grid_of(target.spec.name)
+
+    def _grid_of(self, name: str) -> Grid:
+        return cast(Grid, self.grids[entry(name)])
 
     def _changes(self, target: SelectedTarget) -> list[Tensor]:
         """The changes of a tensor at each knot, and at each of depth where blocks are missing.
