@@ -1,10 +1,12 @@
-"""How much faster exports of smaller widths are: ResNet-18, torch and onnxruntime.
+"""How much faster exports of smaller widths are, in torch, as a torch program and in onnxruntime.
 
     python tests/benchmarks/export.py --json examples/results/export_latency.json
+    python tests/benchmarks/export.py --arch timm/vit_small_patch16_224 --heads count --batches 1
 
 The manifold is made in memory with random weights, which times do not depend on. Folded, float32,
-224×224 pixels. Networks of all widths take turns, so that a busy machine disturbs all alike; the
-least of the times counts.
+at the network's own size. Networks of all widths take turns, so that a busy machine disturbs all
+alike; the least of the times counts. Exports are compared with the network that they were made of:
+the largest difference of their outputs over the largest output.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import onnxruntime
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from neumeta_cli.checkpoint import resolve, write_text
 from neumeta_cli.export import Finish, export_network
@@ -26,32 +29,45 @@ from neumeta_cli.manifold import Manifold, build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
 from neumeta_cli.resize import measure_cost
 
-ARCH, WIDTHS, BATCHES = "torchvision/resnet18", (1.0, 0.75, 0.5), (1, 64)
-Run = Callable[[], object]
+WIDTHS = (1.0, 0.75, 0.5)
+Run = Callable[[], Tensor]
 
 
-def untrained() -> Manifold:
-    """Of a ResNet-18 with random weights, every clique in scope."""
+def untrained(name: str, heads: str) -> Manifold:
+    """Of a network with random weights, every clique in scope."""
     torch.manual_seed(0)
-    arch = resolve(ARCH)
+    arch = resolve(name)
     model = arch.build("cpu").requires_grad_(False)
     inr, noise = inr_settings("selected", knots=[0.5]), NoiseSection(channels=0, sizes=0)
-    return build_manifold(model, arch, arch.default_input_size(), "all", False, inr, noise)[0]
+    size = arch.default_input_size()
+    return build_manifold(model, arch, size, "all", False, inr, noise, heads)[0]
 
 
 def runs(manifold: Manifold, width: float, folder: Path, batch: int) -> dict[str, Run]:
     """A forward pass in each runtime, with as many threads as torch has."""
     images = torch.randn(batch, *manifold.input_size)
-    path = folder / f"{width}.onnx"
-    network = folder / f"{width}.pt"
-    if not path.exists():
-        export_network(manifold, path, width, samples=0)
+    network, path, program = (folder / f"{width}.{kind}" for kind in ("pt", "onnx", "pt2"))
+    for made in (path, program):
+        if not made.exists():
+            export_network(manifold, made, width, samples=0)
     model = export_network(manifold, network, width, samples=0, finish=Finish(fold=True)).model
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options)
     inputs = {"input": images.numpy()}
-    return {"torch": lambda: model(images), "onnxruntime": lambda: session.run(None, inputs)}
+    again = torch.export.load(program).module()
+    return {
+        "torch": lambda: model(images),
+        "torch program": lambda: again(images),
+        "onnxruntime": lambda: torch.from_numpy(session.run(None, inputs)[0]),
+    }
+
+
+@torch.no_grad()
+def furthest(found: dict[str, Run]) -> float:
+    """Of what the exports give from what the network gives, over its largest output."""
+    wanted, *others = (run() for run in found.values())
+    return max(float((other - wanted).abs().max() / wanted.abs().max()) for other in others)
 
 
 @torch.no_grad()
@@ -67,16 +83,18 @@ def fastest(by_width: dict[float, Run], rounds: int) -> dict[float, float]:
     return best
 
 
-def measure(rounds: dict[int, int], console: Console) -> list[dict[str, object]]:
-    manifold = untrained()
+def measure(
+    manifold: Manifold, rounds: dict[int, int], console: Console
+) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     size = manifold.input_size
     costs = {w: measure_cost(manifold.sample(w, samples=0), size) for w in WIDTHS}
     with tempfile.TemporaryDirectory() as folder:
-        for batch in BATCHES:
+        for batch in rounds:
             made = {width: runs(manifold, width, Path(folder), batch) for width in WIDTHS}
-            console.print(f"timing batches of {batch}", style="dim")
-            for runtime in ("torch", "onnxruntime"):
+            apart = max(map(furthest, made.values()))
+            console.print(f"batches of {batch}; outputs differ by {apart:.1e}", style="dim")
+            for runtime in next(iter(made.values())):
                 seconds = fastest({w: made[w][runtime] for w in WIDTHS}, rounds[batch])
                 rows += [
                     {
@@ -87,6 +105,7 @@ def measure(rounds: dict[int, int], console: Console) -> list[dict[str, object]]
                         "parameters": costs[width].parameters,
                         "seconds": seconds[width],
                         "times_faster": seconds[1.0] / seconds[width],
+                        "apart": apart,
                     }
                     for width in WIDTHS
                 ]
@@ -95,11 +114,15 @@ def measure(rounds: dict[int, int], console: Console) -> list[dict[str, object]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, nargs=2, default=(15, 2), help="by batch size")
+    parser.add_argument("--arch", default="torchvision/resnet18")
+    parser.add_argument("--heads", choices=("width", "count"), default="width")
+    parser.add_argument("--batches", type=int, nargs="+", default=(1, 64))
+    parser.add_argument("--rounds", type=int, nargs="+", default=(15, 2), help="by batch size")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     console = Console(width=100)
-    rows = measure(dict(zip(BATCHES, options.rounds, strict=True)), console)
+    rounds = dict(zip(options.batches, options.rounds, strict=False))
+    rows = measure(untrained(options.arch, options.heads), rounds, console)
     table = Table("runtime", "batch", "width", "MACs", "ms", "times faster")
     for row in rows:
         table.add_row(
@@ -114,7 +137,7 @@ def main() -> None:
     if options.json:
         versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
         machine = {"machine": platform.machine(), "threads": torch.get_num_threads()}
-        result = {"arch": ARCH, **versions, **machine, "rows": rows}
+        result = {"arch": options.arch, **versions, **machine, "rows": rows}
         write_text(options.json, json.dumps(result, indent=1) + "\n")
 
 
