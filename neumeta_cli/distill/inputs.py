@@ -193,18 +193,34 @@ class _Rows:
     def __init__(self) -> None:
         self.rows, self.refused = 0, False
         self.some: list[Tensor] = []
+        self.dim: int | None = None
         self.eps, self.centred = 0.0, True
 
     def add(self, module: Any, x: Tensor) -> None:
-        found = _channels_last(module, x)
-        self.refused = self.refused or found is None
-        if found is None or self.refused:
+        if not self.rows:
+            self.eps = float(torch.finfo(x.dtype).eps if module.eps is None else module.eps)
+            self.centred = isinstance(module, nn.LayerNorm)
+            self.dim = self._along(module, x)
+        self.refused = self.dim is None
+        if self.dim is None:
             return
-        self.eps, self.centred = _eps(module, x), isinstance(module, nn.LayerNorm)
-        rows = found.flatten(0, -2)
+        rows = x.movedim(self.dim, -1).flatten(0, -2)
         every = max(1, len(rows) // (ROWS_OF_AN_IMAGE * len(x)))
         self.some.append(rows[::every].float().cpu())
         self.rows += len(self.some[-1])
+
+    def _along(self, module: Any, x: Tensor) -> int | None:
+        """The dimension of the channels that it normalises; None if it does something else."""
+        bias, given = getattr(module, "bias", None), module.forward(x)  # its hooks take this
+        for dim in (-1, 1):
+            rows = x.movedim(dim, -1)
+            if rows.shape[-1:] == module.weight.shape:
+                normed = Normed(rows.flatten(0, -2), self.eps, self.centred)
+                own = normed.normalised(normed.rows) * module.weight + (0 if bias is None else bias)
+                wanted = given.movedim(dim, -1)
+                if close(own.to(x.dtype).view(rows.shape), wanted, rtol=1e-3, atol=1e-4):
+                    return dim
+        return None
 
     def normed(self) -> Normed:
         return Normed(torch.cat(self.some), self.eps, self.centred)
@@ -291,25 +307,6 @@ def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
     padded = nn.functional.pad(padded, [0, short[1], 0, short[0]])
     found = nn.functional.unfold(padded, module.kernel_size, module.dilation, stride=step)
     return found.transpose(1, 2)
-
-
-def _eps(module: Any, x: Tensor) -> float:
-    return float(torch.finfo(x.dtype).eps if module.eps is None else module.eps)
-
-
-def _channels_last(module: Any, x: Tensor) -> Tensor | None:
-    """What a norm reads with its channels last; None if it is no norm along one dimension."""
-    bias = getattr(module, "bias", None)
-    given = module.forward(x)  # its hooks take this
-    for dim in (-1, 1):
-        rows = x.movedim(dim, -1)
-        if rows.shape[-1:] != module.weight.shape:
-            continue
-        normed = Normed(rows.flatten(0, -2), _eps(module, x), isinstance(module, nn.LayerNorm))
-        own = normed.normalised(normed.rows) * module.weight + (0 if bias is None else bias)
-        if close(own.to(x.dtype).view(rows.shape), given.movedim(dim, -1), rtol=1e-3, atol=1e-4):
-            return rows
-    return None
 
 
 def _multiplies(module: Any, x: Tensor) -> bool:
