@@ -92,7 +92,7 @@ class WidthPool:
         return first + [Drawn(sizes, 1.0) for sizes in anchors]
 
     def spread_anchors(self, generator: torch.Generator) -> list[dict[str, int]]:
-        """The anchors of a step, or widths near them; beyond the largest anchor they turn back."""
+        """The anchors of a step, or widths near them."""
         if not self.fit.anchor_spread:
             return self.anchors
         count = len(self.anchors)
@@ -101,7 +101,7 @@ class WidthPool:
         offsets = (self.fit.anchor_spread * moved * places).tolist()
         most = max(self.fit.anchors, default=0.0)
         return [
-            self.manifold.frame.sizes(1 - max(0.0, most - abs(most - gamma - offset)))
+            self.manifold.frame.sizes(1 - min(most, max(0.0, gamma + offset)))
             for gamma, offset in zip(self.fit.anchors, offsets, strict=True)
         ]
 

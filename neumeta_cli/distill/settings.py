@@ -70,9 +70,9 @@ class FitSection(Section):
         0.0,
         ge=0,
         lt=1,
-        description="how far from each anchor a step's γ may lie, one of 17 places in every second "
-        "step on average, and never beyond the largest anchor, where it turns back; 0: anchors "
-        "alone, which makes widths between two of them worse than their neighbours",
+        description="how far from each anchor a step's γ may lie, up to the largest anchor, one of "
+        "17 places in every second step on average; 0: anchors alone, which makes widths between "
+        "two of them worse than their neighbours",
     )
     mixed: float = Field(
         0.5,
