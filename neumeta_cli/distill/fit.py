@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neumeta_cli.distill.features import open_source
 from neumeta_cli.distill.hints import Hints
-from neumeta_cli.distill.inputs import Inputs
+from neumeta_cli.distill.inputs import Inputs, channel_energies
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.distill.step import Step
 from neumeta_cli.errors import NeumetaError
@@ -78,6 +78,7 @@ class Fitter:
         self.task, self.recipe = task, recipe
         self.tensors, self.processes, self.reporter = tensors, processes, reporter
         start = time.perf_counter()
+        self.manifold.inr.order(self._energies)
         hints = Hints(manifold) if recipe.loss.hint else None
         source = open_source(
             manifold,
@@ -99,6 +100,21 @@ class Fitter:
             self.stepper, "fit", recipe.fit, images, journal, processes, reporter, advice
         )
 
+    def _inputs(self) -> Inputs:
+        """What layers of the checkpoint read of some training images."""
+        count, seed = self.recipe.fit.start_images, self.recipe.seed
+        images = self.manifold, self.tensors, self.task, count, seed
+        return Inputs(*images, self.device, self.reporter)
+
+    def _energies(self) -> dict[str, Tensor]:
+        """What channels give to the layers that read them; the same in every process."""
+        if not self.recipe.fit.start_images:
+            return {}
+        found = channel_energies(self._inputs(), self.tensors)
+        known = {name: energy.to(self.device) for name, energy in found.items()}
+        self.processes.share_first(known.values())
+        return {name: energy.cpu() for name, energy in known.items()}
+
     def _keep_calibration_images(self) -> None:
         assert self.task.train is not None
         if self.manifold.norms:
@@ -114,14 +130,13 @@ class Fitter:
 
         Every process looks at the same images, and takes the numbers that the first one found.
         """
-        begun, count = time.perf_counter(), self.recipe.fit.start_images
+        begun = time.perf_counter()
         inr, noise = self.manifold.inr, self.stepper.noise
         generator = torch.Generator(self.device).manual_seed(self.recipe.seed)
         own_noise = Noise(noise.channels, noise.sizes, generator)
         inr.learn(self.stepper.original, own_noise, self.reporter)
-        if count:
-            images = self.manifold, self.tensors, self.task, count, self.recipe.seed
-            inputs = Inputs(*images, self.device, self.reporter)
+        if self.recipe.fit.start_images:
+            inputs = self._inputs()
             inr.start(inputs)
             inr.refit_norms(inputs.norms())
         self.processes.share_first(inr.parameters())

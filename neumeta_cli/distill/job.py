@@ -9,11 +9,10 @@ from torch import Tensor
 from neumeta_cli.checkpoint import Checkpoint, file_hash
 from neumeta_cli.distill.blocks import JUDGING, expendable_blocks
 from neumeta_cli.distill.fit import FitResult, Fitter
-from neumeta_cli.distill.inputs import Inputs, channel_energies
 from neumeta_cli.distill.settings import FitRecipe
 from neumeta_cli.manifold import Manifold, Provenance, build_manifold
 from neumeta_cli.permute import check_trace
-from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.reporting import Reporter
 from neumeta_cli.resize import Frame, added_blocks, has_statistics, open_frame
 from neumeta_cli.seeding import seeded
 from neumeta_cli.tasks import Task
@@ -58,14 +57,6 @@ def open_fit(
             recipe.noise,
             frame=frame,
         )
-    if count := recipe.fit.start_images:
-        images = manifold, original, task, count, recipe.seed
-
-        def energies() -> dict[str, Tensor]:
-            inputs = Inputs(*images, torch.device(device), reporter or Silent())
-            return channel_energies(inputs, original)
-
-        manifold.inr.order(energies)
     if added := manifold.inr.depths.added:
         manifold.longer(added)  # as long as they add nothing, which is found out by trying
     told = recipe.model_dump(mode="json")
