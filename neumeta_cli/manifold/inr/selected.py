@@ -3,22 +3,22 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from neumeta_cli.cache import Cache
-from neumeta_cli.manifold.inr.base import Inr, Rated, entry
+from neumeta_cli.manifold.inr.base import STORED, Inr, InrSettings, Rated, Store, entry
 from neumeta_cli.manifold.inr.compact import carry_on, levels_of, part_of
 from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.depths import come_in
 from neumeta_cli.manifold.inr.grid import Grid, along
 from neumeta_cli.manifold.inr.moments import Measure, Normed
 from neumeta_cli.manifold.inr.plan import MOST_WEIGHTS, Planned, make_plan
-from neumeta_cli.manifold.inr.selected_settings import SelectedSettings
-from neumeta_cli.manifold.inr.selection import SelectedTarget, times_there
+from neumeta_cli.manifold.inr.selection import SelectedTarget, select, share_missing, times_there
 from neumeta_cli.resize import (
     added_names,
     channel_counts,
@@ -35,6 +35,64 @@ if TYPE_CHECKING:
 Places = Mapping[tuple[str, int], Tensor]
 PARTS = (0.5, 1.0)  # of the way between two knots, where changes are made to fit at the start
 LEAST_SHARE = 0.1  # of a change, below which it is not made to fit
+
+
+class SelectedSettings(InrSettings):
+    """Settings of an INR that selects channels."""
+
+    chooses: ClassVar[bool] = True
+    summary: ClassVar[str] = (
+        "the checkpoint's largest channels, changed as more of them are missing"
+    )
+
+    kind: Literal["selected"] = "selected"
+    store: Store = Field("int8", description=STORED)  # else it is larger than its checkpoint
+    knots: list[float] = Field(
+        [0.25, 0.5, 0.75],
+        description="γ at which each change is complete; with none it learns slices of one "
+        "network, otherwise the full width stays the checkpoint",
+    )
+    knot_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        [],
+        description="factors of the learning rate for the change at each of the knots; empty: "
+        "all 1",
+    )
+
+    order: Literal["norm", "energy"] = Field(
+        "norm",
+        description="which channels narrower networks begin with: norm, those of largest ℓ1 norm "
+        "of their weights; energy, those that give most to the layers that read them, E[x²]·‖W‖² "
+        "on fit.start_images training images (with none: norm)",
+    )
+    depth_knots: list[float] = Field(
+        [0.5, 1.0],
+        description="the same for blocks: shares of a run's blocks that may go at which each "
+        "change is complete; with none, shorter networks have the weights of longer ones",
+    )
+
+    @field_validator("knots")
+    @classmethod
+    def _ascending(cls, value: list[float]) -> list[float]:
+        if any(not 0 < knot < 1 for knot in value) or sorted(set(value)) != value:
+            raise ValueError("knots ascend between 0 and 1")
+        return value
+
+    @field_validator("depth_knots")
+    @classmethod
+    def _ascending_to_one(cls, value: list[float]) -> list[float]:
+        if any(not 0 < knot <= 1 for knot in value) or sorted(set(value)) != value:
+            raise ValueError("knots of depth ascend, above 0 and at most to 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        if self.knot_rates and len(self.knot_rates) != len(self.knots):
+            raise ValueError(f"knot_rates: one for each of the {len(self.knots)} knots, or []")
+        return self
+
+    @property
+    def pieces(self) -> int:
+        return len(self.knots) + len(self.depth_knots)
 
 
 class SelectedInr(Inr):
@@ -295,14 +353,14 @@ class SelectedInr(Inr):
 
     def _shares(self, target: SelectedTarget, noise: Noise | None) -> list[float]:
         """φ_k for each of these."""
-        return [*come_in(self.settings.knots, _missing(target, noise)), *target.depth]
+        return [*come_in(self.settings.knots, share_missing(target, noise)), *target.depth]
 
     def generate(self, target: Target, noise: Noise | None) -> Tensor:
         assert isinstance(target, SelectedTarget)
         weight, changes = self._grid(target).whole, self._changes(target)
         shares = self._shares(target, noise)
         if noise is None and target.selects_only:
-            return target.shared(_select(weight, changes, shares, target))
+            return target.shared(select(weight, changes, shares, target))
         for share, change, room in zip(shares, changes, target.rooms, strict=True):
             if share > 0:
                 some = change if share == 1 else share * change
@@ -316,39 +374,6 @@ class SelectedInr(Inr):
         for dim, (size, kept) in enumerate(zip(sizes, target.kept, strict=False)):
             weight = along(weight, dim, size, kept, noise)
         return target.shared(weight)
-
-
-def _select(
-    whole: Tensor, changes: Iterable[Tensor], shares: Sequence[float], target: SelectedTarget
-) -> Tensor:
-    """The channels that are kept of a sum, taken before they are added up and so many fewer."""
-    weight = whole
-    for dim, kept in enumerate(target.kept):
-        weight = weight if kept is None else weight.index_select(dim, kept)
-    for share, change, met in zip(shares, changes, target.met, strict=True):
-        if share == 0:
-            continue
-        some = change
-        for dim, at in enumerate(met):
-            some = some if at.own is None else some.index_select(dim, at.own)
-        some = some if share == 1 else share * some
-        there = {dim: at.there for dim, at in enumerate(met) if at.there is not None}
-        weight = weight + place_channels(some, there, weight.shape)
-    return weight
-
-
-def _missing(target: SelectedTarget, noise: Noise | None) -> float:
-    """The share of channels that is missing along the dimensions that shrink, on average."""
-    sizes = [float(target.c_out), float(target.c_in)]
-    if noise is not None and noise.sizes:
-        drawn = noise.draw(2, like=torch.empty(0)).tolist()
-        sizes = [size + noise.sizes * by for size, by in zip(sizes, drawn, strict=True)]
-    shares = [
-        1 - size / full
-        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
-        if kept is not None and len(kept) < full
-    ]
-    return sum(shares) / max(1, len(shares))
 
 
 INR = SelectedInr

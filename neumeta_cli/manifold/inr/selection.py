@@ -1,14 +1,15 @@
 """What a selected INR is asked for: a tensor, and which of the checkpoint's channels it has."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from neumeta_cli.manifold.inr.coordinates import Target
+from neumeta_cli.manifold.inr.coordinates import Noise, Target
 from neumeta_cli.manifold.inr.plan import Kept
+from neumeta_cli.resize import place_channels
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,36 @@ def times_there(places: Tensor | None, count: int) -> Tensor | None:
     if places is None or len(places) != count:
         return None
     return torch.bincount(places)[places]
+
+
+def select(
+    whole: Tensor, changes: Iterable[Tensor], shares: Sequence[float], target: SelectedTarget
+) -> Tensor:
+    """The channels that are kept of a sum, taken before they are added up and so many fewer."""
+    weight = whole
+    for dim, kept in enumerate(target.kept):
+        weight = weight if kept is None else weight.index_select(dim, kept)
+    for share, change, met in zip(shares, changes, target.met, strict=True):
+        if share == 0:
+            continue
+        some = change
+        for dim, at in enumerate(met):
+            some = some if at.own is None else some.index_select(dim, at.own)
+        some = some if share == 1 else share * some
+        there = {dim: at.there for dim, at in enumerate(met) if at.there is not None}
+        weight = weight + place_channels(some, there, weight.shape)
+    return weight
+
+
+def share_missing(target: SelectedTarget, noise: Noise | None) -> float:
+    """The share of channels that is missing along the dimensions that shrink, on average."""
+    sizes = [float(target.c_out), float(target.c_in)]
+    if noise is not None and noise.sizes:
+        drawn = noise.draw(2, like=torch.empty(0)).tolist()
+        sizes = [size + noise.sizes * by for size, by in zip(sizes, drawn, strict=True)]
+    shares = [
+        1 - size / full
+        for size, full, kept in zip(sizes, target.spec.shape, target.kept, strict=False)
+        if kept is not None and len(kept) < full
+    ]
+    return sum(shares) / max(1, len(shares))
