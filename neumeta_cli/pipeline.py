@@ -39,11 +39,13 @@ from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import FitResult, distill_checkpoint
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
+    Channels,
     FitCost,
     FitTable,
     Likeness,
     Row,
     Similarity,
+    count_channels,
     plot_over_gamma,
     prune_l1,
     save_both,
@@ -105,6 +107,7 @@ class RunResult:
     source: dict[str, Any]
     hardware: dict[str, Any]
     similarity: Similarity | None
+    channels: Channels
 
     @property
     def table(self) -> FitTable:
@@ -129,6 +132,7 @@ class RunResult:
             total_variation={o.clique: (o.before, o.after) for o in self.orders},
             hardware=self.hardware,
             similarity=self.similarity,
+            channels=self.channels,
         )
 
 
@@ -214,6 +218,7 @@ def run_recipe(
         checkpoint.source(),
         describe_machine(device),
         alike.found,
+        count_channels(scoped, recipe.eval.gammas),
     )
     run.table.write(folder / TABLE_FILE)
     title = f"{recipe.name}: {checkpoint.arch.short}, scope {recipe.scope}"

@@ -203,7 +203,7 @@ class Shuffled(nn.Module):
         return self.last(y.view(b, 4, c // 4, h, w).transpose(1, 2).reshape(b, c, h, w))
 
 
-@pytest.mark.parametrize("heads", ["width", "count"])
+@pytest.mark.parametrize("heads", ["width", "count", "both"])
 @pytest.mark.parametrize(
     "model",
     [
@@ -224,7 +224,7 @@ def test_cliques_that_a_forward_pass_needs_alike_stay_so(model: nn.Module, heads
     assert not any(c.held and not c.order_only for c in frame.trace.cliques)
 
 
-@pytest.mark.parametrize("heads", ["width", "count"])
+@pytest.mark.parametrize("heads", ["width", "count", "both"])
 @pytest.mark.parametrize("seed", [63, 76, 184])
 def test_sizes_that_are_alike_at_half_their_width_do_not_hide_what_has_to_be(
     seed: int, heads: str

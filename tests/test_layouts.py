@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from neumeta_cli.checkpoint import Arch, resolve
+from neumeta_cli.evaluate import count_channels
+from neumeta_cli.export.choose.wish import Choice, Wish
 from neumeta_cli.manifold import (
     Manifold,
     build_manifold,
@@ -19,7 +21,7 @@ from neumeta_cli.manifold import (
 )
 from neumeta_cli.manifold.inr import own_fields
 from neumeta_cli.manifold.settings import NoiseSection
-from neumeta_cli.resize import Layout, weight_layouts
+from neumeta_cli.resize import Layout, open_frame, weight_layouts
 from neumeta_cli.trace import trace_model
 
 VIT = Arch("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 16, "depth": 2})
@@ -129,6 +131,53 @@ def test_fewer_heads_compute_what_the_others_did_without_them(
     manifold.round_as_stored()
     again = load_manifold(save_manifold(tmp_path / "m.safetensors", manifold))
     assert torch.equal(again.sample(2 / 3)(x), manifold.sample(2 / 3)(x))
+
+
+def test_heads_and_the_channels_inside_them_have_widths_of_their_own(
+    vit: nn.Module, tmp_path: Path
+) -> None:
+    """Narrower heads of which one is left out: what narrower heads compute without it."""
+    scope = ["blocks.*.attn.*"]
+    inside = [f"blocks.{n}.attn.qkv{end}" for n in range(2) for end in ("", "#2")]
+    narrow = made(vit, VIT, (3, 32, 32), scope=inside, heads="width")
+    both = made(vit, VIT, (3, 32, 32), scope=scope, heads="both")
+    assert sorted(both.frame.full.values()) == [3, 3, 64, 64, 64, 64]
+    heads = [name for name in both.frame.full if name.endswith("@order")]
+    wish = Wish(named=(("blocks.*.attn.qkv", 0.375), ("blocks.*@order", 0.67)))
+    sizes = Choice(both, wish).sizes(1.0)
+    assert sizes == {name: 2 if name in heads else 24 for name in both.frame.full}
+    small = both.sample(sizes=sizes)
+    without = narrow.sample(0.375)
+    for whole, few in zip(without.blocks, small.blocks, strict=True):
+        assert (few.attn.num_heads, few.attn.head_dim) == (2, 24)
+        assert few.attn.qkv.weight.shape == (3 * 2 * 24, 192)
+        columns = whole.attn.proj.weight.T.split(24)
+        kept = [any(torch.equal(c, f) for f in few.attn.proj.weight.T.split(24)) for c in columns]
+        assert sum(kept) == 2
+        whole.attn.proj.weight[:, [24 * kept.index(False) + i for i in range(24)]] = 0
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(small(x), without(x), rtol=1e-4, atol=1e-5)
+    both.round_as_stored()
+    again = load_manifold(save_manifold(tmp_path / "m.safetensors", both))
+    assert torch.equal(again.sample(0.5)(x), both.sample(0.5)(x))
+
+
+@pytest.mark.parametrize(
+    ("heads", "told"),
+    [
+        ("count", {"blocks.0.attn.qkv@order": ["3×64", "2×64", "1×64"]}),
+        ("width", {"blocks.0.attn.qkv": ["3×64", "3×32", "3×16"]}),
+        ("both", {"blocks.0.attn.qkv": ["3×64", "2×32", "1×16"]}),  # the heads' own row too
+    ],
+)
+def test_tables_show_heads_as_heads(vit: nn.Module, heads: str, told: dict) -> None:
+    frame = open_frame(vit, (3, 32, 32), heads).with_scope("all")
+    counted = count_channels(frame, [0.5, 0.75])
+    assert counted.gammas == [0.0, 0.5, 0.75]
+    rows = {row.name: row.channels for row in counted.rows}
+    assert rows.pop("patch_embed.proj") == ["192", "96", "48"]
+    assert rows.pop("blocks.0.mlp.fc1") == ["768", "384", "192"]
+    assert rows == told
 
 
 def test_grown_tables_and_transposed_convolutions_keep_their_scale(vit: nn.Module) -> None:

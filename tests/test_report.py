@@ -71,6 +71,12 @@ def test_a_fit_has_a_report_too(neumeta, digits_fit: DigitsFit) -> None:
         *("metric_over_gamma", "metric_over_cost", "total_variation", "weights", "loss"),
         *("cka", "cka_pairs", "kl"),
     }
+    channels = table["channels"]
+    assert channels["gammas"] == [0.0, 0.25, 0.5, 0.75]
+    for row in channels["rows"]:
+        first, *narrower = map(int, row["channels"])
+        assert narrower == [round(first * width) for width in (0.75, 0.5, 0.25)]
+        assert f"<td>{'</td><td>'.join(row['channels'])}</td>" in page
     alike = table["similarity"]
     assert alike["gammas"] == [None, 0.0, 0.25, 0.5, 0.75]
     assert alike["cka_pairs"][0][1] == pytest.approx(1, abs=1e-3)  # up to the file's 8 bits

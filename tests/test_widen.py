@@ -1,5 +1,8 @@
 """Networks wider than their checkpoint compute what it computes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,8 @@ from torch import Tensor, nn
 from neumeta_cli.checkpoint import resolve
 from neumeta_cli.manifold import Manifold, build_manifold, inr_settings
 from neumeta_cli.manifold.settings import NoiseSection
+from neumeta_cli.resize import widened_places
+from neumeta_cli.trace import Clique, Member, Trace
 
 HERE = "test_widen"
 CONVOLUTIONS = [
@@ -65,3 +70,42 @@ def test_so_do_networks_with_a_width_for_each_clique(data: st.DataObject) -> Non
     full = manifold.frame.full
     sizes = {c: data.draw(st.integers(n, 4 * n)) for c, n in full.items()}
     assert farthest(manifold, sizes) < 1e-12
+
+
+def placed(shapes: dict, heads: int, counts: dict[str, list[int]]) -> dict:
+    """Where rows of ``qkv`` (three parts of heads of three channels) and columns of ``out`` go."""
+    size = 3 * heads * 3
+    at = np.arange(size).reshape(3, heads, 3)
+    of_heads = (at.transpose(1, 0, 2).reshape(heads, -1), np.arange(heads * 3).reshape(heads, 3))
+    inside = (at[2].reshape(-1, 1), np.arange(heads * 3)[:, None])
+    cliques = (
+        Clique("heads", heads, (Member("qkv", 0, of_heads[0]), Member("out", 1, of_heads[1]))),
+        Clique("v", 3, (Member("qkv", 0, inside[0]), Member("out", 1, inside[1])), heads),
+    )
+    trace = Trace((), cliques, shapes, (), ())
+    return widened_places(shapes, trace, {n: np.array(c) for n, c in counts.items()})
+
+
+def test_copies_of_a_head_follow_all_of_it_and_those_of_a_channel_the_channel() -> None:
+    shapes = {"qkv": (18, 5), "out": (5, 6)}
+    counts = {"heads": [1, 2], "v": [2, 0, 1, 1, 1, 0]}
+    found = placed(shapes, 2, counts)
+    first, second = [0, 0, 2], [3, 4, 3, 4]
+    assert found["out", 1].tolist() == first + second
+    kept = [0, 1, 2, 3, 4, 5, 3, 4, 5]
+    parts = [kept, [6 + n for n in kept], [12 + n for n in first + second]]
+    assert found["qkv", 0].tolist() == [n for part in parts for n in part]
+
+
+def test_more_heads_compute_the_same() -> None:
+    arch = replace(
+        resolve("timm/vit_tiny_patch16_224"), kwargs={"depth": 2, "img_size": 32, "patch_size": 8}
+    )
+    model = arch.build("cpu").eval()
+    randomise(model)
+    given = "all", False, inr_settings(), NoiseSection(), "both"
+    manifold = build_manifold(model, arch, (3, 32, 32), *given)[0].double()
+    full = manifold.frame.full
+    assert (
+        farthest(manifold, {c: 5 if c.endswith("@order") else n for c, n in full.items()}) < 1e-12
+    )

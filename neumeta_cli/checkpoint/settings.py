@@ -25,10 +25,10 @@ class ModelSection(Section):
     kwargs: dict[str, Any] = Field(
         {}, description="other arguments to build the architecture with, such as img_size: 32"
     )
-    heads: Literal["width", "count"] = Field(
+    heads: Literal["width", "count", "both"] = Field(
         "width",
-        description="how a width changes attention heads: width, the channels inside each head, or "
-        "count, the number of heads",
+        description="how a width changes attention heads: width, the channels inside each head; "
+        "count, the number of heads; or both",
     )
     input_size: tuple[int, int, int] | None = Field(
         None, description="channels, height and width, if not the network's usual ones"

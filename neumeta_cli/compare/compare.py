@@ -30,6 +30,7 @@ from neumeta_cli.evaluate import (
     Row,
     Similarity,
     TotalVariation,
+    count_channels,
     evaluate_network,
     feature_layer,
     measure_latency,
@@ -163,6 +164,7 @@ def compare_methods(
         latency=stand.latency(),
         total_variation=total_variation,
         source=checkpoint.source(),
+        channels=count_channels(stand.frame, recipe.eval.gammas),
     )
     comparison.write(folder / COMPARE_FILE)
     return comparison

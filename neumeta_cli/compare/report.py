@@ -289,6 +289,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "note": f"{best} γ from {low:.0%} to {high:.0%} was trained; brown figures lie outside."
         f"{single}{folded}",
         "costs": _costs(comparison),
+        "channels": comparison.channels,
     }
 
 

@@ -13,6 +13,7 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.evaluate import (
     CHECKPOINT,
     MANIFOLD,
+    Channels,
     FitTable,
     Record,
     Row,
@@ -204,6 +205,7 @@ class Comparison(Record):
         latency: at each width.
         total_variation: of each clique before and after permuting.
         source: which weights of the checkpoint's file were taken, and what was left out.
+        channels: of the networks at each γ; None in older files.
 
     """
 
@@ -218,6 +220,7 @@ class Comparison(Record):
     latency: list[LatencyRow] | None = None
     total_variation: TotalVariation | None = None
     source: dict[str, Any] | None = None
+    channels: Channels | None = None
 
     @classmethod
     def of_fit(cls, table: FitTable, recipe: RecipeRecord) -> Self:
@@ -266,6 +269,7 @@ class Comparison(Record):
             checkpoint=whole,
             methods=methods,
             total_variation=table.total_variation,
+            channels=table.channels,
         )
 
     @property

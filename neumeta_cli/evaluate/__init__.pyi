@@ -1,3 +1,4 @@
+from .channels import count_channels as count_channels
 from .graph import plot_graph as plot_graph
 from .latency import BATCHES as BATCHES, measure_latency as measure_latency
 from .measure import (
@@ -19,6 +20,8 @@ from .plots import (
 )
 from .prune import L1_PRUNING as L1_PRUNING, prune_l1 as prune_l1
 from .records import (
+    Channels as Channels,
+    ChannelsRow as ChannelsRow,
     FitCost as FitCost,
     FitTable as FitTable,
     Record as Record,

@@ -99,6 +99,34 @@ class Similarity(Record):
     cka_pairs: list[list[float]] | None = None
 
 
+class ChannelsRow(Record):
+    """Cliques of equally many channels.
+
+    Attributes:
+        name: of the first.
+        times: how many there are.
+        channels: at each γ; of blocks that change places, such as attention heads, how many there
+            are and what is in each: ``3×64``.
+
+    """
+
+    name: str
+    times: int
+    channels: list[str]
+
+
+class Channels(Record):
+    """Of the cliques in scope, in the order of the forward pass.
+
+    Attributes:
+        gammas: the checkpoint's, 0, among them.
+
+    """
+
+    gammas: list[float]
+    rows: list[ChannelsRow]
+
+
 class FitTable(Record):
     """A fit's ``table.json``.
 
@@ -114,6 +142,7 @@ class FitTable(Record):
         total_variation: of each clique before and after permuting.
         hardware: that it ran on.
         similarity: of the manifold's networks; None in older files.
+        channels: of the networks at each γ; None in older files.
 
     """
 
@@ -128,6 +157,7 @@ class FitTable(Record):
     total_variation: TotalVariation
     hardware: dict[str, Any] | None = None
     similarity: Similarity | None = None
+    channels: Channels | None = None
 
     @model_validator(mode="after")
     def _with_checkpoint(self) -> Self:

@@ -1,4 +1,5 @@
 from .adapt import resizable as resizable
+from .blocks import across as across
 from .cost import Cost as Cost, measure_cost as measure_cost
 from .depth import (
     PassOn as PassOn,

@@ -15,10 +15,7 @@ def blocks_first(trace: Trace) -> Trace:
     What is to stay equally long is then told by the blocks. Of blocks in blocks the outer ones
     carry; and where something of one copy lies across, it is a grid (ShuffleNet) and stays.
     """
-    rest = [c for c in trace.cliques if not c.order_only]
-    blocks = [c for c in trace.cliques if c.order_only and c.copies == 1]
-    inside = {block.name: across(block, rest) for block in blocks}
-    inside = {name: cs for name, cs in inside.items() if cs and all(c.copies > 1 for c in cs)}
+    inside = _inside(trace)
     of = {c.name: block for block, cs in inside.items() for c in cs}
     flipped = inside.keys() | of.keys()
 
@@ -40,6 +37,28 @@ def blocks_first(trace: Trace) -> Trace:
             replace(c, order_only=c.order_only != (c.name in flipped)) for c in trace.cliques
         ),
     )
+
+
+def blocks_too(trace: Trace) -> Trace:
+    """The trace where blocks have a width, and the channels inside them have one too.
+
+    Pieces of equally many blocks are equally long where the channels inside them are equally many,
+    as the trace says. What is to be as long as all blocks together is left out: that would be a
+    product of two sizes.
+    """
+    inside = _inside(trace)
+    of = {c.name for cs in inside.values() for c in cs}
+    cliques = (replace(c, order_only=c.order_only and c.name not in inside) for c in trace.cliques)
+    alike = (pieces for pieces in trace.alike if not any(of & piece.keys() for piece in pieces))
+    return replace(trace, alike=tuple(alike), cliques=tuple(cliques))
+
+
+def _inside(trace: Trace) -> dict[str, list[Clique]]:
+    """Blocks of one copy whose order alone would change, and the cliques that lie in them."""
+    rest = [c for c in trace.cliques if not c.order_only]
+    blocks = [c for c in trace.cliques if c.order_only and c.copies == 1]
+    inside = {block.name: across(block, rest) for block in blocks}
+    return {name: cs for name, cs in inside.items() if cs and all(c.copies > 1 for c in cs)}
 
 
 def kept_alike(trace: Trace, names: Set[str]) -> Trace:

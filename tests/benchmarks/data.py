@@ -163,7 +163,7 @@ def compare_steps(folder: Path, arch_name: str, turns: int) -> dict[str, Any]:
         steppers[name] = Fitter(manifold, tensors, task, recipe).stepper
         seconds[name] = []
     batches = [torch.arange(n * STEP_BATCH, (n + 1) * STEP_BATCH) for n in range(STEPS + 1)]
-    for turn in range(turns):
+    for turn in range(turns + 1):
         for name, stepper in steppers.items():
             stepper.expect(batches, 0)
             for number, index in enumerate(batches):

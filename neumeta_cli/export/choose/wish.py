@@ -136,10 +136,14 @@ class Choice:
         return [n for group in self._groups if set(group) & set(cliques) for n in group]
 
     def _matching(self, pattern: str) -> list[str]:
-        """Cliques with that name, else those of weights in modules that the pattern fits."""
+        """Cliques with that name, else those of weights in modules that the pattern fits.
+
+        With a mark that names of cliques alone have, as of heads, it is a pattern of such names.
+        """
         if pattern in self.full:
             return [pattern]
-        found = [
+        marked = "@" in pattern or "#" in pattern
+        found = [name for name in self.full if marked and fnmatchcase(name, pattern)] or [
             name
             for name, clique in self._cliques().items()
             if any(_fits(module, pattern) for module in self._makers(clique))

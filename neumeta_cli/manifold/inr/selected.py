@@ -282,15 +282,17 @@ class SelectedInr(Inr):
         return self._chosen.get(key, lambda: self._choose(sizes))
 
     def _choose(self, sizes: "Sizes") -> Places:
-        kept, more = {}, {}
+        counts = {}
         for number, clique in enumerate(self.frame.cliques):
             ranks, size = self.get_buffer(f"rank_{number}").cpu().numpy(), sizes[clique.name]
-            if size < clique.channels:
-                kept[clique.name] = np.flatnonzero(ranks < size)
-            elif size > clique.channels:
-                more[clique.name] = channel_counts(ranks.reshape(clique.copies, -1), size)
+            if size != clique.channels:
+                counts[clique.name] = channel_counts(ranks.reshape(clique.copies, -1), size)
         shapes, trace = self.frame.trace.shapes, self.frame.trace
-        places = widened_places(shapes, trace, more) | kept_places(shapes, trace, kept)
+        if all(often.max() <= 1 for often in counts.values()):
+            kept = {name: np.flatnonzero(often) for name, often in counts.items()}
+            places = kept_places(shapes, trace, kept)
+        else:
+            places = widened_places(shapes, trace, counts)
         return {place: torch.from_numpy(p).to(self.device) for place, p in places.items()}
 
     def make_targets(self, sizes: "Sizes", dropped: Sequence[str]) -> Sequence[SelectedTarget]:
