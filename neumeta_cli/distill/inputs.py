@@ -25,7 +25,7 @@ MOST_NUMBERS = 8192  # that a layer reads at once, or it is left out: solving ta
 MOST_BELOW_KERNEL = 2304  # such numbers, or the pixels below a kernel are taken for alike
 IMAGES_AT_ONCE = 64
 ROWS_OF_AN_IMAGE = 4  # that a norm reads are kept
-OWN_NORMS = (nn.LayerNorm, nn.RMSNorm)  # of each image or token
+REFITTED = (nn.LayerNorm, nn.RMSNorm)  # norms of all channels of an image or token
 
 
 class Inputs:
@@ -107,7 +107,7 @@ class Inputs:
         sums = {
             f"{name}.weight": _Rows()
             for name, module in self.network.named_modules()
-            if isinstance(module, OWN_NORMS) and f"{name}.weight" in self.specs
+            if isinstance(module, REFITTED) and f"{name}.weight" in self.specs
         }
         self._look(sums)
         for name, rows in sums.items():
