@@ -14,7 +14,7 @@ import neumeta_cli
 from neumeta_cli.checkpoint import Arch, resolve
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.export import export_network
-from neumeta_cli.manifold import Manifold, build_manifold
+from neumeta_cli.manifold import Manifold, build_manifold, inr_settings, save_manifold
 from neumeta_cli.resize import open_frame
 from neumeta_cli.resize.longer import add_blocks, silent_weights
 
@@ -155,6 +155,24 @@ def test_export_and_info_with_a_depth_above_one(neumeta, tmp_path: Path) -> None
     assert "2 after layer2.2, 2 after layer3.2" in neumeta("info", "s.pt").stdout
     longer = neumeta_cli.load("s.pt")
     assert len(longer.layer2[2].added) == 2
+
+
+def test_export_names_the_blocks_that_were_asked_for(neumeta, tmp_path: Path) -> None:
+    """Of a fit that trained copies after others too."""
+    inr = inr_settings(
+        "selected", knots=[0.5], store="float32", added={"layer1.2": 1, "layer3.2": 1}
+    )
+    manifold = tiny_manifold(RESNET, inr=inr)
+    for addition in manifold.inr.additions.values():
+        addition.add_(0.01)
+    assert manifold.inr.learnt == {"layer1.2": 1, "layer3.2": 1}
+    file = save_manifold(tmp_path / "m.safetensors", manifold)
+    told = neumeta("export", file, "--width", 0.5, "--depth", "layer1=4", "-o", "s.pt")
+    assert told.code == 0, told.stderr
+    assert "depth: 1 after layer1.2 added, which the fit trained" in told.stderr
+    assert "layer3.2" not in told.stderr
+    told = neumeta("export", file, "--width", 0.5, "--depth", "layer1=5", "-o", "t.pt")
+    assert "of which the fit trained 1 after layer1.2; the others change nothing" in told.stderr
 
 
 def test_networks_without_runs_say_so(neumeta, tmp_path: Path) -> None:
