@@ -56,7 +56,10 @@ def _lines(job: "Job", forecast: "Forecast", output: Path | None) -> list[tuple[
         names = job.task.test.classes
         lines.insert(2, ("classes", f"{len(names):,}: {_some(names, MOST_NAMED)}"))
     memory = f"{in_bytes(forecast.memory)} of memory"
-    lines.append(("takes", f"about {in_words(forecast.seconds)} in {forecast.precision}, {memory}"))
+    looks = recipe.fit.start_images if recipe.inr.chooses else 0
+    before = f", after a look at {counted(min(looks, len(job.task.train or ())), 'image')}"
+    steps = f"about {in_words(forecast.seconds)} in {forecast.precision}, {memory}"
+    lines.append(("takes", steps + (before if looks else "")))
     file = "a manifold's file" if output is None else str(output)
     lines.append(("writes", f"{file} of about {in_bytes(forecast.stored)}"))
     left = ", ".join(f"{width:g}: {part:.0%}" for width, part in forecast.parts.items())
