@@ -158,6 +158,24 @@ def test_the_widest_network_within_a_budget(lenet, share, name, multiple) -> Non
     assert not wider or meter.share(choice.sizes(wider[0])) > 1
 
 
+def test_a_budget_may_be_a_share_of_the_whole_network(resnet: Manifold) -> None:
+    """Also where the networks lack blocks."""
+    whole = cost_of(resnet, resnet.frame.full)
+    given = parse_budget("30%", "12.5 %", "50%", None)
+    assert given.parameters == 0.3
+    for manifold in (resnet, resnet.without(["layer1.1"])):
+        meter = Meter(manifold, given, scale=0.5)
+        assert meter.budget.limits == {
+            "parameters": pytest.approx(0.3 * whole.parameters),
+            "macs": pytest.approx(0.125 * whole.macs),
+            "bytes": pytest.approx(0.25 * whole.bytes),
+        }
+        found = widest_within(Choice(manifold, Wish()), meter)
+        assert found.cost["macs"] <= 0.125 * whole.macs
+    with pytest.raises(NeumetaError, match="--max-latency 50%"):
+        parse_budget(None, None, None, "50%")
+
+
 def test_several_budgets_hold_together(lenet) -> None:
     manifold, _ = lenet
     both = Budget(parameters=5000, macs=20000)
@@ -253,7 +271,7 @@ def test_amounts_have_units() -> None:
     budget = parse_budget("100k", "20M", "400KiB", "5ms")
     assert (budget.parameters, budget.macs, budget.bytes) == (1e5, 2e7, 409600)
     assert math.isclose(budget.seconds or 0, 0.005)
-    for wrong in ("-1", "0", "1.2.3", "k", "5 apples", "nan"):
+    for wrong in ("-1", "0", "0%", "1.2.3", "k", "5 apples", "nan"):
         with pytest.raises(NeumetaError, match="--max-params"):
             parse_budget(wrong, None, None, None)
     assert parse_wish(["a=b=0.5", "0.25"], None, 1) == Wish(0.25, (("a=b", 0.5),))

@@ -12,6 +12,7 @@ from neumeta_cli.errors import NeumetaError
 
 if TYPE_CHECKING:
     from neumeta_cli.export import Budget, Choice, Wish
+    from neumeta_cli.export.choose.budget import Part
 
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
@@ -39,11 +40,19 @@ RoundOption = Annotated[
     int,
     typer.Option("--round-to", min=1, metavar="N", help="Round channel counts to multiples of N."),
 ]
-MaxParams = Annotated[str | None, typer.Option(metavar="N", help="Most parameters, e.g. 100k.")]
-MaxMacs = Annotated[
-    str | None, typer.Option(metavar="N", help="Most multiply-accumulates for one input, e.g. 20M.")
+MaxParams = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|P%", help="Most parameters, e.g. 100k; or of the whole network's, e.g. 30%."
+    ),
 ]
-MaxSize = Annotated[str | None, typer.Option(metavar="BYTES", help="Largest file, e.g. 400KB.")]
+MaxMacs = Annotated[
+    str | None,
+    typer.Option(metavar="N|P%", help="Most multiply-accumulates for one input, e.g. 20M or 30%."),
+]
+MaxSize = Annotated[
+    str | None, typer.Option(metavar="BYTES|P%", help="Largest file, e.g. 400KB or 30%.")
+]
 MaxLatency = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="Longest time for one input on this machine, e.g. 5ms."),
@@ -118,11 +127,19 @@ def parse_budget(
     from neumeta_cli.export.choose.budget import OPTIONS, Budget
 
     return Budget(
-        _amount(OPTIONS["parameters"], parameters, COUNTS, "100k"),
-        _amount(OPTIONS["macs"], macs, COUNTS, "20M"),
-        _amount(OPTIONS["bytes"], size, {"": 1.0, **BYTES}, "400KB"),
+        _part(parameters) or _amount(OPTIONS["parameters"], parameters, COUNTS, "100k or 30%"),
+        _part(macs) or _amount(OPTIONS["macs"], macs, COUNTS, "20M or 30%"),
+        _part(size) or _amount(OPTIONS["bytes"], size, {"": 1.0, **BYTES}, "400KB or 30%"),
         _amount(OPTIONS["seconds"], latency, SECONDS, "5ms"),
     )
+
+
+def _part(text: str | None) -> "Part | None":
+    """A share of the whole network, such as 30%; None: it is none."""
+    from neumeta_cli.export.choose.budget import Part
+
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", text or "")
+    return Part(float(found[1]) / 100) if found else None
 
 
 def _amount(

@@ -145,7 +145,7 @@ def plan(
     return Planned(
         found.sizes,
         found.width if uniform else None,
-        order.budget.limits,
+        meter.budget.limits,
         found.cost,
         metrics,
         searched,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,22 @@ from neumeta_cli.evaluate import measure_latency
 from neumeta_cli.export.choose.wish import Choice, cost_of
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter, Silent
+from neumeta_cli.resize import Cost
 from neumeta_cli.tasks import Metric
 
 WEIGHT = 0.01  # of all weights of a network that is only timed
 LATENCY_SECONDS = 0.2  # of timing a network
 
 
+class Part(float):
+    """A limit that is a share of what the network costs that a manifold was fitted to."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """The most that a network may cost; None: as much as it likes.
+
+    All but the latency may be a ``Part``.
 
     Attributes:
         parameters: how many.
@@ -41,6 +48,14 @@ class Budget:
     def limits(self) -> dict[str, float]:
         """What is limited, by name."""
         return {name: most for name, most in vars(self).items() if most is not None}
+
+    def beside(self, whole: Callable[[], Mapping[str, float]]) -> "Budget":
+        """The same in amounts, where the whole network costs what ``whole`` says."""
+        parts = {name: most for name, most in self.limits.items() if isinstance(most, Part)}
+        if not parts:
+            return self
+        costs = whole()
+        return replace(self, **{name: part * costs[name] for name, part in parts.items()})
 
 
 OPTIONS = {
@@ -75,7 +90,9 @@ class Meter:
     def __init__(
         self, manifold: Manifold, budget: Budget, scale: float = 1.0, overhead: float = 0.0
     ) -> None:
-        self.manifold, self.budget, self.scale, self.overhead = manifold, budget, scale, overhead
+        self.manifold, self.scale, self.overhead = manifold, scale, overhead
+        whole = manifold.frame.whole
+        self.budget = budget.beside(lambda: self._named(whole.cost(whole.full)))
         self._known: dict[Any, dict[str, float]] = {}
 
     def cost(self, sizes: Mapping[str, int]) -> dict[str, float]:
@@ -91,12 +108,14 @@ class Meter:
         return max((cost[name] / most for name, most in self.budget.limits.items()), default=0.0)
 
     def _measure(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        cost = cost_of(self.manifold, sizes)
-        known = {"parameters": float(cost.parameters), "macs": float(cost.macs)}
-        known["bytes"] = cost.bytes * self.scale + self.overhead
+        known = self._named(cost_of(self.manifold, sizes))
         if self.budget.seconds is not None:
             known["seconds"] = latency_of(self.manifold, sizes)
         return {name: known[name] for name in self.budget.limits}
+
+    def _named(self, cost: Cost) -> dict[str, float]:
+        known = {"parameters": float(cost.parameters), "macs": float(cost.macs)}
+        return known | {"bytes": cost.bytes * self.scale + self.overhead}
 
 
 def latency_of(manifold: Manifold, sizes: Mapping[str, int]) -> float:
