@@ -1,8 +1,10 @@
 """Which dimensions are channels: transposed convolutions, tables of vectors, attention heads."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +23,13 @@ from neumeta_cli.manifold import (
 )
 from neumeta_cli.manifold.inr import own_fields
 from neumeta_cli.manifold.settings import NoiseSection
-from neumeta_cli.resize import Layout, open_frame, weight_layouts
+from neumeta_cli.resize import (
+    Layout,
+    open_frame,
+    rank_channels,
+    select_channels,
+    weight_layouts,
+)
 from neumeta_cli.trace import trace_model
 
 VIT = Arch("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 16, "depth": 2})
@@ -160,6 +168,48 @@ def test_heads_and_the_channels_inside_them_have_widths_of_their_own(
     both.round_as_stored()
     again = load_manifold(save_manifold(tmp_path / "m.safetensors", both))
     assert torch.equal(again.sample(0.5)(x), both.sample(0.5)(x))
+
+
+@pytest.mark.parametrize("heads", ["width", "count", "both"])
+def test_as_many_heads_as_channels_in_each_are_told_apart_by_their_names(heads: str) -> None:
+    """As in the last stage of a Swin-B: 32 heads of 32, of which one attribute follows each."""
+    arch = replace(VIT, kwargs={**VIT.kwargs, "embed_dim": 64, "num_heads": 8})
+    frame = open_frame(arch.build("cpu"), (3, 32, 32), heads).with_scope("all")
+    sizes = {
+        n: 6 if n.endswith("@order") else 5 if "qkv" in n else s for n, s in frame.full.items()
+    }
+    attention = frame.skeleton(sizes).blocks[0].attn
+    inside, count = (5 if heads != "count" else 8), (6 if heads != "width" else 8)
+    assert (attention.num_heads, attention.head_dim) == (count, inside)
+
+
+class Transposed(nn.Module):
+    """Attention whose channels lie outermost: channels × heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value, self.out, self.heads = nn.Linear(6, 24), nn.Linear(24, 6), 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.value(x).unflatten(-1, (-1, self.heads))
+        mixed = torch.einsum("bndh,bmdh->bnmh", parts, parts).tanh()
+        return self.out(torch.einsum("bnmh,bmdh->bndh", mixed, parts).flatten(-2))
+
+
+def test_channels_outside_of_heads_go_in_all_heads_together() -> None:
+    model = Transposed().eval().requires_grad_(False)
+    example = torch.randn(2, 5, 6)
+    frame = open_frame(model, (example,)).with_scope("all")
+    assert [(c.channels, c.copies) for c in frame.cliques] == [(8, 3)]
+    kept = rank_channels(frame.cliques[0], model.state_dict(), list(frame.layouts)) < 4
+    small = frame.build(
+        frame.sizes(0.5),
+        select_channels(model.state_dict(), frame.trace, {"value": np.flatnonzero(kept)}),
+    )
+    gone = [d for d in range(8) if not kept.reshape(3, 8)[0, d]]
+    for tensor in (model.value.weight, model.value.bias):
+        tensor.view(8, 3, -1)[gone] = 0
+    torch.testing.assert_close(small(example), model(example))
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,20 @@ def test_so_do_networks_with_a_width_for_each_clique(data: st.DataObject) -> Non
     assert farthest(manifold, sizes) < 1e-12
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_copies_beside_channels_that_are_missing_change_nothing(data: st.DataObject) -> None:
+    """Also where as many are copied as are missing: the network without copies is the measure."""
+    name = f"{HERE}:Mixed"
+    manifold = unfitted(resolve(name).build("cpu").eval(), name, (3, 4, 4), False)
+    one, two = manifold.frame.full.values()
+    few = {"one": one, "two": data.draw(st.integers(1, two - 1))}
+    copied = few | {"one": data.draw(st.integers(one + 1, 3 * one))}
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    narrow, wide = (manifold.sample(sizes=sizes, samples=0)(x) for sizes in (few, copied))
+    torch.testing.assert_close(wide, narrow, rtol=1e-12, atol=1e-12)
+
+
 def placed(shapes: dict, heads: int, counts: dict[str, list[int]]) -> dict:
     """Where rows of ``qkv`` (three parts of heads of three channels) and columns of ``out`` go."""
     size = 3 * heads * 3
@@ -105,7 +119,12 @@ def test_more_heads_compute_the_same() -> None:
     randomise(model)
     given = "all", False, inr_settings(), NoiseSection(), "both"
     manifold = build_manifold(model, arch, (3, 32, 32), *given)[0].double()
-    full = manifold.frame.full
-    assert (
-        farthest(manifold, {c: 5 if c.endswith("@order") else n for c, n in full.items()}) < 1e-12
-    )
+    sizes = {c: 5 if c.endswith("@order") else n for c, n in manifold.frame.full.items()}
+    assert farthest(manifold, sizes) < 1e-12
+    few = {c: 16 if "qkv" in c and not c.endswith("@order") else n for c, n in sizes.items()}
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    found = [
+        manifold.sample(sizes=few | {c: heads for c in few if c.endswith("@order")}, samples=0)(x)
+        for heads in (3, 5)  # fewer places than the checkpoint has, and some of them copies
+    ]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)

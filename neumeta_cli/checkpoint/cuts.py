@@ -18,7 +18,7 @@ class Cut:
         input_size: (C, H, W), with which the network is traced.
         sizes: channels of each clique that was in scope.
         fold: whether batch norms are folded into the layers before them.
-        heads: what of attention heads a width changes, ``width`` or ``count``.
+        heads: what of attention heads a width changes, ``width``, ``count`` or ``both``.
         dropped: names of the blocks that were left out.
         added: how many copies follow a block, by its name.
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from neumeta_cli.data.images import Asked
 from neumeta_cli.distill.frozen import Split, find_split, run_live
 from neumeta_cli.distill.hints import Features, Hints
+from neumeta_cli.distill.stateless import run_with
 from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.reporting import Reporter
@@ -78,7 +78,7 @@ class ImageSource:
     def run(self, network: nn.Module, tensors: dict[str, Tensor], batch: Batch) -> Outputs:
         """The network's outputs with these weights."""
         laid_out = {n: _laid_out(t, self.layout) for n, t in tensors.items()}
-        return functional_call(network, laid_out, batch.inputs)
+        return run_with(network, laid_out, batch.inputs)
 
 
 class FeatureSource:
@@ -136,7 +136,7 @@ def _best_layout(network: nn.Module, x: Tensor) -> torch.memory_format:
         return torch.contiguous_format
     weights = {n: _laid_out(t, torch.channels_last) for n, t in network.state_dict().items()}
     try:
-        outputs = functional_call(network, weights, (_laid_out(x, torch.channels_last),))
+        outputs = run_with(network, weights, (_laid_out(x, torch.channels_last),))
     except (RuntimeError, ValueError):
         return torch.contiguous_format
     same = close(outputs, network(x), rtol=1e-3, atol=1e-4)

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from neumeta_cli.distill.stateless import run_with
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def find_split(
     names = {id(t): name for name, t in tensors.items()}
     watch = _Watch({id(tensors[name]) for name in live}, names, x)
     with watch:
-        output = functional_call(model, dict(tensors), (x,))
+        output = run_with(model, tensors, (x,))
     boundary = tuple(sorted(watch.needed))
     if any(n not in watch.results or len(watch.results[n]) != len(x) for n in boundary):
         return None
@@ -139,4 +140,4 @@ def run_live(
     weights = {n: t.to("meta") if n in split.skipped else t for n, t in tensors.items()}
     x = torch.empty(len(features[0]), *input_size, device="meta")
     with _Replay(dict(zip(split.boundary, features, strict=True))):
-        return functional_call(model, weights, (x,))
+        return run_with(model, weights, (x,))

@@ -16,8 +16,9 @@ from neumeta_cli.distill.reading import (
 )
 from neumeta_cli.manifold import Manifold, Moments, Normed, TensorSpec
 from neumeta_cli.reporting import Reporter
-from neumeta_cli.resize import TRANSPOSED
+from neumeta_cli.resize import TRANSPOSED, across
 from neumeta_cli.tasks import Task
+from neumeta_cli.trace import Clique
 from neumeta_cli.training.outputs import close
 
 MOST_BYTES = 1 << 30  # of moments are held at once
@@ -169,9 +170,14 @@ class Inputs:
             flattens = min(member.repeat for member in clique.members) == 1
             for member in clique.members:
                 here = (member.weight, member.dim) == (spec.name, spec.layout.into)
-                if here and flattens and member.positions.size == size:
+                if here and flattens and member.positions.size == size and not self._holds(clique):
                     return torch.from_numpy(member.positions)
         return torch.arange(size)[:, None]
+
+    def _holds(self, clique: Clique) -> bool:
+        """Whether a clique is of blocks with channels of their own, as heads are, and no map."""
+        others = across(clique, self.manifold.frame.trace.cliques)
+        return any(other.copies == clique.channels > 1 for other in others)
 
 
 class _Squares:

@@ -105,8 +105,8 @@ class ChannelsRow(Record):
     Attributes:
         name: of the first.
         times: how many there are.
-        channels: at each γ; of blocks that change places, such as attention heads, how many there
-            are and what is in each: ``3×64``.
+        channels: at each γ; of sets that change places as wholes, such as attention heads, how many
+            there are and how many are in each: ``3×64``.
 
     """
 

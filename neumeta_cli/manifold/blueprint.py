@@ -16,7 +16,7 @@ class Blueprint:
         input_size: (C, H, W).
         fold: whether batch norm is folded into the layers before it.
         scope: names of the cliques that morph.
-        heads: what of attention heads a width changes, ``width`` or ``count``.
+        heads: what of attention heads a width changes, ``width``, ``count`` or ``both``.
 
     """
 

@@ -28,11 +28,12 @@ def resampled(
 ) -> Tensor:
     """A tensor at a shape: its channels in these places, or evenly spread ones."""
     for dim, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
-        if old != new:
-            index = places.get((name, dim))
-            if index is None or len(index) != new:
-                index = torch.arange(new, device=tensor.device) * old // new
-            tensor = tensor.index_select(dim, index.to(tensor.device))
+        index = places.get((name, dim))
+        if index is None or len(index) != new:
+            if old == new:
+                continue
+            index = torch.arange(new, device=tensor.device) * old // new
+        tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor
 
 

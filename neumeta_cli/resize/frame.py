@@ -44,7 +44,7 @@ class Frame:
         inputs: the size of its input, (C, H, W), or example tensors.
         trace: of it, with the reasons of cliques that are held and the numbers that follow.
         layouts: which dimensions of a parameter are its output and input channels.
-        heads: what of attention heads a width changes, ``width`` or ``count``.
+        heads: what of attention heads a width changes, ``width``, ``count`` or ``both``.
         scope: names of the cliques that morph; none until ``with_scope``.
         dropped: names of the blocks that its networks lack.
         added: how many copies follow a block, by its name.

@@ -37,12 +37,17 @@ def rank_channels(
 def ranks_of(importance: Tensor, clique: "Clique") -> np.ndarray:
     """Rank the channels of each copy of a clique, (rows,), 0 for the most important one.
 
+    Where copies lie between one another's channels (channels × heads), all have one order, as what
+    is left must still be channels × heads.
+
     Args:
         importance: (rows,).
         clique: whose channels these are.
 
     """
     by_copy = importance.reshape(clique.copies, clique.channels)
+    if clique.interleaved:
+        by_copy = by_copy.sum(0, keepdim=True).expand_as(by_copy)
     order = torch.argsort(by_copy, dim=1, descending=True, stable=True)
     return torch.argsort(order, dim=1).flatten().numpy()
 

@@ -37,6 +37,7 @@ from neumeta_cli.trace import (
     module_names,
 )
 
+COUNTS = re.compile(r"^(num|n)_|(?<!dim_)heads?$")  # names of numbers of heads and the like
 LEVELS = 4  # how far above the module that failed its numbers are looked for
 SINGLES, PAIRS = 30, 20  # how many numbers of a module are tried alone and together
 SPREADS, GOLDEN = 3, 0.618  # sets of widths that tell whether some have to be alike
@@ -75,6 +76,10 @@ class Search:
             for member in clique.members:
                 self._rows_at[member.weight].add(clique.rows)
         self.active: dict[str, Clique] = {}  # cliques at half their size
+        square = [c for c in trace.cliques if c.copies == c.channels > 1]  # as 8 heads of 8
+        self._inside = {c.name for c in square}
+        self._around = {other.name for c in square for other in across(c, trace.cliques)}
+        self._around -= self._inside
 
     def carriers(self, outer: Clique) -> list[Clique]:
         """Cliques with a width of their own that lie across this one."""
@@ -229,7 +234,15 @@ class Search:
             ]
             told = {(p.attribute, p.place) for p in found}
             found += [p for p in near if (p.attribute, p.place) not in told]
-        return found
+        return sorted(found, key=self._by_its_name)
+
+    def _by_its_name(self, patch: Patch) -> bool:
+        """Whether a number is called that of something else, where sizes do not tell which.
+
+        Of 8 heads of 8 channels ``num_heads`` is hardly the channels, nor ``head_dim`` the heads.
+        """
+        counts = bool(COUNTS.search(patch.attribute))
+        return patch.clique in (self._inside if counts else self._around)
 
     def _sources(self, prefix: str) -> dict[int, list[Patch]]:
         """Old size to what has it: changed dimensions of weights below a module, and cliques."""

@@ -24,7 +24,7 @@ def channel_counts(ranks: np.ndarray, channels: int) -> np.ndarray:
 
     Args:
         ranks: (copies, channels before), 0 for the largest norm.
-        channels: at least as many as before.
+        channels: of each copy; where there are fewer than before, the smallest are there no more.
 
     """
     often, more = divmod(channels, ranks.shape[1])

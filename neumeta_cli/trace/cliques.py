@@ -90,6 +90,14 @@ class Clique:
         """Channels of all copies: the rows of members' positions."""
         return self.channels * self.copies
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether copies lie between one another's channels: channels × copies."""
+        if min(self.copies, self.channels) == 1:
+            return False
+        rows = [m.positions[:, 0].reshape(self.copies, self.channels) for m in self.members]
+        return any(abs(at[0, 1] - at[0, 0]) > abs(at[1, 0] - at[0, 0]) for at in rows)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from neumeta_cli.cache import Cache
+from neumeta_cli.distill.stateless import run_with
 from neumeta_cli.manifold import Manifold
 from neumeta_cli.resize import kept_places, name_in_block, place_channels
 from neumeta_cli.training.outputs import close
@@ -111,7 +111,7 @@ class Padding:
         for own, weights in ((sizes, narrow), (wider, self.pad(narrow, sizes))):
             fixed = manifold.fixed_at(own, statistics=False)
             try:
-                outputs.append(functional_call(manifold.skeleton(own), fixed | weights, (x,)))
+                outputs.append(run_with(manifold.skeleton(own), fixed | weights, (x,)))
             except Exception:  # whatever a forward pass raises on sizes that it refuses
                 return False
         return close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)

@@ -298,6 +298,7 @@ class SelectedInr(Inr):
     def make_targets(self, sizes: "Sizes", dropped: Sequence[str]) -> Sequence[SelectedTarget]:
         chosen, rooms = self.chosen(sizes), self._rooms.get(self.device, self._make_rooms)
         knots, missing = self.settings.depth_knots, self.depths.missing(dropped)
+        wide = any(sizes[clique.name] > clique.channels for clique in self.frame.cliques)
         made = []
         for plain in super().make_targets(sizes, dropped):
             name, layout = plain.spec.name, plain.spec.layout
@@ -312,7 +313,6 @@ class SelectedInr(Inr):
             size = (plain.spec, plain.c_out, plain.c_in, plain.size_in, plain.place, plain.layers)
             everywhere: tuple[Mapping[int, Tensor], ...] = ({},) * len(depth)
             kept, short = (places[0], places[1]), bool(dropped and self.runs)
-            wide = not plain.spec.is_vector and plain.c_in > plain.spec.shape[1]
             times = times_there(places[1], plain.c_in) if wide else None
             made.append(SelectedTarget(*size, kept, (*own, *everywhere), times, depth, short))
         return made

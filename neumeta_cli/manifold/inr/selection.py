@@ -88,10 +88,11 @@ def _meet(room: Tensor | None, kept: Tensor | None, full: int) -> Met:
 
 
 def times_there(places: Tensor | None, count: int) -> Tensor | None:
-    """How often each of ``count`` places is among them; None: they are others."""
+    """How often each of ``count`` places is among them; None: they are others, or each is once."""
     if places is None or len(places) != count:
         return None
-    return torch.bincount(places)[places]
+    times = torch.bincount(places)[places]
+    return times if bool((times > 1).any()) else None
 
 
 def select(
