@@ -23,6 +23,7 @@ CONVOLUTIONS = [
     ("torchvision/shufflenet_v2_x0_5", (3, 32, 32)),
     ("timm/mobilenetv3_small_050", (3, 32, 32)),
     (f"{HERE}:Mixed", (3, 4, 4)),
+    (f"{HERE}:Outermost", (3, 2, 2)),
 ]
 
 
@@ -38,6 +39,19 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         joined = self.norm(torch.cat([self.one(x), self.two(x)], 1)).relu()
         return self.fc(joined.permute(0, 2, 3, 1).flatten(1))
+
+
+class Outermost(nn.Module):
+    """Six channels in each of three sets that lie side by side: channels × sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 18), nn.Linear(18, 5)
+        self.scale = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.one(x.flatten(2).mean(1)).unflatten(-1, (-1, 3))
+        return self.two((parts * self.scale).tanh().flatten(-2))
 
 
 def unfitted(model: nn.Module, name: str, size: tuple[int, int, int], fold: bool) -> Manifold:

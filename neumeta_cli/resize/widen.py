@@ -90,7 +90,8 @@ class _Copies:
 
 def _copies(size: int, clique: "Clique", member: "Member", counts: np.ndarray) -> _Copies:
     row, times = np.full(size, -1), np.ones(size, int)
-    row[member.positions] = np.arange(clique.rows)[:, None]
+    rows = np.arange(clique.rows)  # a channel of all copies, where they lie side by side, is one
+    row[member.positions] = (rows % clique.channels if clique.channels > 1 else rows)[:, None]
     times[member.positions] = counts.reshape(-1, 1)
     follows = np.r_[False, row[1:] == row[:-1]] & (row >= 0)
     begin = np.maximum.accumulate(np.where(follows, 0, np.arange(size)))
