@@ -18,12 +18,19 @@ from neumeta_cli.errors import NeumetaError
 from neumeta_cli.manifold import load_manifold
 from neumeta_cli.pipeline import preprocessing_for
 from neumeta_cli.recipe import Recipe, auto_recipe, load_recipe, suited
-from neumeta_cli.recipe.auto import ATTENTION, CONVOLUTIONS, DEPTHS, NEITHER, NOT_MIXED
+from neumeta_cli.recipe.auto import (
+    ATTENTION,
+    CONVOLUTIONS,
+    DEPTHS,
+    GROUPED,
+    NEITHER,
+    NOT_MIXED,
+)
 from neumeta_cli.resize import Frame, open_frame
 
 SMALL = {  # a network of each family, and the base that serves it
     "cifar_resnet20": CONVOLUTIONS,
-    "timm/test_efficientnet": CONVOLUTIONS,
+    "timm/test_efficientnet": GROUPED,
     "timm/test_vit": ATTENTION,
     "timm/test_convnext": ATTENTION,
     "lenet_digits": CONVOLUTIONS,

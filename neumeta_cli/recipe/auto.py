@@ -13,7 +13,8 @@ from neumeta_cli.recipe.recipe import Recipe
 from neumeta_cli.reporting import Reporter, counted
 from neumeta_cli.resize import Frame, has_statistics
 
-CONVOLUTIONS, ATTENTION, NEITHER = "_convolutions", "_attention", "_whole_network"
+CONVOLUTIONS, GROUPED, ATTENTION = "_convolutions", "_grouped", "_attention"
+NEITHER = "_whole_network"
 STEPS = 2400  # six epochs of CIFAR-10 in batches of 128, after which little is gained
 LEAST_EPOCHS, MOST_EPOCHS = 2, 60
 DEPTHS = (0.33, 1.0)  # of the blocks of a run that are kept
@@ -154,7 +155,10 @@ def _family(frame: Frame) -> tuple[str, str]:
     modules = list(frame.model.modules())
     if any(isinstance(module, OWN_NORMS) for module in modules):
         return ATTENTION, "norms of each image alone, as transformers have them"
-    if any(isinstance(module, CONVOLUTION) and module.groups == 1 for module in modules):
+    groups = [module.groups for module in modules if isinstance(module, CONVOLUTION)]
+    if 1 in groups:
+        if max(groups) > 1:
+            return GROUPED, "a network of convolutions, some of them in groups"
         return CONVOLUTIONS, "a network of convolutions"
     return NEITHER, "neither convolutions nor norms of each image alone"
 
