@@ -278,14 +278,11 @@ def open_inputs(recipe: Recipe, reporter: Reporter | None = None) -> tuple[Check
         lacking.append(f"a checkpoint: --checkpoint FILE, weights of {recipe.model.arch}")
     if lacking:
         raise NeumetaError(f"recipe {recipe.name} needs {'; and '.join(lacking)}")
-    assert recipe.model.checkpoint is not None
+    asked = recipe.model
+    assert asked.checkpoint is not None
     require_root(recipe.data)
     checkpoint = load_checkpoint(
-        Path(recipe.model.checkpoint),
-        recipe_arch(recipe),
-        recipe.model.input_size,
-        reporter,
-        recipe.model.weights_key,
+        Path(asked.checkpoint), recipe_arch(recipe), asked.input_size, reporter, asked.weights_key
     )
     check_resizable(checkpoint.arch.name, checkpoint.model, recipe.norm.fold)
     data = resolved(recipe.data, preprocessing_for(checkpoint), reporter)

@@ -101,7 +101,7 @@ def test_a_dry_run_fits_nothing(neumeta, tmp_path: Path) -> None:
     shown = neumeta("fit", "-r", "digits_lenet", "--dry-run", "--scope", "conv*", "--run", "run")
     assert shown.code == 0
     assert row("scope", shown.stdout) == "conv*"
-    assert row("takes", shown.stdout).endswith(" of memory, after a look at 256 images")
+    assert " of memory, after a look at 256" in row("takes", shown.stdout)
     assert row("writes", shown.stdout).startswith("run/manifold.safetensors of about ")
     assert not list(tmp_path.iterdir())
 
