@@ -1,6 +1,6 @@
 """How many channels networks have at each width, attention heads shown as heads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from neumeta_cli.evaluate.records import Channels, ChannelsRow
@@ -23,7 +23,8 @@ def count_channels(frame: "Frame", gammas: Iterable[float]) -> Channels:
     sizes = [frame.sizes(1 - gamma) for gamma in wanted]
     found: dict[tuple[str, ...], list[str]] = {}
     for clique in frame.cliques:
-        told = tuple(_told(clique, frame, at) for at in sizes)
+        crossing = across(clique, frame.trace.cliques)
+        told = tuple(_told(clique, crossing, at) for at in sizes)
         found.setdefault(told, []).append(clique.name)
     rows = [
         ChannelsRow(name=names[0], times=len(names), channels=list(told))
@@ -32,11 +33,10 @@ def count_channels(frame: "Frame", gammas: Iterable[float]) -> Channels:
     return Channels(gammas=wanted, rows=rows)
 
 
-def _told(clique: "Clique", frame: "Frame", sizes: "Sizes") -> str:
+def _told(clique: "Clique", crossing: Sequence["Clique"], sizes: "Sizes") -> str:
     def size(one: "Clique") -> int:
         return sizes.get(one.name, one.channels)
 
-    crossing = across(clique, frame.trace.cliques)
     if clique.copies > 1:
         blocks = [other for other in crossing if other.rows == other.channels == clique.copies]
         return f"{size(blocks[0]) if blocks else clique.copies}×{size(clique)}"
