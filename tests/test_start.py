@@ -13,7 +13,7 @@ from tiny_fits import prepared, recipe_for
 from torch import Tensor, nn
 
 from neumeta_cli import pipeline
-from neumeta_cli.checkpoint import resolve
+from neumeta_cli.checkpoint import Arch, resolve
 from neumeta_cli.data.images import normalise
 from neumeta_cli.data.settings import DataSection
 from neumeta_cli.distill import Fitter, inputs
@@ -224,6 +224,23 @@ def test_a_layer_that_does_not_just_multiply_is_left_alone() -> None:
     assert set(found) == {"3.weight", "5.weight"}
     assert found["5.weight"].places.shape == (4, 16)
     assert all(torch.equal(t, kept[name]) for name, t in tensors.items())
+
+
+@pytest.mark.parametrize("heads", ["width", "count", "both"])
+def test_heads_with_parameters_of_their_own_are_no_flattened_maps(heads: str) -> None:
+    """Swin's table of positions has a column for each head; attention is read by channel."""
+    small = {"img_size": 8, "patch_size": 2, "window_size": 2, "embed_dim": 16, "depths": [2]}
+    small |= {"num_heads": [2], "in_chans": 1, "num_classes": 10}
+    arch = Arch("timm/swin_tiny_patch4_window7_224", small)
+    torch.manual_seed(0)
+    model = arch.build("cpu").eval().requires_grad_(False)
+    how = "all", False, inr_settings("selected"), NoiseSection(), heads
+    manifold, tensors = build_manifold(model, arch, SIZE, *how)
+    name = "layers.0.blocks.0.attn.proj.weight"
+    task = load_task(DIGITS, model, SIZE)
+    moments = dict(inputs_of(manifold, tensors, task, 20)([name]))[name]
+    assert moments.places.flatten().tolist() == list(range(16))
+    assert moments.places.shape == (16, 1)
 
 
 SELECTED = {"scope": "all", "norm": {"fold": False}, "inr": {"kind": "selected"}}
